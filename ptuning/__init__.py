@@ -1,0 +1,50 @@
+"""Soft-prompt tuning (P-tuning) in pure PyTorch for frozen Hugging Face language models.
+
+Everything here is loaded when it is first used: importing `ptuning` imports neither torch nor transformers.
+"""
+
+import importlib
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ptuning.backbone import Backbone as Backbone
+    from ptuning.config import RunConfig as RunConfig
+    from ptuning.errors import PTuningError as PTuningError
+    from ptuning.inspection.nearest import inspect as inspect
+    from ptuning.predict import PromptedLM as PromptedLM
+    from ptuning.prompt import SoftPrompt as SoftPrompt
+    from ptuning.template import Task as Task
+    from ptuning.trainer import train as train
+
+    from . import data as data
+    from . import encoders as encoders
+    from . import initializers as initializers
+    from . import objective as objective
+
+__version__ = metadata.version("ptuning")
+
+_MODULES = ("data", "encoders", "initializers", "objective")
+_NAMES = {
+    "Backbone": "backbone",
+    "PTuningError": "errors",
+    "PromptedLM": "predict",
+    "RunConfig": "config",
+    "SoftPrompt": "prompt",
+    "Task": "template",
+    "inspect": "inspection.nearest",
+    "train": "trainer",
+}
+__all__ = ["__version__", *_MODULES, *_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"ptuning.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"ptuning.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'ptuning' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,193 @@
+"""The command line: parses, calls, prints; no logic of its own.
+
+Exit status: 0 done; 2 a mistake of the user's, told in one line on stderr; 130 interrupted.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ptuning.errors import ConfigError, DataError, PromptError, PTuningError
+
+_DESCRIPTION = "Soft-prompt tuning for frozen language models."
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, "a command line as --help shows it", f"See {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if given[:1] == ["train"]:
+            _train(given[1:])
+        else:
+            parsed = _parser().parse_args(given)
+            parsed.run(parsed)
+    except PTuningError as error:
+        print(f"ptuning: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"ptuning: {interrupt or 'interrupted'}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="ptuning", description=_DESCRIPTION)
+    commands = parser.add_subparsers(
+        required=True, metavar="train | evaluate | predict | inspect", parser_class=_Parser
+    )
+    commands.add_parser("train", help="train a soft prompt (ptuning train --help shows every setting)")
+
+    evaluate = _prompt_command(commands, "evaluate", "how good a prompt is on rows with answers", _evaluate)
+    evaluate.add_argument("--data", help="rows; by default those the prompt was trained with: test, else validation")
+    evaluate.add_argument("--baseline", action="store_true", help="also the same words without the soft prompt")
+
+    predict = _prompt_command(commands, "predict", "answer a text, or each row of a file", _predict)
+    source = predict.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", help="the text, for a template with one column")
+    source.add_argument("--data", help="rows to answer, one answer a row")
+    predict.add_argument(
+        "--max-new-tokens", type=_positive, default=50, help="length of a generated answer (default: 50)"
+    )
+
+    inspect = _prompt_command(commands, "inspect", "what a prompt decodes to", _inspect)
+    inspect.add_argument("--top-k", type=int, default=5, help="neighbours a virtual token (default: 5)")
+    inspect.add_argument("--metric", choices=("cosine", "l2"), default="cosine", help="what near means")
+    return parser
+
+
+def _prompt_command(commands: Any, name: str, help_: str, run: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help_, description=help_)
+    parser.add_argument("prompt", metavar="PROMPT_DIR", help="a saved prompt's directory")
+    parser.add_argument("--model", help="the base model; by default the one the prompt names")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ...; by default the first accelerator")
+    parser.add_argument("--batch-size", type=_positive, default=32, help="rows read at once (default: 32)")
+    parser.add_argument("--allow-other-base", action="store_true", help="take a base the prompt was not tuned on")
+    parser.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _train(arguments: list[str]) -> None:
+    from ptuning import config as configs
+
+    flags = _Parser(prog="ptuning train", add_help=False, allow_abbrev=False)
+    flags.add_argument("--config")
+    flags.add_argument("--resume", action="store_true")
+    parsed, overrides = flags.parse_known_args(arguments)
+    if {"-h", "--help"} & set(overrides):
+        configs.parser().print_help()
+        return
+    print_config = "--print_config" in overrides
+    overrides = [each for each in overrides if each != "--print_config"]
+    if parsed.config is None:
+        raise ConfigError("ptuning train without --config", "a config file", "See configs/ for examples")
+    run = configs.RunConfig.from_yaml(parsed.config, overrides)
+    if print_config:
+        print(run.to_yaml(), end="")
+        return
+    _report(run, parsed.resume)
+
+
+def _report(run: Any, resume: bool) -> None:
+    from accelerate import PartialState
+
+    from ptuning.prompt import results_table
+    from ptuning.trainer import train
+
+    is_main_process = PartialState(cpu=run.model.device == "cpu").is_main_process
+    result = train(run, resume)
+    if not is_main_process:
+        return
+    for line in results_table(result.metrics["results"]):
+        print(line)
+    print(f"saved: {result.directory}")
+    if not result.prompt.is_peft_adapter:
+        print("Its virtual tokens do not all stand before the text, so it is not a PEFT adapter: load it with ptuning.")
+
+
+def _load(parsed: argparse.Namespace) -> Any:
+    from ptuning.predict import PromptedLM
+    from ptuning.prompt import SoftPrompt
+
+    base = parsed.model or SoftPrompt.load(parsed.prompt).base_name
+    if base is None:
+        raise PromptError(f"{parsed.prompt} names no base model", "a base model", "Give one with --model")
+    return PromptedLM.from_pretrained(
+        *(base, {"prompt": parsed.prompt}, parsed.dtype, parsed.device),
+        *(parsed.allow_other_base, parsed.batch_size),
+        progress=getattr(parsed, "data", None) is not None,
+        trust_remote_code=parsed.trust_remote_code,
+    )
+
+
+def _evaluate(parsed: argparse.Namespace) -> None:
+    from ptuning.data import read_rows
+    from ptuning.evaluation import evaluate_rows
+    from ptuning.prompt import results_table
+
+    lm = _load(parsed)
+    prompt, task = lm.prompts["prompt"], lm.task("prompt")
+    used = prompt.training.get("data", {})
+    split = "test" if parsed.data or used.get("test") else "validation"
+    source = parsed.data or used.get(split)
+    if source is None:
+        raise DataError("no rows to evaluate on", "a data file with answers", "Give one with --data")
+    results = evaluate_rows(
+        *(lm.backbone, prompt.embeddings_PH.to(lm.backbone.device), task),
+        *(read_rows(source, split, task.columns), parsed.batch_size, parsed.baseline),
+    )
+    measured = {name: metrics.as_dict() for name, metrics in results.items()}
+    if parsed.json:
+        print(json.dumps({"prompt": parsed.prompt, "data": source, "results": measured}))
+    else:
+        print("\n".join(results_table(measured)))
+
+
+def _predict(parsed: argparse.Namespace) -> None:
+    lm = _load(parsed)
+    columns = lm.columns("prompt")
+    if parsed.data is not None:
+        from ptuning.data import read_rows
+
+        rows = [row.values for row in read_rows(parsed.data, "test", columns)]
+    elif len(columns) == 1:
+        rows = [{columns[0]: parsed.input}]
+    else:
+        raise DataError(f"--input for a template with the columns {columns}", "one column", "Use --data")
+    if lm.task("prompt").is_classification:
+        answers = [{"label": each.label, "scores": each.scores} for each in lm.classify(rows)]
+        lines = [f"{each['label']} {each['scores'][each['label']]:.3f}" for each in answers]
+    else:
+        lines = lm.generate(rows, max_new_tokens=parsed.max_new_tokens)
+        answers = [{"text": text} for text in lines]
+    print(json.dumps({"answers": answers}) if parsed.json else "\n".join(" ".join(line.split()) for line in lines))
+
+
+def _inspect(parsed: argparse.Namespace) -> None:
+    from ptuning.inspection.nearest import inspect, table
+
+    lm = _load(parsed)
+    inspection = inspect(lm.prompts["prompt"], lm.backbone, parsed.top_k, parsed.metric)
+    print(json.dumps(inspection.as_dict()) if parsed.json else "\n".join(table(inspection)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

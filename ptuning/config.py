@@ -1,0 +1,365 @@
+"""The settings of a run: frozen dataclasses, read from YAML and dotted command-line overrides.
+
+Knows nothing of models, data or training. Every mistake in a config is found and reported at once.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, get_loader, set_parsing_settings
+
+from ptuning.errors import ConfigError
+from ptuning.template import Task, Template
+
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The frozen language model."""
+
+    name_or_path: str
+    """A model directory, or a model's name on the hub."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the frozen model; auto: bfloat16 where the hardware computes in it, float32 elsewhere."""
+    device: str = "auto"
+    """auto: the first accelerator if there is one; or cpu, cuda, cuda:1, mps."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the model may run on this machine."""
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """The trainable part and where it starts."""
+
+    encoder: Literal["embedding", "mlp", "lstm", "residual"] = "residual"
+    """embedding: free vectors (Lester 2021); mlp, lstm: P-tuning (Liu 2021); residual: Razdaibiedina 2023."""
+    hidden_size: int | None = None
+    """Width of the encoder's hidden layers; null: the encoder's own default."""
+    init: Literal["vocabulary", "text", "labels", "prompt", "random"] = "vocabulary"
+    """Where the virtual tokens start: frequent tokens, a text, the label words, a saved prompt, or at random."""
+    init_text: str | None = None
+    """The text of init: text."""
+    init_prompt: str | None = None
+    """The saved prompt's directory of init: prompt."""
+
+    def __post_init__(self) -> None:
+        problems = _not_positive("prompt", self, "hidden_size")
+        for kind, key in (("text", "init_text"), ("prompt", "init_prompt")):
+            value = getattr(self, key)
+            if (self.init == kind) != bool(value):
+                problems.append(
+                    ConfigError(
+                        f"prompt.init: {self.init} with prompt.{key}: {value!r}",
+                        f"prompt.{key} with prompt.init: {kind}, and only then",
+                        f"Set both or neither of prompt.init: {kind} and prompt.{key}",
+                    )
+                )
+        if self.encoder == "embedding" and self.hidden_size is not None:
+            problems.append(
+                ConfigError(
+                    f"prompt.encoder: embedding with prompt.hidden_size: {self.hidden_size}",
+                    "hidden_size only with mlp, lstm or residual",
+                    "Remove prompt.hidden_size",
+                )
+            )
+        _raise_all(problems)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The rows and how they become text."""
+
+    train: str
+    """csv, tsv, json(l) or parquet file, or a hub data set (org/name or org/name:subset, this key's split)."""
+    template: str
+    """The text before the answer, with a slot for the soft prompt: "{prompt:20}Review: {text}\\nSentiment:"."""
+    validation: str | None = None
+    """Rows to choose the best checkpoint by; same forms as train."""
+    test: str | None = None
+    """Rows to report at the end, with and without the soft prompt; same forms as train."""
+    answer: str = "{label}"
+    """The answer's column; with a verbalizer its values are looked up there."""
+    verbalizer: dict[str, str] | None = None
+    """Label -> the text that stands for it, leading space included where one is wanted; null: text to generate."""
+    chat_template: bool = False
+    """Whether the text is the user's turn of the model's own chat template."""
+    max_length: int | None = 512
+    """Tokens a row may have, prompt and answer included; longer rows lose the end of their text field."""
+
+    def __post_init__(self) -> None:
+        problems = _not_positive("data", self, "max_length")
+        try:
+            Template.parse(self.task.template).require_slot()
+        except ConfigError as error:
+            problems.append(error)
+        _raise_all(problems)
+
+    @property
+    def task(self) -> Task:
+        """How a row becomes a question and its answer."""
+        return Task(self.template, self.answer, self.verbalizer, self.chat_template, self.max_length)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The run."""
+
+    output_dir: str
+    """Where the prompt, the checkpoints, the config and the metrics are written."""
+    max_steps: int | None = None
+    """Optimizer steps; null: num_train_epochs decides."""
+    num_train_epochs: float = 3.0
+    """Passes over the training rows, where max_steps is not given."""
+    per_device_train_batch_size: int = 8
+    """Rows a device reads at once in training."""
+    per_device_eval_batch_size: int = 32
+    """Rows a device reads at once in evaluation."""
+    gradient_accumulation_steps: int = 1
+    """Batches whose gradients are added up before a step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after the warm-up."""
+    warmup_ratio: float = 0.1
+    """Share of the steps over which the learning rate rises from 0."""
+    max_grad_norm: float = 1.0
+    """The gradient's norm is clipped to this."""
+    eval_steps: int = 100
+    """Steps between evaluations on the validation rows."""
+    max_eval_samples: int | None = None
+    """Validation rows used while training, a fixed random choice; null: all."""
+    metric_for_best_model: Literal["loss", "accuracy"] = "loss"
+    """What the best checkpoint is best at on the validation rows."""
+    early_stopping_patience: int | None = None
+    """Evaluations without improvement after which training ends; null: never."""
+    save_steps: int = 100
+    """Steps between checkpoints."""
+    logging_steps: int = 5
+    """Steps between lines of metrics.jsonl."""
+    report_to: Literal["none", "tensorboard"] = "none"
+    """Where the metrics go besides metrics.jsonl."""
+    forward: Literal["auto", "splice", "shared_prefix"] = "auto"
+    """splice: the reference; shared_prefix: the prompt is run once a batch; auto: the fast one where it is exact."""
+    seed: int = 0
+    """Seed of the initialisation and the data order."""
+
+    def __post_init__(self) -> None:
+        problems = _not_positive(
+            "train",
+            self,
+            *("max_steps", "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size"),
+            *("gradient_accumulation_steps", "learning_rate", "max_grad_norm", "eval_steps", "max_eval_samples"),
+            *("early_stopping_patience", "save_steps", "logging_steps"),
+        )
+        if not self.weight_decay >= 0:
+            problems.append(ConfigError(f"train.weight_decay: {self.weight_decay}", "at least 0", "Raise it"))
+        if not 0 <= self.warmup_ratio <= 1:
+            problems.append(ConfigError(f"train.warmup_ratio: {self.warmup_ratio}", "from 0 to 1", "Correct it"))
+        _raise_all(problems)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run, as written in a YAML file."""
+
+    model: ModelConfig
+    prompt: PromptConfig
+    data: DataConfig
+    train: TrainConfig
+
+    def __post_init__(self) -> None:
+        needs = (
+            (self.prompt.init == "labels", "prompt.init: labels", "verbalizer"),
+            (self.train.metric_for_best_model == "accuracy", "train.metric_for_best_model: accuracy", "verbalizer"),
+            (self.train.metric_for_best_model == "accuracy", "train.metric_for_best_model: accuracy", "validation"),
+            (self.train.early_stopping_patience is not None, "train.early_stopping_patience", "validation"),
+        )
+        _raise_all(
+            [
+                ConfigError(
+                    f"{setting} without data.{key}", f"data.{key} with it", f"Add data.{key}, or change {setting}"
+                )
+                for is_set, setting, key in needs
+                if is_set and getattr(self.data, key) is None
+            ]
+        )
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "RunConfig":
+        """Reads a config file.
+
+        Args:
+            path: A YAML file with the sections model, prompt, data and train.
+            overrides: Dotted settings that win over the file's, as on the command line: `--train.max_steps 50` or
+                `--train.max_steps=50`.
+
+        Raises:
+            ConfigError: With everything that is wrong with the settings, in one line.
+        """
+        settings = {**_flat(_read_yaml(Path(path))), **_read_overrides(overrides)}
+        return cls.from_settings(settings, str(path))
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], source: str = "the settings") -> "RunConfig":
+        """Builds a config from dotted keys (`{"train.max_steps": 50, …}`); raises `ConfigError` like `from_yaml`."""
+        values, problems = _checked(settings)
+        sections = {}
+        for field in dataclasses.fields(cls):
+            own = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{field.name}.")}
+            wrong = [key for key in settings if key.startswith(f"{field.name}.") and key not in values]
+            missing = [f"{field.name}.{key}" for key in _required_keys(field.type) if key not in own]
+            missing = [key for key in missing if key not in wrong]
+            problems += [ConfigError(f"no {key}", "a value for it", f"Write {key} in the config") for key in missing]
+            if not missing and not wrong:
+                sections[field.name] = _collect(problems, cast(type[Any], field.type), own)
+        config = None if problems else _collect(problems, cls, sections)
+        if config is None:
+            raise ConfigError.together(problems, source)
+        return config
+
+    def to_yaml(self) -> str:
+        """The config whole, defaults written out."""
+        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
+
+
+def _not_positive(section: str, values: Any, *keys: str) -> list[ConfigError]:
+    """The settings that are given and not above 0."""
+    given = {key: getattr(values, key) for key in keys if getattr(values, key) is not None}
+    return [
+        ConfigError(f"{section}.{key}: {value}", "a number above 0", "Correct it")
+        for key, value in given.items()
+        if not 0 < value < float("inf")
+    ]
+
+
+def _raise_all(problems: Sequence[ConfigError]) -> None:
+    if problems:
+        raise ConfigError.together(problems, "the config")
+
+
+def parser() -> ArgumentParser:
+    """The jsonargparse parser of `RunConfig`'s settings: types, defaults and help."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    built = ArgumentParser(prog="ptuning train", exit_on_error=False, description="Train a soft prompt.")
+    built.add_argument("--config", action="config", help="the run's YAML file")
+    built.add_argument("--resume", action="store_true", help="go on from the last checkpoint, exactly")
+    built.add_class_arguments(RunConfig)
+    return built
+
+
+def _checked(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[ConfigError]]:
+    """The settings with their types applied, and what is wrong with the others."""
+    types = {
+        f"{section.name}.{field.name}": field.type
+        for section in dataclasses.fields(RunConfig)
+        for field in dataclasses.fields(cast(Any, section.type))
+    }
+    by_name = {key.partition(".")[2]: key for key in types}
+    values, problems = {}, []
+    for key, value in settings.items():
+        if key not in types:
+            close = difflib.get_close_matches(key.rpartition(".")[2], by_name, n=1)
+            expected = by_name[close[0]] if close else "a setting that ptuning train --help shows"
+            problems.append(ConfigError(f"unknown setting {key}", expected, "Correct or remove it"))
+            continue
+        try:
+            values[key] = _typed(key, types[key], value)
+        except ConfigError as error:
+            problems.append(error)
+    return values, problems
+
+
+def _typed(key: str, kind: Any, value: Any) -> Any:
+    """The value of a setting of that type; raises `ConfigError` where it is none."""
+    wrong = ConfigError(f"{key}: {value!r}", _type_name(kind), "Correct its type or value")
+    leaf = ArgumentParser(exit_on_error=False)
+    leaf.add_argument("--value", type=kind)
+    try:
+        typed = leaf.parse_object({"value": value}).value
+    except ArgumentError:
+        raise wrong from None
+    if typed is None and type(None) not in get_args(kind):
+        raise wrong
+    return _with_text_keys(key, typed) if isinstance(typed, dict) else typed
+
+
+def _type_name(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("None", "null")
+
+
+def _with_text_keys(key: str, mapping: Mapping[Any, Any]) -> dict[str, Any]:
+    """The mapping with whole numbers as their digits, as in the rows; YAML reads yes, no, on and off as true, false."""
+    for name in mapping:
+        if isinstance(name, bool) or not isinstance(name, str | int):
+            raise ConfigError(f"{key}: the unquoted key {name!r}", "text or whole numbers as keys", "Put it in quotes")
+    return {str(name): value for name, value in mapping.items()}
+
+
+def _required_keys(section: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(section) if field.default is dataclasses.MISSING]
+
+
+def _collect(problems: list[ConfigError], kind: type[Section], values: Mapping[str, Any]) -> Section | None:
+    """Builds a section, or notes what is wrong with it."""
+    try:
+        return kind(**values)
+    except ConfigError as error:
+        problems.append(error)
+        return None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"config file {path} does not exist", "a YAML file", "Check the path given to --config")
+    try:
+        content = get_loader("yaml")(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror})", "a YAML file", "Check its permissions"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML ({error})", "a YAML file", "Correct its syntax") from None
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path} holds {type(content).__name__}, not sections",
+            "the sections model, prompt, data and train",
+            "Write them",
+        )
+    return content
+
+
+def _flat(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """Section -> key -> value, as dotted keys."""
+    flat = {}
+    for section, settings in content.items():
+        if isinstance(settings, Mapping):
+            flat.update({f"{section}.{key}": value for key, value in settings.items()})
+        elif settings is not None:
+            flat[str(section)] = settings
+    return flat
+
+
+def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    settings = {}
+    arguments = list(overrides)
+    while arguments:
+        argument = arguments.pop(0)
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--") or not (equals or arguments):
+            raise ConfigError(
+                f"command-line argument {argument!r}", "settings as --section.key value", "Give each setting its value"
+            )
+        settings[name.removeprefix("--")] = value if equals else arguments.pop(0)
+    return settings

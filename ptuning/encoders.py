@@ -1,0 +1,135 @@
+"""The trainable part: small modules whose `forward()` makes the virtual tokens' embeddings.
+
+Knows nothing of language models or of where the virtual tokens are placed. Every encoder keeps its start as an anchor
+and adds a branch whose last layer is zero at first, so that step 0 produces exactly `start_PH`, whatever the encoder.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ptuning.errors import ConfigError
+
+MAX_LSTM_WIDTH = 1024  # at H = 3072 an LSTM as wide as the model has hundreds of millions of weights and is no better
+
+
+class PromptEncoder(nn.Module):
+    """Makes a soft prompt.
+
+    Args:
+        start_PH: The initial embeddings, `[P, H]` fp32; what `forward` returns before training.
+    """
+
+    def __init__(self, start_PH: Tensor) -> None:
+        super().__init__()
+        self.num_virtual_tokens, self.width = start_PH.shape
+
+    def forward(self) -> Tensor:
+        """The virtual tokens' embeddings, `[P, H]` fp32."""
+        raise NotImplementedError
+
+
+class Embedding(PromptEncoder):
+    """Free vectors (Lester et al. 2021): every number of the prompt is a parameter."""
+
+    def __init__(self, start_PH: Tensor) -> None:
+        super().__init__(start_PH)
+        self.prompt_PH = nn.Parameter(start_PH.clone())
+
+    def forward(self) -> Tensor:
+        """The parameters themselves, `[P, H]`."""
+        return self.prompt_PH
+
+
+class MLP(PromptEncoder):
+    """Each virtual token through a shared three-layer network: P-tuning's "MLP" (as in NeMo and PEFT), anchored.
+
+    Args:
+        start_PH: The initial embeddings.
+        hidden_size: Width of the two hidden layers; None: H.
+    """
+
+    def __init__(self, start_PH: Tensor, hidden_size: int | None = None) -> None:
+        super().__init__(start_PH)
+        hidden = hidden_size or self.width
+        self.register_buffer("anchor_PH", start_PH.clone())
+        self.input_PH = nn.Parameter(start_PH.clone())
+        self.network = nn.Sequential(
+            *(nn.Linear(self.width, hidden), nn.ReLU()),
+            *(nn.Linear(hidden, hidden), nn.ReLU()),
+            _zero(nn.Linear(hidden, self.width)),
+        ).to(start_PH.device)
+
+    def forward(self) -> Tensor:
+        """Anchor + network(input), `[P, H]`."""
+        return self.anchor_PH + self.network(self.input_PH)
+
+
+class LSTM(PromptEncoder):
+    """A 2-layer bidirectional LSTM over the virtual tokens and a 2-layer MLP (Liu et al. 2021, P-tuning), anchored.
+
+    Args:
+        start_PH: The initial embeddings.
+        hidden_size: Width of the LSTM's output, both directions together, and of the MLP; even. None: H, at most 1024.
+    """
+
+    def __init__(self, start_PH: Tensor, hidden_size: int | None = None) -> None:
+        super().__init__(start_PH)
+        hidden = hidden_size or min(self.width, MAX_LSTM_WIDTH)
+        if hidden % 2:
+            raise ConfigError(f"prompt.hidden_size: {hidden} with encoder lstm", "an even number", "Use an even width")
+        self.register_buffer("anchor_PH", start_PH.clone())
+        self.input_PH = nn.Parameter(start_PH.clone())
+        self.lstm = nn.LSTM(self.width, hidden // 2, num_layers=2, bidirectional=True, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), _zero(nn.Linear(hidden, self.width)))
+        self.to(start_PH.device)
+
+    def forward(self) -> Tensor:
+        """Anchor + MLP(LSTM(input)), `[P, H]`."""
+        hidden_PW, _ = self.lstm(self.input_PH)
+        return self.anchor_PH + self.mlp(hidden_PW)
+
+
+class Residual(PromptEncoder):
+    """Free vectors plus a shared bottleneck network of them (Razdaibiedina et al. 2023, residual prompt tuning).
+
+    Args:
+        start_PH: The initial embeddings.
+        hidden_size: Width of the bottleneck; None: 128.
+    """
+
+    def __init__(self, start_PH: Tensor, hidden_size: int | None = None) -> None:
+        super().__init__(start_PH)
+        hidden = hidden_size or 128
+        self.prompt_PH = nn.Parameter(start_PH.clone())
+        self.network = nn.Sequential(
+            *(nn.Linear(self.width, hidden), nn.ReLU(), nn.Linear(hidden, self.width)),
+            _zero(nn.LayerNorm(self.width)),
+        ).to(start_PH.device)
+
+    def forward(self) -> Tensor:
+        """Prompt + network(prompt), `[P, H]`."""
+        return self.prompt_PH + self.network(self.prompt_PH)
+
+
+BY_NAME: dict[str, Callable[..., PromptEncoder]] = {
+    "embedding": Embedding,
+    "mlp": MLP,
+    "lstm": LSTM,
+    "residual": Residual,
+}
+
+
+def build(name: str, start_PH: Tensor, hidden_size: int | None = None) -> PromptEncoder:
+    """The encoder of that name in a config; `hidden_size` None keeps its default width."""
+    width = {} if hidden_size is None else {"hidden_size": hidden_size}
+    return BY_NAME[name](start_PH, **width)
+
+
+def _zero(layer: nn.Linear | nn.LayerNorm) -> nn.Module:
+    """The layer with weight and bias zero: its output is zero until it has learned."""
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.bias.zero_()
+    return layer

@@ -1,0 +1,149 @@
+"""How good a prompt is on rows with answers: accuracy with its interval, and the loss.
+
+Knows nothing of training, files or the command line.
+"""
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ptuning.backbone import Backbone
+from ptuning.data import Coder, Example, Row, by_length, collate, num_cut
+from ptuning.objective import answer_scores, label_scores
+from ptuning.template import Task
+
+WITHOUT, WITH = "the same words, no soft prompt", "soft prompt"  # names of results
+_Z = 1.959963984540054  # the normal distribution's 97.5 % point
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Counts over some rows, and what follows from them."""
+
+    num_rows: int
+    """Rows that were evaluated."""
+    num_correct: int
+    """With a verbalizer: rows whose label is the most likely. Without: rows whose answer greedy generation writes."""
+    num_label_tokens: int
+    """Tokens of all answers."""
+    loss_sum: float
+    """Cross-entropy of the answers' tokens in nats, summed."""
+    num_cut: int = 0
+    """Rows that lost the end of their text to fit."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the rows that are correct."""
+        return self.num_correct / self.num_rows
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy an answer token, in nats."""
+        return self.loss_sum / self.num_label_tokens
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy (Wilson 1927)."""
+        n, p = self.num_rows, self.accuracy
+        centre, half = p + _Z**2 / (2 * n), _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
+        scale = 1 + _Z**2 / n
+        return (centre - half) / scale, (centre + half) / scale
+
+    def __str__(self) -> str:
+        """One line for people."""
+        low, high = self.interval
+        return f"accuracy {self.accuracy:.3f} ({low:.3f} to {high:.3f}) on {self.num_rows:,} rows, loss {self.loss:.3f}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is written to files and printed as JSON."""
+        return {
+            "num_rows": self.num_rows,
+            "accuracy": self.accuracy,
+            "interval": list(self.interval),
+            "loss": self.loss,
+            "num_cut": self.num_cut,
+        }
+
+
+@torch.no_grad()
+def evaluate(
+    backbone: Backbone,
+    prompt_PH: Tensor,
+    examples: Sequence[Example],
+    label_ids: Sequence[Sequence[int]],
+    batch_size: int = 32,
+    path: str = "auto",
+    progress: str | None = None,
+) -> Metrics:
+    """Evaluates a prompt.
+
+    Args:
+        backbone: The frozen model.
+        prompt_PH: `[P, H]`.
+        examples: Rows with answers.
+        label_ids: The token ids of each label's text; empty where answers are generated.
+        batch_size: Rows read at once.
+        path: The forward path.
+        progress: What to call the progress bar; None shows none.
+    """
+    num_correct, total = 0, 0.0
+    batches = by_length(examples, batch_size)
+    with tqdm(total=len(examples), desc=progress, unit="row", disable=progress is None) as bar:
+        for rows in batches:
+            chosen = [examples[i] for i in rows]
+            scores_B, is_correct_B = _scores(backbone, prompt_PH, chosen, label_ids, path)
+            num_correct += int(is_correct_B.sum())
+            total -= float(scores_B.cpu().double().sum())
+            bar.update(len(rows))
+    num_tokens = sum(len(example.answer_ids) for example in examples)
+    return Metrics(len(examples), num_correct, num_tokens, total, num_cut(examples))
+
+
+def sides(
+    backbone: Backbone, prompt_PH: Tensor, task: Task, rows: Sequence[Row], with_baseline: bool
+) -> Iterator[tuple[str, Tensor, list[Example], Coder]]:
+    """What is compared: the same words without the soft prompt (where asked for and possible), and with it.
+
+    Yields:
+        The side's name, its prompt `[P, H]` or `[0, H]`, the encoded rows, and their coder.
+    """
+    if with_baseline:
+        coder = Coder(task.without_prompt(), backbone.tokenizer, backbone.max_positions)
+        examples = coder.encode(rows)
+        if all(example.ids for example in examples):
+            yield WITHOUT, prompt_PH[:0], examples, coder
+        else:
+            print("no baseline: without the prompt nothing stands before some answers", file=sys.stderr)
+    coder = Coder(task, backbone.tokenizer, backbone.max_positions)
+    yield WITH, prompt_PH, coder.encode(rows), coder
+
+
+def evaluate_rows(
+    backbone: Backbone, prompt_PH: Tensor, task: Task, rows: Sequence[Row], batch_size: int, with_baseline: bool
+) -> dict[str, Metrics]:
+    """Evaluates a prompt on rows, and the same words without it where `with_baseline`; name -> metrics."""
+    return {
+        name: evaluate(backbone, prompt, examples, coder.label_ids, batch_size, progress=name)
+        for name, prompt, examples, coder in sides(backbone, prompt_PH, task, rows, with_baseline)
+    }
+
+
+def _scores(
+    backbone: Backbone,
+    prompt_PH: Tensor,
+    examples: Sequence[Example],
+    label_ids: Sequence[Sequence[int]],
+    path: str,
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each row's own answer, `[B]`, and whether it is the one that would be given, `[B]`."""
+    if not label_ids:
+        return answer_scores(backbone, prompt_PH, collate(examples, backbone.pad_id), path)
+    scores_BC = label_scores(backbone, prompt_PH, examples, label_ids, path)
+    labels_B = torch.tensor([example.label for example in examples], device=scores_BC.device)
+    return scores_BC.gather(1, labels_B[:, None])[:, 0], scores_BC.argmax(1) == labels_B

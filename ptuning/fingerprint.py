@@ -1,0 +1,57 @@
+"""What tells one base model from another of the same shape.
+
+Knows nothing of prompts; needs no more of a model than its configuration and its named parameters.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_ARCHITECTURE_KEYS = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+_NUM_SAMPLED_WEIGHTS = 256
+_ROUNDING = 2**-7  # twice what one weight differs by when it is rounded to bfloat16
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A base model's architecture and a sample of its weights.
+
+    The sampled weights are compared with a tolerance for rounding, so that a model is recognised in any precision.
+    """
+
+    architecture: Mapping[str, Any]
+    """model_type, hidden_size, num_hidden_layers, num_attention_heads, vocab_size."""
+    weights: tuple[float, ...]
+    """256 weights, evenly spread over all parameters in the order of their names."""
+
+    @classmethod
+    def of(cls, model: Any) -> "Fingerprint":
+        """Takes the fingerprint of a transformers model."""
+        parameters = sorted(model.named_parameters())
+        ends = torch.tensor([parameter.numel() for _, parameter in parameters]).cumsum(0)
+        places = torch.linspace(0, int(ends[-1]) - 1, _NUM_SAMPLED_WEIGHTS, dtype=torch.float64).long()
+        weights = []
+        for place, which in zip(places.tolist(), torch.searchsorted(ends, places, right=True).tolist(), strict=True):
+            parameter = parameters[which][1].detach()
+            offset = torch.tensor(place - int(ends[which]) + parameter.numel())
+            value = parameter[tuple(int(i) for i in torch.unravel_index(offset, parameter.shape))]
+            weights.append(float(f"{float(value):.6g}"))
+        config = model.config.get_text_config()
+        return cls({key: getattr(config, key, None) for key in _ARCHITECTURE_KEYS}, tuple(weights))
+
+    def matches(self, other: "Fingerprint") -> bool:
+        """Whether both are of the same base model."""
+        if dict(self.architecture) != dict(other.architecture) or len(self.weights) != len(other.weights):
+            return False
+        ours, theirs = torch.tensor(self.weights), torch.tensor(other.weights)
+        return bool(((ours - theirs).abs() <= _ROUNDING * torch.maximum(ours.abs(), theirs.abs()) + 1e-6).all())
+
+    def __str__(self) -> str:
+        """The architecture and a digest of the sample, for people."""
+        shape = self.architecture
+        digest = hashlib.sha256(json.dumps(self.weights).encode()).hexdigest()[:8]
+        return f"{shape['model_type']} {shape['num_hidden_layers']}x{shape['hidden_size']} {digest}"

@@ -1,0 +1,109 @@
+"""Where the virtual tokens start: pure functions `(vocabulary_VH, ...) -> start_PH`.
+
+Knows nothing of encoders, tokenizers or models. Names read as phrases: the prompt is initialised `from_vocabulary`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from ptuning.errors import PromptError
+
+NUM_FREQUENT = 5000  # Lester et al. 2021, section 3.2: the 5,000 most common tokens
+
+
+def from_vocabulary(
+    vocabulary_VH: Tensor, num_virtual_tokens: int, frequent_ids: Sequence[int] | None = None, seed: int = 0
+) -> Tensor:
+    """Samples the embeddings of frequent tokens (Lester et al. 2021, section 3.2).
+
+    Args:
+        vocabulary_VH: Input embeddings of the vocabulary, `[V, H]`.
+        num_virtual_tokens: P.
+        frequent_ids: The ids to sample from, as from `most_frequent`; None or empty: the first 5,000 ids, which
+            byte-pair vocabularies order by frequency.
+        seed: Seed of the sample.
+
+    Returns:
+        `[P, H]`, a copy; rows repeat only where P is larger than the number of ids.
+    """
+    ids = list(frequent_ids or range(min(NUM_FREQUENT, len(vocabulary_VH))))
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(ids), generator=generator).tolist()
+    return from_ids(vocabulary_VH, [ids[i] for i in order], num_virtual_tokens)
+
+
+def from_text(vocabulary_VH: Tensor, text_ids: Sequence[int], num_virtual_tokens: int) -> Tensor:
+    """Starts from a text's tokens, repeated or cut to P rows: `[P, H]`."""
+    if not text_ids:
+        raise PromptError("an initial text without tokens", "a text of one token or more", "Write prompt.init_text")
+    return from_ids(vocabulary_VH, text_ids, num_virtual_tokens)
+
+
+def from_labels(
+    vocabulary_VH: Tensor,
+    label_ids: Sequence[Sequence[int]],
+    num_virtual_tokens: int,
+    frequent_ids: Sequence[int] | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Starts from the tokens of the label words, then from the vocabulary (Lester et al. 2021, "class label").
+
+    Args:
+        vocabulary_VH: `[V, H]`.
+        label_ids: The token ids of each label's text.
+        num_virtual_tokens: P.
+        frequent_ids: As in `from_vocabulary`, for the rows that the labels leave.
+        seed: Seed of those rows.
+
+    Returns:
+        `[P, H]`.
+    """
+    words_NH = from_ids(vocabulary_VH, [i for ids in label_ids for i in ids][:num_virtual_tokens])
+    rest_NH = from_vocabulary(vocabulary_VH, num_virtual_tokens - len(words_NH), frequent_ids, seed)
+    return torch.cat([words_NH, rest_NH])
+
+
+def from_prompt(vocabulary_VH: Tensor, prompt_PH: Tensor, num_virtual_tokens: int) -> Tensor:
+    """Starts from a tuned prompt of the same shape: `[P, H]`."""
+    expected = (num_virtual_tokens, vocabulary_VH.shape[1])
+    if tuple(prompt_PH.shape) != expected:
+        raise PromptError(
+            f"a prompt of shape {list(prompt_PH.shape)} to start from",
+            f"{list(expected)}: the template's virtual tokens by the model's width",
+            "Give the template's slots as many virtual tokens, or start from another prompt",
+        )
+    return prompt_PH.to(vocabulary_VH.device, torch.float32).clone()
+
+
+def at_random(vocabulary_VH: Tensor, num_virtual_tokens: int, seed: int = 0) -> Tensor:
+    """Gaussian rows with the mean and standard deviation the vocabulary has in each dimension: `[P, H]`."""
+    generator = torch.Generator().manual_seed(seed)
+    noise_PH = torch.randn(num_virtual_tokens, vocabulary_VH.shape[1], generator=generator).to(vocabulary_VH.device)
+    return vocabulary_VH.mean(dim=0) + noise_PH * vocabulary_VH.std(dim=0)
+
+
+def from_ids(vocabulary_VH: Tensor, ids: Sequence[int], num_virtual_tokens: int | None = None) -> Tensor:
+    """The embeddings of `ids` as fp32, repeated or cut to `num_virtual_tokens` rows where that is given."""
+    num_rows = len(ids) if num_virtual_tokens is None else num_virtual_tokens
+    index_P = torch.tensor([ids[i % len(ids)] for i in range(num_rows)], dtype=torch.long, device=vocabulary_VH.device)
+    return vocabulary_VH[index_P].float().clone()
+
+
+def most_frequent(token_ids: Iterable[Sequence[int]], excluded: Iterable[int] = ()) -> list[int]:
+    """The 5,000 most frequent ids of some rows (negative ids and `excluded` left out), most frequent first."""
+    left_out = set(excluded)
+    counts = Counter(i for ids in token_ids for i in ids if i >= 0 and i not in left_out)
+    return [i for i, _ in counts.most_common(NUM_FREQUENT)]
+
+
+def ids_of(vocabulary_VH: Tensor, start_PH: Tensor) -> list[int | None]:
+    """The vocabulary id whose embedding each row equals exactly, the lowest where there are several; else None."""
+    ids: list[int | None] = []
+    for row_H in start_PH.to(vocabulary_VH):
+        candidates = (vocabulary_VH[:, 0] == row_H[0]).nonzero().flatten()
+        equal = candidates[(vocabulary_VH[candidates] == row_H).all(dim=1)]
+        ids.append(int(equal[0]) if len(equal) else None)
+    return ids

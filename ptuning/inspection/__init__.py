@@ -1,0 +1,1 @@
+"""What a soft prompt decodes to, and how much of that can be believed."""

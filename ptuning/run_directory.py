@@ -1,0 +1,140 @@
+"""A run's directory: config.yaml, checkpoints/, metrics.jsonl, metrics.json and prompt/.
+
+Knows nothing of models or of what a training state holds.
+"""
+
+import json
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ptuning.config import RunConfig
+from ptuning.errors import TrainingError
+from ptuning.files import disk_errors, no_space, whole_file
+
+LAST, BEST = "last", "best"
+
+
+class RunDirectory:
+    """Reads and writes a run's files, each whole or not at all.
+
+    Args:
+        path: The run's `output_dir`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.prompt, self.config = self.path / "prompt", self.path / "config.yaml"
+        self.metrics, self.log = self.path / "metrics.json", self.path / "metrics.jsonl"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has ended and its prompt and metrics are written; metrics.json is written last."""
+        return self.metrics.exists()
+
+    def require_usable(self, config: RunConfig, resume: bool) -> None:
+        """Raises `TrainingError` when the directory holds another run, or a run with other settings."""
+        if self.path.exists() and not self.path.is_dir():
+            raise TrainingError(f"output_dir {self.path} is a file", "a directory", "Choose another train.output_dir")
+        if not self.path.exists() or all(file.name.startswith(".config.yaml.") for file in self.path.iterdir()):
+            return
+        if not resume or not self.config.exists():
+            what = "already holds a run" if self.config.exists() else "is not empty"
+            remedy = "Go on with --resume, or choose another" if self.config.exists() else "Choose another"
+            raise TrainingError(
+                f"output_dir {self.path} {what}", "a new or empty directory", f"{remedy} train.output_dir"
+            )
+        changed = _changed(self._saved_config(), yaml.safe_load(config.to_yaml()))
+        if changed:
+            raise TrainingError(
+                f"--resume of {self.path} with other settings ({', '.join(changed)})",
+                f"the settings in {self.config}",
+                "Set them back, or start a new run from the prompt with prompt.init: prompt",
+            )
+
+    def _saved_config(self) -> dict[str, Any]:
+        try:
+            saved = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            saved = None
+        if not isinstance(saved, dict):
+            raise TrainingError(
+                f"{self.config} is broken", "the config that the run wrote", "Choose another output_dir"
+            )
+        return saved
+
+    def start(self, config: RunConfig) -> None:
+        """Writes the resolved config; a run exists from here on."""
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with whole_file(self.config) as beside:
+            beside.write_text(config.to_yaml(), encoding="utf-8")
+
+    def require_space(self, num_bytes: int) -> None:
+        """Raises `TrainingError` when the disk has no room for the last and the best checkpoint and a new one."""
+        existing = next(parent for parent in (self.path, *self.path.absolute().parents) if parent.exists())
+        free, needed = shutil.disk_usage(existing).free, 3 * num_bytes
+        if free < needed:
+            raise no_space(self.path, f"{needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB free")
+
+    def save_checkpoint(self, name: str, state: Mapping[str, Any]) -> None:
+        """Writes `checkpoints/NAME.pt` in place of the older one; a reader sees the old one or the new one."""
+        with whole_file(self._checkpoint(name)) as beside:
+            torch.save(dict(state), beside)
+
+    def load_checkpoint(self, name: str) -> dict[str, Any] | None:
+        """Reads a checkpoint, without running any code in it; None where there is none."""
+        path = self._checkpoint(name)
+        if not path.exists():
+            return None
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            raise TrainingError(
+                f"checkpoint {path} is broken ({error})", "a whole checkpoint", "Remove it and resume again"
+            ) from error
+
+    def append_log(self, record: Mapping[str, Any]) -> None:
+        """Adds a line to metrics.jsonl."""
+        with disk_errors(self.log), self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def cut_log(self, step: int) -> None:
+        """Removes the lines of metrics.jsonl after `step`: those steps will be run again."""
+        if not self.log.exists():
+            return
+        lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
+        with whole_file(self.log) as beside:
+            beside.write_text("".join(line for line in lines if _step_of(line) <= step), encoding="utf-8")
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Writes metrics.json, which ends the run."""
+        with whole_file(self.metrics) as beside:
+            beside.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+
+    def read_metrics(self) -> dict[str, Any]:
+        """Reads metrics.json."""
+        return json.loads(self.metrics.read_text(encoding="utf-8"))
+
+    def _checkpoint(self, name: str) -> Path:
+        return self.path / "checkpoints" / f"{name}.pt"
+
+
+def _step_of(line: str) -> float:
+    """A log line's step; a line that was cut off in writing belongs to no step that counts."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return float("inf")
+
+
+def _changed(saved: Any, now: Any, name: str = "") -> list[str]:
+    if isinstance(saved, dict) and isinstance(now, dict):
+        keys = [*saved, *(key for key in now if key not in saved)]
+        return [each for key in keys for each in _changed(saved.get(key), now.get(key), f"{name}.{key}".lstrip("."))]
+    return [] if saved == now else [f"{name}: {now!r} instead of {saved!r}"]

@@ -1,0 +1,37 @@
+"""Where a run's prompt starts: the config's choice among the initialisers.
+
+Knows nothing of encoders or training.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ptuning import initializers
+from ptuning.backbone import Backbone
+from ptuning.config import RunConfig
+from ptuning.data import Coder, Example
+from ptuning.prompt import SoftPrompt
+from ptuning.template import text_ids
+
+
+def start_embeddings(config: RunConfig, backbone: Backbone, coder: Coder, examples: Sequence[Example]) -> Tensor:
+    """The initial embeddings `[P, H]` that the config asks for."""
+    vocabulary_VH, num_virtual_tokens, seed = backbone.vocabulary_VH, coder.task.num_virtual_tokens, config.train.seed
+
+    def frequent() -> list[int]:
+        return initializers.most_frequent((example.ids for example in examples), backbone.tokenizer.all_special_ids)
+
+    match config.prompt.init:
+        case "vocabulary":
+            return initializers.from_vocabulary(vocabulary_VH, num_virtual_tokens, frequent(), seed)
+        case "text":
+            ids = text_ids(backbone.tokenizer, [config.prompt.init_text or ""])[0]
+            return initializers.from_text(vocabulary_VH, ids, num_virtual_tokens)
+        case "labels":
+            return initializers.from_labels(vocabulary_VH, coder.label_ids, num_virtual_tokens, frequent(), seed)
+        case "prompt":
+            saved = SoftPrompt.load(config.prompt.init_prompt or "")
+            return initializers.from_prompt(vocabulary_VH, saved.embeddings_PH, num_virtual_tokens)
+        case "random":
+            return initializers.at_random(vocabulary_VH.float(), num_virtual_tokens, seed)

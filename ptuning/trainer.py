@@ -1,0 +1,398 @@
+"""The training loop, on accelerate: schedule, clipping, evaluation, best and last checkpoint, exact resume.
+
+Knows nothing of how a prompt is placed or scored, nor of the command line. The order of the data is a function of the
+seed and the step, so a run that is killed and resumed makes the same steps as one that is not.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import math
+import random
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor
+from tqdm import tqdm
+
+from ptuning import encoders, initializers
+from ptuning.backbone import Backbone
+from ptuning.config import RunConfig, TrainConfig
+from ptuning.data import BatchStream, Coder, Example, collate, num_cut, read_rows
+from ptuning.errors import TrainingError
+from ptuning.evaluation import Metrics, evaluate, sides
+from ptuning.interrupts import Interrupted, noted_interrupts
+from ptuning.objective import loss_sum
+from ptuning.prompt import SoftPrompt
+from ptuning.run_directory import BEST, LAST, RunDirectory
+from ptuning.start import start_embeddings
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run gives."""
+
+    prompt: SoftPrompt
+    """The tuned prompt: the best checkpoint's where there are validation rows, else the last step's."""
+    directory: Path
+    """The saved prompt's directory."""
+    metrics: dict[str, Any]
+    """What metrics.json holds."""
+
+
+def train(config: RunConfig, resume: bool = False) -> TrainResult:
+    """Trains a soft prompt as a config says, and saves it.
+
+    Args:
+        config: The run.
+        resume: Whether to go on from the last checkpoint in `output_dir`, exactly; a run that has none starts anew,
+            one that is finished is only read.
+
+    Raises:
+        PTuningError: When anything in the config, the data or the model is not usable, before anything is written.
+        TrainingError: When the loss stops being finite, or the disk is full; the last good checkpoint is kept.
+        Interrupted: After Ctrl-C, once a checkpoint is written.
+    """
+    run = RunDirectory(config.train.output_dir)
+    run.require_usable(config, resume)
+    if run.is_finished:
+        return TrainResult(SoftPrompt.load(run.prompt), run.prompt, run.read_metrics())
+    return Trainer(config, run).train()
+
+
+@dataclass
+class Progress:
+    """What changes while training, besides the encoder and the optimizer."""
+
+    step: int = 0
+    best_step: int = 0
+    best_value: float = math.inf
+    num_evaluations_without_improvement: int = 0
+    window_loss_sum: float = 0.0
+    window_num_label_tokens: int = 0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """One run: everything is loaded and checked when it is made, and nothing is written before `train`."""
+
+    def __init__(self, config: RunConfig, run: RunDirectory) -> None:
+        self.config, self.run, self.settings = config, run, config.train
+        data, self.task = config.data, config.data.task
+        sources = {"train": data.train, "validation": data.validation, "test": data.test}
+        self.rows = {split: read_rows(source, split, self.task.columns) for split, source in sources.items() if source}
+        self.accelerator = _accelerator(config)
+        set_seed(self.settings.seed)
+        device = str(self.accelerator.device) if config.model.device == "auto" else config.model.device
+        self.backbone = Backbone.from_pretrained(**{**dataclasses.asdict(config.model), "device": device})
+        self.coder = Coder(self.task, self.backbone.tokenizer, self.backbone.max_positions)
+        self.examples = {split: self.coder.encode(each) for split, each in self.rows.items()}
+        self.start_PH = start_embeddings(config, self.backbone, self.coder, self.examples["train"])
+        encoder = encoders.build(config.prompt.encoder, self.start_PH, config.prompt.hidden_size)
+        self._make_loop(encoder.to(self.backbone.device))
+
+    def _make_loop(self, encoder: encoders.PromptEncoder) -> None:
+        settings = self.settings
+        lengths = [len(example) for example in self.examples["train"]]
+        self.stream = BatchStream(lengths, settings.per_device_train_batch_size, settings.seed)
+        self.batches_per_step = settings.gradient_accumulation_steps * self.accelerator.num_processes
+        epochs = settings.num_train_epochs * self.stream.num_batches_per_epoch
+        self.max_steps = settings.max_steps or max(1, math.ceil(epochs / self.batches_per_step))
+        optimizer = torch.optim.AdamW(
+            encoder.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.encoder, self.optimizer = self.accelerator.prepare(encoder, optimizer, device_placement=[False, False])
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(settings, self.max_steps, step))
+        self.progress = Progress()
+
+    def train(self) -> TrainResult:
+        """Runs the loop from wherever the run stands, then measures and saves the prompt."""
+        weights_before = self.backbone.weights_sha256()
+        self.accelerator.wait_for_everyone()  # all have looked at the directory before one writes to it
+        if self.accelerator.is_main_process:
+            self.run.require_space(3 * sum(p.numel() * p.element_size() for p in self.encoder.parameters()))
+            self.run.start(self.config)
+        if self.settings.report_to != "none":
+            self.accelerator.init_trackers("ptuning")
+        self._resume()
+        self._say_what_was_cut()
+        self._loop()
+        if self.backbone.weights_sha256() != weights_before:
+            raise AssertionError("the frozen model's weights changed in training")
+        result = self._finish(weights_before)
+        self.accelerator.end_training()
+        return result
+
+    def _say_what_was_cut(self) -> None:
+        for split, examples in self.examples.items():
+            if self._speaks and num_cut(examples):
+                cut, limit = num_cut(examples), self.coder.max_length
+                print(f"{split}: {cut:,} of {len(examples):,} rows lost text beyond {limit} tokens", file=sys.stderr)
+
+    def _loop(self) -> None:
+        progress, settings = self.progress, self.settings
+        bar = tqdm(total=self.max_steps, initial=progress.step, desc="training", unit="step", disable=not self._speaks)
+        with bar, noted_interrupts() as interrupted:
+            while progress.step < self.max_steps and not self._stops_early:
+                record = self._step()
+                bar.update()
+                bar.set_postfix(loss=f"{record['loss']:.3f}")
+                stopping = self._sum(float(bool(interrupted))) > 0  # all processes stop at the same step
+                is_last = progress.step == self.max_steps
+                if progress.step % settings.logging_steps == 0 or is_last:
+                    self._log(self._window(record))
+                if self.config.data.validation and (progress.step % settings.eval_steps == 0 or is_last):
+                    self._validate(bar)
+                if progress.step % settings.save_steps == 0 or is_last or self._stops_early or stopping:
+                    self._save(LAST)
+                if stopping:
+                    where = f"its checkpoint is in {self.run.path}: go on with --resume"
+                    raise Interrupted(f"interrupted at step {progress.step}; {where}")
+
+    @property
+    def _speaks(self) -> bool:
+        return self.accelerator.is_main_process
+
+    @property
+    def _stops_early(self) -> bool:
+        patience = self.settings.early_stopping_patience
+        return patience is not None and self.progress.num_evaluations_without_improvement >= patience
+
+    def _step(self) -> dict[str, float]:
+        """One optimizer step: gradients of all its batches, normalised by their label tokens together."""
+        started = time.perf_counter()
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        first = self.progress.step * self.batches_per_step + rank
+        numbers = [self.stream[i] for i in range(first, first + self.batches_per_step, processes)]
+        examples = [[self.examples["train"][i] for i in rows] for rows in numbers]
+        batches = [collate(each, self.backbone.pad_id) for each in examples]
+        num_label_tokens = self._sum(sum(len(batch.targets_N) for batch in batches))
+        total = 0.0
+        for batch in batches:
+            is_last = batch is batches[-1]
+            with nullcontext() if is_last else self.accelerator.no_sync(self.encoder):
+                loss = loss_sum(self.backbone, self.encoder(), batch, self.settings.forward)
+                self._require_finite(loss, "loss")
+                self.accelerator.backward(loss * processes / num_label_tokens)
+            total += float(loss.detach())
+        norm = self.accelerator.clip_grad_norm_(self.encoder.parameters(), self.settings.max_grad_norm)
+        self._require_finite(norm, "gradient")
+        learning_rate = self.schedule.get_last_lr()[0]
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        loss_total = self._sum(total)
+        progress, seconds = self.progress, time.perf_counter() - started
+        progress.step += 1
+        progress.window_loss_sum += loss_total
+        progress.window_num_label_tokens += int(num_label_tokens)
+        progress.seconds += seconds
+        num_tokens = self._sum(sum(int((batch.ids_BT >= 0).mul(batch.mask_BT).sum()) for batch in batches))
+        return {
+            "loss": float(loss_total / num_label_tokens),
+            "learning_rate": learning_rate,
+            "grad_norm": norm.item(),
+            "tokens_per_second": num_tokens / seconds,
+        }
+
+    def _window(self, record: dict[str, float]) -> dict[str, float]:
+        """The record of a step, with the loss of all steps since the last one."""
+        progress = self.progress
+        mean = progress.window_loss_sum / progress.window_num_label_tokens
+        progress.window_loss_sum, progress.window_num_label_tokens = 0.0, 0
+        return {**record, "loss": mean, "peak_memory_bytes": peak_memory_bytes(self.backbone.device)}
+
+    def _log(self, record: dict[str, float]) -> None:
+        if self.accelerator.is_main_process:
+            self.run.append_log({"step": self.progress.step, **record})
+        self.accelerator.log(record, step=self.progress.step)
+
+    def _validate(self, bar: tqdm) -> None:
+        metrics = self._evaluate(self._prompt_PH(), self._validation_sample(), None)
+        if self._speaks:
+            bar.write(f"step {self.progress.step}: validation {metrics}", file=sys.stderr)
+        self._log({f"eval_{key}": value for key, value in metrics.as_dict().items()})
+        progress = self.progress
+        value = -metrics.accuracy if self.settings.metric_for_best_model == "accuracy" else metrics.loss
+        if value < progress.best_value:
+            progress.best_value, progress.best_step, progress.num_evaluations_without_improvement = (
+                value,
+                progress.step,
+                0,
+            )
+            self._save(BEST)
+        else:
+            progress.num_evaluations_without_improvement += 1
+
+    def _evaluate(self, prompt_PH: Tensor, examples: Sequence[Example], label: str | None) -> Metrics:
+        """Evaluates on all processes, each its share of the rows."""
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        share, settings = examples[rank::processes], self.settings
+        metrics = evaluate(
+            *(self.backbone, prompt_PH, share, self.coder.label_ids),
+            *(settings.per_device_eval_batch_size, settings.forward, label if self._speaks else None),
+        )
+        return Metrics(*(type(value)(self._sum(value)) for value in dataclasses.astuple(metrics)))
+
+    def _validation_sample(self) -> list[Example]:
+        """The validation rows used while training: all, or the same random ones each time."""
+        examples = self.examples["validation"]
+        limit = min(self.settings.max_eval_samples or len(examples), len(examples))
+        return random.Random(self.settings.seed).sample(examples, limit)
+
+    def _sum(self, value: float) -> float:
+        """The sum over all processes."""
+        if self.accelerator.num_processes == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
+        return float(self.accelerator.reduce(total, reduction="sum"))
+
+    @torch.no_grad()
+    def _prompt_PH(self) -> Tensor:
+        return self.encoder().detach()
+
+    def _require_finite(self, value: Tensor, what: str) -> None:
+        if torch.isfinite(value):
+            return
+        raise TrainingError(
+            f"{what} {value.item()} at step {self.progress.step + 1}",
+            "a finite number",
+            f"Lower train.learning_rate or use model.dtype: float32; {self.run.path} keeps its last good checkpoint",
+        )
+
+    def _save(self, name: str) -> None:
+        if self.accelerator.is_main_process:
+            state = {
+                "encoder": self.accelerator.unwrap_model(self.encoder).state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "progress": dataclasses.asdict(self.progress),
+                "random": torch.get_rng_state(),
+                "data": self._data_digest(),
+            }
+            self.run.save_checkpoint(name, state)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        """Takes everything up from the last checkpoint, if there is one."""
+        state = self.run.load_checkpoint(LAST)
+        if self.accelerator.is_main_process:
+            self.run.cut_log(state["progress"]["step"] if state else 0)
+        if state is None:
+            return
+        if state["data"] != self._data_digest():
+            raise TrainingError(
+                f"--resume of {self.run.path} with other training rows or another number of processes",
+                "those the run was started with",
+                "Set them back, or start a new run",
+            )
+        self.accelerator.unwrap_model(self.encoder).load_state_dict(state["encoder"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.progress = Progress(**state["progress"])
+        torch.set_rng_state(state["random"])
+
+    def _data_digest(self) -> str:
+        """What decides which rows a step reads: the encoded rows and the number of processes."""
+        rows = [[example.ids, example.answer_ids] for example in self.examples["train"]]
+        return hashlib.sha256(json.dumps([rows, self.accelerator.num_processes]).encode()).hexdigest()
+
+    def _finish(self, weights_sha256: str) -> TrainResult:
+        """Measures the best prompt beside the same words without one, and saves it."""
+        best = self.run.load_checkpoint(BEST)
+        if best is not None:
+            self.accelerator.unwrap_model(self.encoder).load_state_dict(best["encoder"])
+        prompt_PH = self._prompt_PH()
+        split = next((split for split in ("test", "validation") if split in self.examples), None)
+        results = self._results(split, prompt_PH) if split else {}
+        prompt = self._soft_prompt(prompt_PH, {name: metrics.as_dict() for name, metrics in results.items()})
+        metrics = {
+            "split": split,
+            "results": prompt.results,
+            "training": prompt.training,
+            "base_weights_sha256": weights_sha256,
+        }
+        if self.accelerator.is_main_process:
+            prompt.save(self.run.prompt)
+            self.run.write_metrics(metrics)
+        self.accelerator.wait_for_everyone()
+        return TrainResult(prompt, self.run.prompt, metrics)
+
+    def _results(self, split: str, prompt_PH: Tensor) -> dict[str, Metrics]:
+        compared = sides(self.backbone, prompt_PH, self.task, self.rows[split], with_baseline=True)
+        return {name: self._evaluate(prompt, rows, f"{split} rows, {name}") for name, prompt, rows, _ in compared}
+
+    def _soft_prompt(self, prompt_PH: Tensor, results: dict[str, Any]) -> SoftPrompt:
+        config, progress = self.config, self.progress
+        init = {"kind": config.prompt.init, "text": config.prompt.init_text, "prompt": config.prompt.init_prompt}
+        token_ids = initializers.ids_of(self.backbone.vocabulary_VH.float(), self.start_PH)
+        return SoftPrompt(
+            prompt_PH.cpu(),
+            self.task,
+            self.backbone.name,
+            self.backbone.fingerprint,
+            revision=config.model.revision,
+            encoder={"name": config.prompt.encoder, "hidden_size": config.prompt.hidden_size},
+            init={**init, "token_ids": token_ids},
+            training={
+                "steps": progress.step,
+                "best_step": progress.best_step or progress.step,
+                "seconds": round(progress.seconds, 1),
+                "data": {split: getattr(config.data, split) for split in self.examples},
+                "rows": len(self.examples["train"]),
+                "rows_cut": num_cut(self.examples["train"]),
+                "trainable_parameters": sum(p.numel() for p in self.encoder.parameters()),
+                "dtype": str(self.backbone.dtype).removeprefix("torch."),
+                "seed": self.settings.seed,
+                "learning_rate": self.settings.learning_rate,
+            },
+            results=results,
+        )
+
+
+def rate(settings: TrainConfig, max_steps: int, step: int) -> float:
+    """The learning rate of a step (counted from 0) as a share of its peak: warm-up, then linear, cosine or constant."""
+    num_warmup = math.ceil(settings.warmup_ratio * max_steps)
+    if step < num_warmup:
+        return (step + 1) / num_warmup
+    left = (max_steps - step) / max(1, max_steps - num_warmup)
+    match settings.lr_scheduler_type:
+        case "linear":
+            return left
+        case "cosine":
+            return (1 - math.cos(math.pi * left)) / 2
+        case "constant":
+            return 1.0
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory used so far: the accelerator's where there is one, else the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _accelerator(config: RunConfig) -> Accelerator:
+    """One process or many, as the launcher says; the frozen model's precision is its own, not autocast's."""
+    tracker = config.train.report_to
+    if tracker != "none" and importlib.util.find_spec(tracker) is None:
+        raise TrainingError(
+            f"train.report_to: {tracker}, which is not installed", "a tracker", f"pip install {tracker}"
+        )
+    return Accelerator(
+        cpu=config.model.device == "cpu",
+        mixed_precision="no",
+        log_with=None if tracker == "none" else tracker,
+        project_dir=config.train.output_dir,
+    )

@@ -1,0 +1,270 @@
+"""The base model stays frozen, is recognised in any precision, and tells clearly why it cannot be used."""
+
+import copy
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import ASSETS, FAMILIES, tiny_backbone
+from safetensors.torch import load_file, save_file
+
+from ptuning import backbone as backbones
+from ptuning import objective
+from ptuning.backbone import Backbone
+from ptuning.data import Example, collate
+from ptuning.encoders import Residual
+from ptuning.errors import ModelError
+from ptuning.fingerprint import Fingerprint
+from ptuning.forward import shared_prefix, splice
+from ptuning.initializers import from_vocabulary
+
+
+def train_one_step(backbone):
+    """An optimizer step of a prompt on two rows."""
+    encoder = Residual(from_vocabulary(backbone.vocabulary_VH, 3))
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.1)
+    batch = collate([Example([-1, -2, -3, 5, 6], [9]), Example([-1, -2, -3, 7], [8, 9])], backbone.pad_id)
+    objective.loss(backbone, encoder(), batch).backward()
+    optimizer.step()
+
+
+@pytest.fixture
+def saved(model_directory, tmp_path):
+    """A model directory of one's own, to be broken."""
+    return shutil.copytree(model_directory, tmp_path / "model")
+
+
+def test_model_is_frozen_and_in_eval_mode():
+    model = tiny_backbone("gpt2").model.train().requires_grad_(True)
+    frozen = Backbone(model, None)
+    assert not any(parameter.requires_grad for parameter in frozen.model.parameters())
+    assert not any(module.training for module in frozen.model.modules())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_a_prompt_leaves_every_weight_as_it_was(family):
+    backbone = tiny_backbone(family)
+    before = backbone.weights_sha256()
+    train_one_step(backbone)
+    assert backbone.weights_sha256() == before
+    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_sha256_changes_with_any_single_bit(dtype):
+    backbone = tiny_backbone()
+    backbone.model.to(dtype)
+    before = backbone.weights_sha256()
+    for weight in (backbone.model.lm_head.weight, backbone.model.model.norm.weight):
+        bits = weight.data.view(torch.uint8).flatten()
+        bits[-1] ^= 1
+        assert backbone.weights_sha256() != before
+        bits[-1] ^= 1
+        assert backbone.weights_sha256() == before
+
+
+def test_weights_sha256_tells_weights_apart_that_swap_their_names():
+    one, other = tiny_backbone(), tiny_backbone()
+    layers = other.model.model.layers
+    layers[0], layers[1] = layers[1], layers[0]
+    assert one.weights_sha256() != other.weights_sha256()
+
+
+def test_embeddings_are_those_the_model_makes_itself(any_backbone):
+    ids_BT = torch.tensor([[5, 6, 7], [330, 1, 0]])
+    model = any_backbone.model
+    with torch.no_grad():
+        embedded_BTH = any_backbone.embed(ids_BT)
+        by_ids, by_embeddings = model(input_ids=ids_BT).logits, model(inputs_embeds=embedded_BTH).logits
+    assert embedded_BTH.shape == (2, 3, any_backbone.width)
+    assert torch.equal(by_ids, by_embeddings)
+    assert torch.equal(any_backbone.vocabulary_VH[ids_BT], embedded_BTH)
+
+
+def test_vocabulary_is_scaled_as_gemma_scales_it():
+    gemma = tiny_backbone("gemma3_text")
+    weight_VH = gemma.model.get_input_embeddings().weight
+    assert (gemma.vocabulary_VH - weight_VH * 32**0.5).abs().max() < 1e-5
+
+
+def test_vocabulary_is_whole_whatever_it_is_embedded_in(monkeypatch):
+    backbone = tiny_backbone()
+    monkeypatch.setattr(backbones, "_EMBED_CHUNK", 100)
+    assert torch.equal(backbone.vocabulary_VH, backbone.model.get_input_embeddings().weight)
+    assert not backbone.vocabulary_VH.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_fingerprint_is_the_same_in_any_precision(any_backbone, dtype):
+    rounded = Fingerprint.of(copy.deepcopy(any_backbone.model).to(dtype))
+    assert any_backbone.fingerprint.matches(rounded)
+    assert rounded.matches(any_backbone.fingerprint)
+    assert len(rounded.weights) == 256
+
+
+def test_fingerprint_tells_another_seed_apart(any_backbone):
+    other = tiny_backbone(any_backbone.name.removeprefix("tiny-"), seed=1)
+    assert dict(other.fingerprint.architecture) == dict(any_backbone.fingerprint.architecture)
+    assert not any_backbone.fingerprint.matches(other.fingerprint)
+    assert not other.fingerprint.matches(any_backbone.fingerprint)
+
+
+def test_fingerprint_tells_a_slightly_tuned_copy_apart(any_backbone):
+    tuned = copy.deepcopy(any_backbone.model).requires_grad_(True)
+    optimizer = torch.optim.AdamW(tuned.parameters(), lr=1e-4, weight_decay=0.0)
+    ids_BT = torch.tensor([[5, 6, 7, 8, 9, 10]])
+    tuned(input_ids=ids_BT, labels=ids_BT).loss.backward()
+    optimizer.step()
+    assert not any_backbone.fingerprint.matches(Fingerprint.of(tuned))
+
+
+def test_fingerprint_tells_another_architecture_apart(backbone):
+    same = backbone.fingerprint
+    other = Fingerprint({**same.architecture, "num_attention_heads": 8}, same.weights)
+    assert not same.matches(other)
+    assert str(same).startswith("llama 2x32 ")
+    assert str(same) != str(tiny_backbone(seed=1).fingerprint)
+
+
+def test_saved_model_loads_as_it_was(model_directory, backbone):
+    loaded = Backbone.from_pretrained(model_directory, dtype="float32", device="cpu")
+    assert loaded.weights_sha256() == backbone.weights_sha256()
+    assert loaded.name == str(model_directory)
+    assert loaded.fingerprint.matches(backbone.fingerprint)
+    assert (loaded.width, loaded.device.type, loaded.dtype) == (32, "cpu", torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({}, torch.float32),
+        ({"avx512_bf16": False, "amx_bf16": False, "avx2": True}, torch.float32),
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ({"bf16": True}, torch.bfloat16),
+    ],
+)
+def test_precision_is_bfloat16_where_the_processor_computes_in_it(model_directory, monkeypatch, capabilities, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    loaded = Backbone.from_pretrained(model_directory, device="cpu")
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {dtype}
+    assert loaded.vocabulary_VH.dtype == loaded.dtype == dtype
+
+
+@pytest.mark.parametrize(("supported", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_precision_of_a_gpu_is_bfloat16_only_where_it_is_not_emulated(monkeypatch, supported, dtype):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported or including_emulation)
+    assert backbones._dtype("auto", torch.device("cuda")) == dtype
+
+
+def test_precision_that_is_named_is_taken(model_directory):
+    assert Backbone.from_pretrained(model_directory, dtype="float16", device="cpu").dtype == torch.float16
+
+
+def test_end_ids_are_the_tokenizers_and_the_models_own():
+    backbone = tiny_backbone()
+    assert backbone.end_ids == [1]
+    backbone.model.generation_config.eos_token_id = [7, 1, 5]
+    assert backbone.end_ids == [1, 5, 7]
+    backbone.model.generation_config.eos_token_id = 9
+    assert backbone.end_ids == [1, 9]
+    backbone.model.generation_config.eos_token_id = None
+    backbone.tokenizer.eos_token = None
+    assert backbone.end_ids == []
+
+
+def test_rows_are_filled_with_whatever_the_tokenizer_has():
+    backbone = tiny_backbone()
+    assert backbone.pad_id == 2
+    backbone.tokenizer.pad_token = None
+    assert backbone.pad_id == 1
+    backbone.tokenizer.eos_token = None
+    assert backbone.pad_id == 0
+
+
+def test_model_without_a_position_table_has_no_limit(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4})
+    assert tiny_backbone("gpt2").max_positions == 96
+    assert tiny_backbone("bloom").max_positions is None
+
+
+def test_model_that_takes_no_positions_is_run_without_them(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4})
+    bloom = tiny_backbone("bloom")
+    prompt_PH = from_vocabulary(bloom.vocabulary_VH, 2)
+    examples = [Example([-1, -2, 5, 6, 7, 8], [9]), Example([-1, -2, 7], [8, 9])]
+    with torch.no_grad():
+        alone_NV = torch.cat([splice(bloom, prompt_PH, collate([each], 2)) for each in examples])
+        for side in ("left", "right"):
+            for path in (splice, shared_prefix):
+                assert (path(bloom, prompt_PH, collate(examples, 2, side)) - alone_NV).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_unknown_device_is_told(model_directory, device):
+    with pytest.raises(ModelError, match=f"device {device} .*; expected a device of this machine. Use auto or cpu"):
+        Backbone.from_pretrained(model_directory, device=device)
+
+
+def drop_a_weight(directory):
+    weights = load_file(directory / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def truncate_weights(directory):
+    file = directory / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def change_config(directory, **changes):
+    file = directory / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+BREAKAGES = {
+    r"it lacks weights such as model\.layers\.1\.mlp\.up_proj\.weight": drop_a_weight,
+    r"model directory .* cannot be loaded \(.*(safetensors|header)": truncate_weights,
+    r"model directory .* cannot be loaded \(.*(size mismatch|mismatched|shape)": lambda directory: change_config(
+        directory, hidden_size=64, head_dim=8
+    ),
+    r"model directory .* cannot be loaded \(.*no-such-model": lambda directory: change_config(
+        directory, model_type="no-such-model"
+    ),
+    r"model directory .* cannot be loaded \(.*config\.json": lambda directory: (directory / "config.json").write_text(
+        "{"
+    ),
+    r"model .* cannot be loaded \(": shutil.rmtree,
+}
+
+
+@pytest.mark.parametrize("told", BREAKAGES)
+def test_model_that_cannot_be_loaded_is_told_in_one_line(saved, told):
+    BREAKAGES[told](saved)
+    with pytest.raises(ModelError, match=told) as raised:
+        Backbone.from_pretrained(saved, device="cpu")
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).endswith("Check the name and the files in it.")
+
+
+def test_code_that_comes_with_a_model_does_not_run_unless_it_is_allowed(saved):
+    ran = saved / "ran"
+    (saved / "own.py").write_text(
+        f"open({str(ran)!r}, 'w').close()\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+        "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    change_config(saved, model_type="own", auto_map=auto_map)
+    with pytest.raises(ModelError, match="trust_remote_code"):
+        Backbone.from_pretrained(saved, device="cpu")
+    assert not ran.exists()
+
+
+@pytest.mark.real_model
+def test_real_model_is_recognised_in_bfloat16(real_backbone):
+    half = Backbone.from_pretrained(ASSETS / "smollm2-135m-instruct", dtype="bfloat16", device="cpu")
+    assert half.fingerprint.matches(real_backbone.fingerprint)
+    assert half.weights_sha256() != real_backbone.weights_sha256()

@@ -1,0 +1,318 @@
+"""Answers are those of the plain definitions, in the rows' order, whatever the batch and the prompt of each row."""
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import tiny_backbone
+
+from ptuning import objective
+from ptuning.data import Coder, Example, Row, collate
+from ptuning.errors import DataError, PromptError
+from ptuning.forward import splice
+from ptuning.predict import Classification, PromptedLM
+from ptuning.prompt import SoftPrompt
+from ptuning.template import Task
+
+SENTIMENT = Task("{prompt:4}review: {text}\nsentiment:", verbalizer={"negative": " negative", "positive": " positive"})
+FREE = Task("{prompt:3}{text}{prompt:2} is", "{capital}")
+ROWS = [
+    {"text": "the film was good"},
+    {"text": "bad"},
+    {"text": "the plot was very dull and the film was bright and very very good"},
+    {"text": ""},
+    {"text": "a review of the capital"},
+]
+
+
+def prompt_for(backbone, task, seed=0):
+    drawn = torch.randn(task.num_virtual_tokens, backbone.width, generator=torch.Generator().manual_seed(seed))
+    scale = backbone.vocabulary_VH.std()
+    return SoftPrompt(drawn * scale, task, backbone.name, backbone.fingerprint)
+
+
+def prompted(backbone, batch_size=2):
+    prompts = {"sentiment": prompt_for(backbone, SENTIMENT), "free": prompt_for(backbone, FREE, seed=1)}
+    return PromptedLM(backbone, prompts, batch_size=batch_size)
+
+
+@pytest.fixture(scope="module")
+def lm(backbone):
+    return prompted(backbone)
+
+
+def examples_of(lm, name, rows=ROWS):
+    coder = Coder(lm.prompts[name].task, lm.backbone.tokenizer, lm.backbone.max_positions)
+    return coder.encode_prompts([Row(row, "row") for row in rows], 1), coder.label_ids
+
+
+def greedy(lm, name, example, num_tokens):
+    """Each token is the most likely one after the row so far, the whole of which is read anew."""
+    written = []
+    while len(written) < num_tokens and (not written or written[-1] not in lm.backbone.end_ids):
+        batch = collate([Example([*example.ids, *written], [0])], lm.backbone.pad_id)
+        with torch.no_grad():
+            written.append(int(splice(lm.backbone, lm.prompts[name].embeddings_PH, batch).argmax()))
+    return written
+
+
+def log_probability(lm, name, row, answer_ids):
+    """Of an answer given by its ids, by the reference path."""
+    example = dataclasses.replace(examples_of(lm, name, [row])[0][0], answer_ids=answer_ids)
+    with torch.no_grad():
+        batch = collate([example], lm.backbone.pad_id)
+        return float(objective.answer_scores(lm.backbone, lm.prompts[name].embeddings_PH, batch, "splice")[0])
+
+
+def give_ids(lm, monkeypatch):
+    """Makes `generate` return the answers' ids, which tell more than their text."""
+
+    def ids_up_to_the_end(ids_BN, skip_special_tokens):
+        assert skip_special_tokens
+        rows = ids_BN.tolist()
+        ends = [next((i + 1 for i, token in enumerate(ids) if token in lm.backbone.end_ids), len(ids)) for ids in rows]
+        assert all(set(ids[end:]) <= {lm.backbone.pad_id} for ids, end in zip(rows, ends, strict=True))
+        return [ids[:end] for ids, end in zip(rows, ends, strict=True)]
+
+    monkeypatch.setattr(lm.backbone.tokenizer, "batch_decode", ids_up_to_the_end)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_classification_is_the_softmax_of_the_label_scores_in_the_rows_order(backbone, batch_size):
+    lm = prompted(backbone, batch_size)
+    expected = []
+    for example in (found := examples_of(lm, "sentiment"))[0]:
+        with torch.no_grad():
+            scores_1C = objective.whole_label_scores(
+                backbone, lm.prompts["sentiment"].embeddings_PH, [example], found[1], "splice"
+            )
+        expected.append(scores_1C.softmax(dim=1)[0].tolist())
+    answers = lm.classify(ROWS, "sentiment")
+    assert len({answer.label for answer in answers}) == 2
+    for answer, (negative, positive) in zip(answers, expected, strict=True):
+        assert isinstance(answer, Classification)
+        assert answer.scores == pytest.approx({"negative": negative, "positive": positive}, abs=1e-5)
+        assert sum(answer.scores.values()) == pytest.approx(1, abs=1e-6)
+        assert answer.label == ("negative" if negative > positive else "positive")
+
+
+def test_labels_of_several_tokens_are_compared_whole(backbone):
+    task = dataclasses.replace(SENTIMENT, verbalizer={"a": " very good", "b": " in the film", "c": " dull"})
+    lm = PromptedLM(backbone, {"p": prompt_for(backbone, task)})
+    examples, label_ids = examples_of(lm, "p")
+    for answer, row in zip(lm.classify(ROWS), ROWS, strict=True):
+        scores = torch.tensor([log_probability(lm, "p", row, ids) for ids in label_ids]).softmax(dim=0).tolist()
+        assert list(answer.scores.values()) == pytest.approx(scores, abs=1e-5)
+    assert len(examples) == len(ROWS)
+
+
+def test_score_is_the_log_probability_of_each_rows_own_answer(lm):
+    rows = [{**row, "label": ("negative", "positive")[i % 2]} for i, row in enumerate(ROWS)]
+    _, label_ids = examples_of(lm, "sentiment")
+    expected = [log_probability(lm, "sentiment", row, label_ids[i % 2]) for i, row in enumerate(ROWS)]
+    assert lm.score(rows, "sentiment") == pytest.approx(expected, abs=1e-4)
+
+
+def test_score_of_an_answer_in_words_counts_its_end_too(lm):
+    rows = [{**row, "capital": word} for row, word in zip(ROWS, [" bright", "", "x", " in is", " the"], strict=True)]
+    tokenizer = lm.backbone.tokenizer
+    answers = [[*tokenizer(row["capital"], add_special_tokens=False).input_ids, tokenizer.eos_token_id] for row in rows]
+    expected = [log_probability(lm, "free", row, ids) for row, ids in zip(ROWS, answers, strict=True)]
+    assert lm.score(rows, "free") == pytest.approx(expected, abs=1e-4)
+
+
+def test_score_takes_whole_numbers_as_labels(backbone):
+    task = dataclasses.replace(SENTIMENT, verbalizer={"0": " negative", "1": " positive"})
+    lm = PromptedLM(backbone, {"p": prompt_for(backbone, task)})
+    assert lm.score([{"text": "good", "label": 1}]) == lm.score([{"text": "good", "label": "1"}])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_greedy_generation_is_the_most_likely_token_step_by_step(any_backbone, batch_size, monkeypatch):
+    lm = prompted(any_backbone, batch_size)
+    expected = [greedy(lm, "free", example, 7) for example in examples_of(lm, "free")[0]]
+    give_ids(lm, monkeypatch)
+    assert lm.generate(ROWS, "free", max_new_tokens=7) == expected
+    assert len({tuple(ids) for ids in expected}) > 1
+
+
+def test_prompt_right_before_the_answer_generates_too(any_backbone, monkeypatch):
+    task = Task("{text}{prompt:3}", "{capital}")
+    lm = PromptedLM(any_backbone, {"p": prompt_for(any_backbone, task)})
+    expected = [greedy(lm, "p", example, 5) for example in examples_of(lm, "p")[0]]
+    give_ids(lm, monkeypatch)
+    assert lm.generate(ROWS, max_new_tokens=5) == expected
+
+
+def test_generation_gives_text_without_special_tokens(lm, monkeypatch):
+    tokenizer = lm.backbone.tokenizer
+    expected = [tokenizer.decode(greedy(lm, "free", example, 5)) for example in examples_of(lm, "free")[0]]
+    assert lm.generate(ROWS, "free", max_new_tokens=5) == expected
+    monkeypatch.setattr(lm.backbone.model, "generate", lambda **_: torch.tensor([[310, 311, 1, 2], [310, 0, 311, 1]]))
+    written = tokenizer.decode([310, 311])
+    assert lm.generate(ROWS[:2], "free") == [written, written]
+
+
+def test_generation_stops_each_row_at_an_end_of_the_models_own(monkeypatch):
+    lm = prompted(tiny_backbone(), batch_size=32)
+    without_end = [greedy(lm, "free", example, 6) for example in examples_of(lm, "free")[0]]
+    end = next(ids[2] for ids in without_end if ids[2] not in ids[:2])
+    lm.backbone.model.generation_config.eos_token_id = [1, end]
+    expected = [ids[: ids.index(end) + 1] if end in ids else ids for ids in without_end]
+    assert len({len(ids) for ids in expected}) > 1
+    give_ids(lm, monkeypatch)
+    assert lm.generate(ROWS, "free", max_new_tokens=6) == expected
+
+
+def test_beams_find_likelier_answers_than_greedy_generation(lm, monkeypatch):
+    give_ids(lm, monkeypatch)
+    one = lm.generate(ROWS, "free", max_new_tokens=4)
+    several = lm.generate(ROWS, "free", max_new_tokens=4, num_beams=8)
+    assert one != several
+    assert lm.generate(ROWS, "free", max_new_tokens=4, num_beams=1) == one
+    total = {name: sum(log_probability(lm, "free", *each) for each in zip(ROWS, answers, strict=True))
+             for name, answers in (("one", one), ("several", several))}  # fmt: skip
+    assert total["several"] > total["one"]
+
+
+def test_sampling_depends_on_its_seed(lm):
+    def sample(seed):
+        torch.manual_seed(seed)
+        return lm.generate(ROWS, "free", max_new_tokens=6, do_sample=True, top_k=20)
+
+    assert sample(0) == sample(0)
+    assert sample(0) != sample(1)
+
+
+@pytest.mark.parametrize("method", ["classify", "score", "generate"])
+def test_each_row_may_have_its_own_prompt(backbone, method):
+    prompts = {"one": prompt_for(backbone, SENTIMENT), "other": prompt_for(backbone, SENTIMENT, seed=5)}
+    lm = PromptedLM(backbone, prompts, batch_size=2)
+    rows = [{**row, "label": "positive"} for row in ROWS]
+    names = ["one", "other", "other", "one", "other"]
+    options = {"max_new_tokens": 4} if method == "generate" else {}
+    call = getattr(lm, method)
+    separate = [call([row], name, **options)[0] for row, name in zip(rows, names, strict=True)]
+    mixed = call(rows, names, **options)
+    swapped = call(rows, names[::-1], **options)
+
+    def plain(answer):
+        return answer.scores["positive"] if isinstance(answer, Classification) else answer
+
+    if method == "generate":
+        assert mixed == separate
+    else:
+        assert [plain(answer) for answer in mixed] == pytest.approx([plain(answer) for answer in separate], abs=1e-5)
+    assert swapped != mixed
+
+
+def test_rows_of_prompts_with_other_templates_are_told_apart(lm):
+    rows = [{"text": "good", "capital": " bright"}, {"text": "good", "label": "positive"}]
+    scores = lm.score(rows, ["free", "sentiment"])
+    assert scores == pytest.approx([lm.score(rows[:1], "free")[0], lm.score(rows[1:], "sentiment")[0]], abs=1e-5)
+
+
+def test_only_prompt_needs_no_name(backbone, lm):
+    alone = PromptedLM(backbone, {"sentiment": lm.prompts["sentiment"]})
+    assert alone.classify(ROWS) == alone.classify(ROWS, "sentiment")
+    assert alone.classify([]) == []
+
+
+def test_saved_prompts_are_loaded_by_name(backbone, lm, model_directory, tmp_path):
+    directories = {name: prompt.save(tmp_path / name) for name, prompt in lm.prompts.items()}
+    loaded = PromptedLM.from_pretrained(model_directory, directories, dtype="float32", device="cpu", batch_size=2)
+    assert loaded.classify(ROWS, "sentiment") == lm.classify(ROWS, "sentiment")
+    assert loaded.generate(ROWS, "free", max_new_tokens=4) == lm.generate(ROWS, "free", max_new_tokens=4)
+
+
+def test_base_and_prompts_stay_as_they_are():
+    lm = prompted(tiny_backbone())
+    weights = lm.backbone.weights_sha256()
+    embeddings = {name: prompt.embeddings_PH.clone() for name, prompt in lm.prompts.items()}
+    lm.classify(ROWS, "sentiment")
+    lm.generate(ROWS, ["free", "sentiment", "free", "free", "sentiment"], max_new_tokens=3, do_sample=True)
+    assert lm.backbone.weights_sha256() == weights
+    assert all(torch.equal(prompt.embeddings_PH, embeddings[name]) for name, prompt in lm.prompts.items())
+
+
+def test_rows_given_stay_as_they_are(lm):
+    rows = [{"text": 5, "other": None}]
+    lm.classify(rows, "sentiment")
+    assert rows == [{"text": 5, "other": None}]
+
+
+def test_progress_is_shown_only_where_it_is_asked_for(backbone, lm, capsys):
+    lm.classify(ROWS, "sentiment")
+    assert capsys.readouterr().err == ""
+    PromptedLM(backbone, lm.prompts, progress=True).classify(ROWS, "sentiment")
+    assert "5/5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("topic", "prompt='topic'; expected one of sentiment, free, or one a row"),
+        (["sentiment"] * 4 + ["topic"], "prompt='topic'; expected one of sentiment, free"),
+        (["sentiment"] * 4, "4 prompt names for 5 rows; expected one of sentiment, free, or one a row"),
+        (["sentiment"] * 6, "6 prompt names for 5 rows"),
+        (None, "0 prompt names for 5 rows"),
+    ],
+)
+def test_names_that_fit_no_prompt_or_no_row_are_told(lm, prompt, told):
+    with pytest.raises(PromptError, match=told):
+        lm.classify(ROWS, prompt)
+
+
+def test_classifying_needs_a_verbalizer(lm):
+    with pytest.raises(PromptError, match=r"classify with prompt 'free', which has no verbalizer; .* Use generate"):
+        lm.classify(ROWS, "free")
+
+
+@pytest.mark.parametrize("method", ["classify", "score", "generate"])
+def test_prompt_without_a_task_is_told(backbone, lm, method):
+    bare = dataclasses.replace(lm.prompts["sentiment"], task=None)
+    with pytest.raises(PromptError, match=r"prompt 'bare' without a task .* Give it one: dataclasses\.replace"):
+        getattr(PromptedLM(backbone, {"bare": bare}), method)(ROWS)
+
+
+def test_prompts_of_another_base_are_refused_unless_allowed(lm):
+    other = tiny_backbone(seed=1)
+    with pytest.raises(PromptError, match="another gives it another meaning"):
+        PromptedLM(other, lm.prompts)
+    allowed = PromptedLM(other, lm.prompts, allow_other_base=True)
+    assert allowed.classify(ROWS, "sentiment") != lm.classify(ROWS, "sentiment")
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [({"txt": "a"}, "row 1 has no column 'text'"), ({"text": None}, "row 1: column 'text' holds None; expected text")],
+)
+def test_bad_row_is_named_by_its_number(lm, row, told):
+    with pytest.raises(DataError, match=told):
+        lm.classify([ROWS[0], row], "sentiment")
+
+
+def test_score_names_a_row_without_an_answer(lm):
+    with pytest.raises(DataError, match="row 1 has no column 'label'"):
+        lm.score([{"text": "a", "label": "positive"}, {"text": "a"}], "sentiment")
+
+
+def test_answer_longer_than_the_models_positions_is_refused():
+    lm = prompted(tiny_backbone("gpt2"))
+    assert len(lm.generate(ROWS, "free", max_new_tokens=70)) == len(ROWS)
+    with pytest.raises(DataError, match="row 0 needs 7 tokens before any of its 'text'; expected at most 6"):
+        lm.generate(ROWS, "free", max_new_tokens=90)
+
+
+def test_text_is_cut_to_leave_room_for_the_answer(monkeypatch):
+    lm = prompted(tiny_backbone("gpt2"))
+    lengths = []
+    generate = lm.backbone.model.generate
+
+    def noted(**inputs):
+        lengths.append(inputs["inputs_embeds"].shape[1])
+        return generate(**inputs)
+
+    monkeypatch.setattr(lm.backbone.model, "generate", noted)
+    lm.generate([{"text": " good" * 200}], "free", max_new_tokens=10)
+    assert lengths == [86]

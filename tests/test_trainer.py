@@ -1,0 +1,353 @@
+"""Training: what it writes, resuming to the bit, stopping, and what it refuses."""
+
+import importlib.util
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ASSETS, write_csv
+
+import ptuning
+from ptuning import trainer
+from ptuning.config import RunConfig
+from ptuning.errors import TrainingError
+from ptuning.interrupts import Interrupted
+from ptuning.run_directory import RunDirectory
+from ptuning.trainer import TrainResult, rate, train
+
+# Runs `ptuning train` and kills the process with SIGKILL at one point: after a step, while a checkpoint is being
+# written (before it is renamed into place), or in an evaluation.
+KILLER = """
+import os, signal, sys
+from ptuning import cli, files, trainer
+from ptuning.run_directory import RunDirectory
+point, number, *arguments = sys.argv[1:]
+number = int(number)
+def kill(): os.kill(os.getpid(), signal.SIGKILL)
+step, save, evaluate = trainer.Trainer._step, trainer.torch.save, trainer.evaluate
+def killing_step(self):
+    record = step(self)
+    if point == "step" and self.progress.step == number: kill()
+    return record
+def killing_save(state, path):
+    save(state, path)
+    if point == "save" and state["progress"]["step"] == number: kill()
+def killing_evaluate(*arguments, **options):
+    global number
+    number -= point == "evaluate"
+    if point == "evaluate" and number == 0: kill()
+    return evaluate(*arguments, **options)
+trainer.Trainer._step, trainer.torch.save, trainer.evaluate = killing_step, killing_save, killing_evaluate
+sys.exit(cli.main(arguments))
+"""
+
+
+def trained(config: Path, *overrides: str, resume: bool = False) -> TrainResult:
+    return train(RunConfig.from_yaml(config, overrides), resume)
+
+
+def killed(point: str, number: int, *arguments: str) -> int:
+    command = [sys.executable, "-c", KILLER, point, str(number), "train", *arguments]
+    return subprocess.run(
+        command, capture_output=True, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    ).returncode
+
+
+def log(directory: Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(directory: Path) -> list[tuple]:
+    """The log without what depends on the clock."""
+    return [(r["step"], r.get("loss"), r.get("grad_norm"), r.get("eval_loss")) for r in log(directory)]
+
+
+def test_training_learns_the_task_and_writes_the_run(run_config: Path) -> None:
+    options = ("--train.max_steps=100", "--train.eval_steps=25", "--train.logging_steps=25")
+    result = trained(run_config, *options)
+    run = result.directory.parent
+    assert {path.name for path in run.iterdir()} == {
+        "checkpoints",
+        "config.yaml",
+        "metrics.json",
+        "metrics.jsonl",
+        "prompt",
+    }
+    results = json.loads((run / "metrics.json").read_text())["results"]
+    assert results["soft prompt"]["accuracy"] > 0.9 > results["the same words, no soft prompt"]["accuracy"]
+    assert results["soft prompt"]["num_rows"] == 24
+    assert RunConfig.from_yaml(run / "config.yaml") == RunConfig.from_yaml(run_config, options)
+    steps = [record for record in log(run) if "learning_rate" in record]
+    assert [record["step"] for record in steps] == [25, 50, 75, 100]
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert all(record["tokens_per_second"] > 0 and record["peak_memory_bytes"] > 1e6 for record in steps)
+    assert [record["step"] for record in log(run) if "eval_loss" in record] == [25, 50, 75, 100]
+    loaded = ptuning.SoftPrompt.load(result.directory)
+    assert torch.equal(loaded.embeddings_PH, result.prompt.embeddings_PH)
+    assert "soft prompt | 24" in (result.directory / "README.md").read_text()
+
+
+def test_base_weights_are_unchanged_and_their_hash_recorded(run_config: Path, model_directory: Path) -> None:
+    before = ptuning.Backbone.from_pretrained(model_directory, device="cpu").weights_sha256()
+    assert trained(run_config).metrics["base_weights_sha256"] == before
+
+
+@pytest.mark.parametrize(("point", "number"), [("step", 5), ("save", 6), ("evaluate", 2)])
+def test_run_killed_and_resumed_equals_uninterrupted_run_to_the_bit(
+    run_config: Path, tmp_path: Path, point: str, number: int
+) -> None:
+    whole = trained(run_config, f"--train.output_dir={tmp_path}/whole")
+    arguments = ("--config", str(run_config))
+    assert killed(point, number, *arguments) == -signal.SIGKILL
+    assert not (tmp_path / "run" / "prompt").exists()
+    resumed = trained(run_config, resume=True)
+    assert torch.equal(resumed.prompt.embeddings_PH, whole.prompt.embeddings_PH)
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    leftovers = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if not path.name.startswith(".")]
+    assert sorted(leftovers) == ["best.pt", "last.pt"]
+
+
+@pytest.mark.real_model
+def test_real_run_killed_at_three_points_and_resumed_equals_uninterrupted_run_to_the_bit(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"""
+model: {{name_or_path: {ASSETS}/smollm2-135m-instruct, dtype: float32, device: cpu}}
+data:
+  train: {ASSETS}/movie_reviews/train.csv
+  template: "{{prompt:20}}Review: {{text}}\\nSentiment:"
+  verbalizer: {{negative: " negative", positive: " positive"}}
+train: {{output_dir: {tmp_path}/run, max_steps: 6, per_device_train_batch_size: 4, save_steps: 2, logging_steps: 1}}
+""")
+    if not ASSETS.exists():
+        pytest.skip("run scripts/fetch_assets.py first")
+    whole = trained(config, f"--train.output_dir={tmp_path}/whole")
+    for point, number in (("step", 1), ("save", 4), ("step", 5)):
+        assert killed(point, number, "--config", str(config), "--resume") == -signal.SIGKILL
+    resumed = trained(config, resume=True)
+    assert torch.equal(resumed.prompt.embeddings_PH, whole.prompt.embeddings_PH)
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("encoder", ["embedding", "mlp", "lstm", "residual"])
+def test_every_encoder_resumes_to_the_bit(run_config: Path, tmp_path: Path, encoder: str) -> None:
+    option = f"--prompt.encoder={encoder}"
+    whole = trained(run_config, option, f"--train.output_dir={tmp_path}/whole")
+    assert killed("step", 7, "--config", str(run_config), option) == -signal.SIGKILL
+    resumed = trained(run_config, option, resume=True)
+    assert torch.equal(resumed.prompt.embeddings_PH, whole.prompt.embeddings_PH)
+
+
+def test_ctrl_c_writes_a_checkpoint_and_exits_130(run_config: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ptuning.cli", "train", "--config", str(run_config), "--train.max_steps=100000"]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    )
+    while not (tmp_path / "run" / "checkpoints" / "last.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "go on with --resume" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    state = RunDirectory(tmp_path / "run").load_checkpoint("last")
+    assert state is not None
+    assert f"interrupted at step {state['progress']['step']}" in errors
+
+
+def test_interrupted_in_process_keeps_the_old_signal_handler(run_config: Path) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    step = trainer.Trainer._step
+
+    def interrupting_step(self: trainer.Trainer) -> dict:
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_step", interrupting_step)
+        with pytest.raises(Interrupted, match="interrupted at step 1"):
+            trained(run_config)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert trained(run_config, resume=True).prompt.training["steps"] == 12
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss_sum = trainer.loss_sum
+    calls = iter(range(100))
+    monkeypatch.setattr(trainer, "loss_sum", lambda *a: loss_sum(*a) * (math.nan if next(calls) == 7 else 1))
+    with pytest.raises(
+        TrainingError, match=r"loss nan at step 8; expected a finite number\. Lower train\.learning_rate"
+    ):
+        trained(run_config)
+    state = RunDirectory(tmp_path / "run").load_checkpoint("last")
+    assert state is not None
+    assert state["progress"]["step"] == 6
+    assert all(torch.isfinite(tensor).all() for tensor in state["encoder"].values())
+
+
+def test_accumulated_batches_make_the_same_steps_as_one_large_batch(run_config: Path, tmp_path: Path) -> None:
+    large = trained(run_config, "--train.max_steps=1", f"--train.output_dir={tmp_path}/large")
+    settings = RunConfig.from_yaml(run_config, ["--train.max_steps=1", "--train.gradient_accumulation_steps=2"])
+    small = trainer.Trainer(settings, RunDirectory(settings.train.output_dir))
+    rows = small.stream[0]
+    small.stream = [rows[:3], rows[3:]]  # type: ignore[assignment]
+    result = small.train()
+    torch.testing.assert_close(result.prompt.embeddings_PH, large.prompt.embeddings_PH, rtol=0, atol=1e-6)
+
+
+def test_splice_and_shared_prefix_train_alike(run_config: Path, tmp_path: Path) -> None:
+    runs = [
+        trained(run_config, "--train.max_steps=3", f"--train.forward={path}", f"--train.output_dir={tmp_path}/{path}")
+        for path in ("splice", "shared_prefix")
+    ]
+    torch.testing.assert_close(runs[0].prompt.embeddings_PH, runs[1].prompt.embeddings_PH, rtol=0, atol=1e-4)
+
+
+def test_early_stopping_ends_after_evaluations_without_improvement(
+    run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = trainer.evaluate
+    worse = iter(range(1, 100))
+
+    def worsening(*arguments: object) -> object:
+        metrics = real(*arguments)  # type: ignore[arg-type]
+        return trainer.Metrics(
+            metrics.num_rows, metrics.num_correct, metrics.num_label_tokens, float(next(worse)) * 100
+        )
+
+    monkeypatch.setattr(trainer, "evaluate", worsening)
+    result = trained(run_config, "--train.max_steps=100", "--train.eval_steps=2", "--train.early_stopping_patience=3")
+    assert result.prompt.training["steps"] == 8
+    assert result.prompt.training["best_step"] == 2
+    assert RunDirectory(tmp_path / "run").load_checkpoint("last")["progress"]["step"] == 8  # type: ignore[index]
+
+
+def test_finished_run_is_only_read_on_resume(run_config: Path) -> None:
+    first = trained(run_config)
+    written = (first.directory / "ptuning.json").stat().st_mtime_ns
+    again = trained(run_config, resume=True)
+    assert (first.directory / "ptuning.json").stat().st_mtime_ns == written
+    assert torch.equal(again.prompt.embeddings_PH, first.prompt.embeddings_PH)
+    assert again.metrics == first.metrics
+
+
+def test_other_seed_gives_another_prompt_and_the_same_seed_the_same(run_config: Path, tmp_path: Path) -> None:
+    prompts = [
+        trained(run_config, f"--train.seed={seed}", f"--train.output_dir={tmp_path}/{i}").prompt.embeddings_PH
+        for i, seed in enumerate((0, 0, 1))
+    ]
+    assert torch.equal(prompts[0], prompts[1])
+    assert not torch.equal(prompts[0], prompts[2])
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("--prompt.init=labels", [" positive", " negative"]),
+        ("--prompt.init=text", [" good", " film"]),
+    ],
+)
+def test_initial_tokens_are_recorded(run_config: Path, option: str, expected: list[str]) -> None:
+    text = ["--prompt.init_text= good film"] if option.endswith("text") else []
+    result = trained(run_config, option, *text, "--train.max_steps=1")
+    tokenizer = ptuning.Backbone.from_pretrained(result.prompt.base_name or "", device="cpu").tokenizer
+    tokens = [tokenizer.decode([i]) for i in result.prompt.init["token_ids"]]
+    assert set(expected) <= set(tokens)
+
+
+def test_new_run_starts_from_a_saved_prompt(run_config: Path, tmp_path: Path) -> None:
+    first = trained(run_config)
+    settings = RunConfig.from_yaml(
+        run_config,
+        ["--prompt.init=prompt", f"--prompt.init_prompt={first.directory}", f"--train.output_dir={tmp_path}/second"],
+    )
+    second = trainer.Trainer(settings, RunDirectory(settings.train.output_dir))
+    assert torch.equal(second._prompt_PH(), first.prompt.embeddings_PH)
+
+
+def test_training_for_generation_learns_answers_and_their_end(run_config: Path, tmp_path: Path) -> None:
+    rows = [{"country": name, "capital": f" {answer}"} for name, answer in (("good", "film"), ("bad", "plot"))] * 16
+    write_csv(tmp_path / "capitals.csv", rows)
+    result = trained(
+        run_config,
+        *(f"--data.{split}={tmp_path}/capitals.csv" for split in ("train", "validation", "test")),
+        "--data.template={prompt:3}{country}{prompt:3} is the capital of",
+        *("--data.answer={capital}", "--data.verbalizer=null"),
+        *("--train.max_steps=80", "--train.learning_rate=0.05", "--train.eval_steps=40"),
+    )
+    assert not (result.directory / "adapter_config.json").exists()
+    assert result.metrics["results"]["soft prompt"]["accuracy"] == 1.0
+    base = result.prompt.base_name or ""
+    lm = ptuning.PromptedLM.from_pretrained(base, {"capital": result.directory}, device="cpu")
+    assert lm.generate([{"country": "good"}, {"country": "bad"}], max_new_tokens=8) == [" film", " plot"]
+
+
+def test_rows_that_were_cut_are_counted(run_config: Path) -> None:
+    result = trained(run_config, "--data.max_length=22", "--train.max_steps=1")
+    assert result.prompt.training["rows_cut"] > 0
+    assert result.metrics["results"]["soft prompt"]["num_cut"] > 0
+
+
+def test_tensorboard_gets_the_metrics(run_config: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trained(run_config, "--train.report_to=tensorboard")
+    events = EventAccumulator(str(next((tmp_path / "run").rglob("events.out.*")).parent))
+    events.Reload()
+    assert {"loss", "learning_rate", "grad_norm", "eval_loss"} <= set(events.Tags()["scalars"])
+
+
+def test_tracker_that_is_not_installed_is_one_clear_error(run_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(TrainingError, match=r"tensorboard, which is not installed; .* pip install tensorboard"):
+        trained(run_config, "--train.report_to=tensorboard")
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("cosine", [0.5, 1.0, 1.0, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 + math.cos(3 * math.pi / 4)) / 2]),
+    ],
+)
+def test_learning_rate_rises_then_falls(kind: str, expected: list[float]) -> None:
+    settings = ptuning.config.TrainConfig("runs/x", lr_scheduler_type=kind, warmup_ratio=0.25)  # type: ignore[arg-type]
+    assert [rate(settings, 6, step) for step in range(6)] == pytest.approx(expected)
+
+
+def test_epochs_decide_the_steps_where_max_steps_does_not(run_config: Path) -> None:
+    settings = RunConfig.from_yaml(run_config, ["--train.max_steps=null", "--train.num_train_epochs=1.5"])
+    assert trainer.Trainer(settings, RunDirectory(settings.train.output_dir)).max_steps == 12  # 1.5 x 64 rows / 8
+
+
+def test_scripts_train_is_ptuning_train(run_config: Path, tmp_path: Path) -> None:
+    script = Path(__file__).parent.parent / "scripts" / "train.py"
+    command = [sys.executable, str(script), "--config", str(run_config), "--train.max_steps=2"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "| soft prompt | 24 |" in result.stdout
+    assert (tmp_path / "run" / "prompt" / "adapter_config.json").exists()
+
+
+def test_two_processes_make_the_same_steps_as_one(run_config: Path, tmp_path: Path) -> None:
+    options = ["--train.per_device_train_batch_size=4", "--train.max_steps=4"]
+    one = trained(run_config, *options, "--train.gradient_accumulation_steps=2", f"--train.output_dir={tmp_path}/one")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
+    script = str(Path(__file__).parent.parent / "scripts" / "train.py")
+    command = [*launcher, script, "--config", str(run_config), *options, f"--train.output_dir={tmp_path}/two"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("| soft prompt |") == 1
+    two = ptuning.SoftPrompt.load(tmp_path / "two" / "prompt")
+    torch.testing.assert_close(two.embeddings_PH, one.prompt.embeddings_PH, rtol=0, atol=1e-5)
+    assert two.results["soft prompt"]["num_rows"] == one.prompt.results["soft prompt"]["num_rows"] == 24
+    assert two.results["soft prompt"]["loss"] == pytest.approx(one.prompt.results["soft prompt"]["loss"], abs=1e-4)
