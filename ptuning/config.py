@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, get_loader, set_parsing_settings
 
 from ptuning.errors import ConfigError
-from ptuning.template import Task, Template
+from ptuning.template import Slot, Task, Template
 
 Section = TypeVar("Section")
 
@@ -184,15 +184,21 @@ class RunConfig:
             (self.train.metric_for_best_model == "accuracy", "train.metric_for_best_model: accuracy", "validation"),
             (self.train.early_stopping_patience is not None, "train.early_stopping_patience", "validation"),
         )
-        _raise_all(
-            [
+        problems = [
+            ConfigError(f"{setting} without data.{key}", f"data.{key} with it", f"Add data.{key}, or change {setting}")
+            for is_set, setting, key in needs
+            if is_set and getattr(self.data, key) is None
+        ]
+        template = self.data.template
+        if self.train.forward == "shared_prefix" and not isinstance(Template.parse(template).parts[0], Slot):
+            problems.append(
                 ConfigError(
-                    f"{setting} without data.{key}", f"data.{key} with it", f"Add data.{key}, or change {setting}"
+                    f"train.forward: shared_prefix with template {template!r}",
+                    "a template that begins with a prompt slot",
+                    "Set train.forward to auto",
                 )
-                for is_set, setting, key in needs
-                if is_set and getattr(self.data, key) is None
-            ]
-        )
+            )
+        _raise_all(problems)
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "RunConfig":

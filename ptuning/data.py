@@ -21,6 +21,8 @@ from torch import Tensor
 from ptuning.errors import DataError
 from ptuning.template import Task, Template, TemplateEncoder, Verbalizer, text_ids
 
+_log = logging.getLogger(__name__)
+
 IGNORED = -100  # a label that is not a label, as everywhere in the field
 _FILE_KINDS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _BATCHES_PER_WINDOW = 50  # rows are shuffled, then grouped by length within windows of this many batches
@@ -289,6 +291,10 @@ def _read_csv(source: str) -> Iterator[tuple[dict[str, Any], str]]:
     with Path(source).open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t" if source.lower().endswith(".tsv") else ",", strict=True)
         try:
+            names = list(reader.fieldnames or ())
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise DataError(f"{source} has two columns {twice[0]!r}", "a name a column", "Rename one")
             for values in reader:
                 where = f"{source} line {reader.line_num}"
                 if None in values:
@@ -372,6 +378,15 @@ def _quietly() -> Iterator[None]:
 def num_cut(examples: Iterable[Example]) -> int:
     """How many rows lost the end of their text."""
     return sum(example.was_cut for example in examples)
+
+
+def warn_of_cut(what: str, examples: Sequence[Example]) -> None:
+    """Logs how many rows lost the end of their text, where any did."""
+    if num_cut(examples):
+        _log.warning(
+            f"{what}: {num_cut(examples):,} of {len(examples):,} rows lost the end of their text, being too long for "
+            "the model's positions or max_length"
+        )
 
 
 def with_answer(example: Example, answer_ids: list[int]) -> Example:

@@ -3,8 +3,8 @@
 Knows nothing of training, files or the command line.
 """
 
+import logging
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptuning.backbone import Backbone
-from ptuning.data import Coder, Example, Row, by_length, collate, num_cut
+from ptuning.data import Coder, Example, Row, by_length, collate, num_cut, warn_of_cut
 from ptuning.objective import answer_scores, label_scores
 from ptuning.template import Task
+
+_log = logging.getLogger(__name__)
 
 WITHOUT, WITH = "the same words, no soft prompt", "soft prompt"  # names of results
 _Z = 1.959963984540054  # the normal distribution's 97.5 % point
@@ -119,7 +121,7 @@ def sides(
         if all(example.ids for example in examples):
             yield WITHOUT, prompt_PH[:0], examples, coder
         else:
-            print("no baseline: without the prompt nothing stands before some answers", file=sys.stderr)
+            _log.warning("no baseline: without the prompt nothing stands before some answers")
     coder = Coder(task, backbone.tokenizer, backbone.max_positions)
     yield WITH, prompt_PH, coder.encode(rows), coder
 
@@ -128,10 +130,11 @@ def evaluate_rows(
     backbone: Backbone, prompt_PH: Tensor, task: Task, rows: Sequence[Row], batch_size: int, with_baseline: bool
 ) -> dict[str, Metrics]:
     """Evaluates a prompt on rows, and the same words without it where `with_baseline`; name -> metrics."""
-    return {
-        name: evaluate(backbone, prompt, examples, coder.label_ids, batch_size, progress=name)
-        for name, prompt, examples, coder in sides(backbone, prompt_PH, task, rows, with_baseline)
-    }
+    results = {}
+    for name, prompt, examples, coder in sides(backbone, prompt_PH, task, rows, with_baseline):
+        warn_of_cut(name, examples)
+        results[name] = evaluate(backbone, prompt, examples, coder.label_ids, batch_size, progress=name)
+    return results
 
 
 def _scores(

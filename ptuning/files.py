@@ -66,12 +66,13 @@ def whole_directory(path: Path) -> Iterator[Path]:
 def _swap(new: Path, path: Path) -> None:
     """Puts `new` in the place of `path`, or leaves `path` as it was."""
     old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    os.replace(path, old / "old")
     try:
-        os.replace(new, path)
-    except BaseException:
-        os.replace(old / "old", path)
-        raise
+        os.replace(path, old / "old")
+        try:
+            os.replace(new, path)
+        except BaseException:
+            os.replace(old / "old", path)
+            raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptuning.backbone import Backbone
-from ptuning.data import Coder, Example, Row, as_row, by_length, collate
+from ptuning.data import Coder, Example, Row, as_row, by_length, collate, warn_of_cut
 from ptuning.errors import PromptError
 from ptuning.forward import place
 from ptuning.objective import answer_scores, label_scores
@@ -190,6 +190,7 @@ class PromptedLM:
         self, examples: Sequence[Example], answer: Callable[[list[Example]], Sequence[Answer]]
     ) -> list[Answer]:
         """Answers examples in batches of similar length, and gives the answers back in their order."""
+        warn_of_cut("answering", examples)
         answers: dict[int, Answer] = {}
         with torch.no_grad(), tqdm(total=len(examples), unit="row", disable=not self.progress) as bar:
             for batch in by_length(examples, self.batch_size):

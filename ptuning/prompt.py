@@ -246,7 +246,10 @@ def _from_own(path: Path, embeddings_PH: Tensor) -> SoftPrompt:
             Task(**own["task"]) if own["task"] else None,
             own["base"]["name"],
             Fingerprint(print_["architecture"], tuple(print_["weights"])) if print_ else None,
-            *(own[key] for key in ("encoder", "init", "training", "results")),
+            encoder=own["encoder"],
+            init=own["init"],
+            training=own["training"],
+            results=own["results"],
             revision=own["base"]["revision"],
             library_version=own["library_version"],
         )

@@ -69,9 +69,11 @@ class RunDirectory:
         return saved
 
     def start(self, config: RunConfig) -> None:
-        """Writes the resolved config; a run exists from here on."""
+        """Writes the resolved config; a run exists from here on. Removes what a killed process left half-written."""
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+        for leftover in (*self.path.glob(".config.yaml.*"), *self._checkpoint(LAST).parent.glob(".*.pt.*")):
+            leftover.unlink()
         with whole_file(self.config) as beside:
             beside.write_text(config.to_yaml(), encoding="utf-8")
 

@@ -190,7 +190,8 @@ class TemplateEncoder:
         ]
 
     def _ids(self, rows: Sequence[Mapping[str, str]]) -> list[list[int]]:
-        filled = [self.template.fill({name: self.plain(text) for name, text in row.items()}) for row in rows]
+        names = self.template.field_names
+        filled = [self.template.fill({name: self.plain(row[name]) for name in names}) for row in rows]
         texts = [stretch for stretches in filled for stretch in stretches if isinstance(stretch, str)]
         tokenized = iter(text_ids(self._tokenizer, texts))
         return [self._join(stretches, tokenized) for stretches in filled]

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from ptuning import encoders, initializers
 from ptuning.backbone import Backbone
 from ptuning.config import RunConfig, TrainConfig
-from ptuning.data import BatchStream, Coder, Example, collate, num_cut, read_rows
+from ptuning.data import BatchStream, Coder, Example, collate, num_cut, read_rows, warn_of_cut
 from ptuning.errors import TrainingError
 from ptuning.evaluation import Metrics, evaluate, sides
 from ptuning.interrupts import Interrupted, noted_interrupts
@@ -135,9 +135,8 @@ class Trainer:
 
     def _say_what_was_cut(self) -> None:
         for split, examples in self.examples.items():
-            if self._speaks and num_cut(examples):
-                cut, limit = num_cut(examples), self.coder.max_length
-                print(f"{split}: {cut:,} of {len(examples):,} rows lost text beyond {limit} tokens", file=sys.stderr)
+            if self._speaks:
+                warn_of_cut(split, examples)
 
     def _loop(self) -> None:
         progress, settings = self.progress, self.settings

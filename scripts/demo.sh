@@ -8,13 +8,13 @@ prompt=runs/movie-reviews/prompt
 
 source scripts/setup.sh "demo"
 
-printf '\n[3/5] Training 20 virtual tokens in front of a frozen model (%s)\n' "$config"
+printf '\n== Training 20 virtual tokens in front of a frozen model (%s)\n' "$config"
 .venv/bin/ptuning train --config "$config" --resume
 
-printf '\n[4/5] What the virtual tokens decode to\n'
+printf '\n== What the virtual tokens decode to\n'
 .venv/bin/ptuning inspect "$prompt" --top-k 3
 
-printf '\n[5/5] Using it\n'
+printf '\n== Using it\n'
 .venv/bin/ptuning predict "$prompt" --input "a gripping film that never lets go"
 cat <<END
 From Python:

@@ -4,14 +4,14 @@ extra=$1
 stamp=.venv/.installed-$extra
 
 if ! .venv/bin/python -c "import pip" 2>/dev/null; then
-    echo "[1/5] Making .venv"
+    echo "== Making .venv"
     "${PYTHON:-python3}" -m venv .venv
 fi
 if [ ! -e "$stamp" ] || [ requirements.lock -nt "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
-    echo "[1/5] Installing the locked versions (about 1 GB with PyTorch; a minute or two)"
+    echo "== Installing the locked versions (about 1 GB with PyTorch; a minute or two)"
     .venv/bin/python -m pip install --disable-pip-version-check \
         --constraint requirements.lock --editable ".[$extra]"
     touch "$stamp"
 fi
-echo "[2/5] Fetching the model and the texts"
+echo "== Fetching the model and the texts"
 .venv/bin/python scripts/fetch_assets.py

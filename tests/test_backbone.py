@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import ASSETS, FAMILIES, tiny_backbone
+from conftest import ASSETS, FAMILIES, tiny_backbone, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 
 from ptuning import backbone as backbones
@@ -246,6 +246,14 @@ def test_model_that_cannot_be_loaded_is_told_in_one_line(saved, told):
         Backbone.from_pretrained(saved, device="cpu")
     assert "\n" not in str(raised.value)
     assert str(raised.value).endswith("Check the name and the files in it.")
+
+
+def test_tokenizer_with_more_ids_than_the_model_is_refused(saved):
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(saved)
+    with pytest.raises(ModelError, match=r"its tokenizer has (\d+) ids and the model \d+"):
+        Backbone.from_pretrained(saved, device="cpu")
 
 
 def test_code_that_comes_with_a_model_does_not_run_unless_it_is_allowed(saved):

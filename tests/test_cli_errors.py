@@ -17,10 +17,12 @@ import pytest
 import torch
 import yaml
 from conftest import review_rows, tiny_backbone, write_csv
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ptuning import cli, run_directory
 from ptuning.backbone import Backbone
+from ptuning.data import Row
 from ptuning.prompt import OWN_FILE, WEIGHTS_FILE, SoftPrompt
 from ptuning.run_directory import RunDirectory
 from ptuning.template import Task
@@ -225,6 +227,7 @@ def test_settings_that_cannot_be_used_are_told_in_one_line(
     [
         ("train.csv", "", "train.csv has no rows; expected one row or more"),
         ("train.csv", "text,label\n", "train.csv has no rows"),
+        ("train.csv", "text,label,text\na,positive,b\n", "train.csv has two columns 'text'; expected a name a column"),
         ("train.csv", "words,label\na,positive\n", "train.csv line 2 has no column 'text'; .*there are: words, label"),
         ("train.csv", "text,label\na,positive\nb\n", "train.csv line 3: column 'label' holds None; expected text"),
         ("train.csv", "text,label\na,positive\nb,fine\n", "line 3: label 'fine'; expected one of negative, positive"),
@@ -251,6 +254,30 @@ def test_a_bad_row_is_named_in_evaluation_and_prediction_too(refused: Refused, s
     refused("evaluate", saved, "--data", rows, match="rows.csv line 5: label 'so-so'; expected one of negative")
     other = write_csv(tmp_path / "other.csv", [{"body": "a"}])
     refused("predict", saved, "--data", other, match="other.csv line 2 has no column 'text'")
+
+
+def test_rows_of_validation_are_those_evaluated_where_there_was_no_test(
+    run: Callable[..., Outcome], run_config: Path, tmp_path: Path
+) -> None:
+    assert run("train", "--config", run_config, "--data.test", "null", "--train.max_steps", 1).status == 0
+    measured = json.loads(run("evaluate", tmp_path / "run" / "prompt", "--json").out)
+    assert measured["data"] == f"{tmp_path}/validation.csv"
+    assert measured["results"]["soft prompt"]["num_rows"] == 16
+
+
+def test_a_hub_data_sets_validation_split_is_read_where_there_was_no_test(
+    made_prompt: SoftPrompt, run: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = dataclasses.replace(made_prompt, training={"data": {"validation": "org/name"}}).save(tmp_path / "prompt")
+    asked: list[tuple[str, str]] = []
+
+    def rows(source: str, split: str, columns: object) -> list[Row]:
+        asked.append((source, split))
+        return [Row(values, "row") for values in review_rows(2)]
+
+    monkeypatch.setattr("ptuning.data.read_rows", rows)
+    assert run("evaluate", path).status == 0
+    assert asked == [("org/name", "validation")]
 
 
 def test_evaluating_without_rows_is_refused(refused: Refused, saved: Path) -> None:
@@ -416,6 +443,27 @@ def test_resuming_with_other_settings_is_refused(
     refused("train", "--config", run_config, "--resume", match=match)
 
 
+@pytest.mark.parametrize("content", ["model: [", "just words", ""])
+def test_a_broken_config_of_a_run_is_told_on_resume(
+    refused: Refused, run_config: Path, tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "run").mkdir()
+    kept = write(tmp_path / "run" / "config.yaml", content)
+    refused("train", "--config", run_config, "--resume", match="run/config.yaml is broken; expected the config that")
+    assert kept.read_text() == content
+
+
+def test_resuming_with_other_rows_is_refused(
+    refused: Refused, run: Callable[..., Outcome], run_config: Path, tmp_path: Path
+) -> None:
+    assert run("train", "--config", run_config).status == 0
+    (tmp_path / "run" / "metrics.json").unlink()
+    checkpoint = (tmp_path / "run" / "checkpoints" / "last.pt").read_bytes()
+    write_csv(tmp_path / "train.csv", review_rows(63))
+    refused("train", "--config", run_config, "--resume", match="--resume of .*/run with other training rows")
+    assert (tmp_path / "run" / "checkpoints" / "last.pt").read_bytes() == checkpoint
+
+
 def test_a_broken_checkpoint_is_refused(refused: Refused, run: Callable[..., Outcome], run_config: Path) -> None:
     assert run("train", "--config", run_config, "--train.max_steps", 1).status == 0
     run_path = run_config.parent / "run"
@@ -447,6 +495,29 @@ def test_a_disk_without_room_is_noticed_before_anything_is_written(
     usage = shutil.disk_usage(run_config)._replace(free=1000)
     monkeypatch.setattr(run_directory.shutil, "disk_usage", lambda _: usage)
     refused("train", "--config", run_config, match=r"/run cannot be written: \S+ MB are needed and 0.0 MB free")
+
+
+@pytest.mark.parametrize(
+    ("error", "match"),
+    [
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "no space is left on the disk"),
+        (PermissionError(errno.EACCES, "Permission denied"), r"cannot be written \(Permission denied\)"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "no space is left on the disk"),
+    ],
+)
+def test_a_prompt_that_cannot_be_written_is_told_and_can_be_written_later(
+    run: Callable[..., Outcome], run_config: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, match: str
+) -> None:
+    def failing_save(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ptuning.prompt.save_file", failing_save)
+    status, out, err = run("train", "--config", run_config)
+    assert (status, out) == (2, "")
+    assert re.search(match, err.splitlines()[-1])
+    assert not list((run_config.parent / "run").glob("*prompt*"))
+    monkeypatch.undo()
+    assert run("train", "--config", run_config, "--resume").status == 0
 
 
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint_whole(

@@ -242,6 +242,10 @@ def test_numbers_out_of_range_are_refused(settings: dict[str, Any], match: str) 
             "train.metric_for_best_model: accuracy without data.validation",
         ),
         ({"train.early_stopping_patience": 3}, "train.early_stopping_patience without data.validation"),
+        (
+            {"train.forward": "shared_prefix", "data.template": "{text}{prompt:2}"},
+            "train.forward: shared_prefix with template '{text}{prompt:2}'; expected .* that begins with a prompt slot",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], match: str) -> None:

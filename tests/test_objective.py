@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import review_rows, write_csv
+from conftest import review_rows
 
 from ptuning import objective
 from ptuning.data import Coder, Example, Row, collate
@@ -204,22 +204,23 @@ def test_evaluation_of_generated_answers_equals_row_by_row(backbone, prompt_PH, 
     assert metrics.loss_sum == pytest.approx(-sum(scores), rel=1e-5)
 
 
-def test_rows_of_a_file_are_measured_with_the_prompt_and_without(backbone, prompt_PH, tmp_path):
-    source = write_csv(tmp_path / "test.csv", review_rows(8))
+def test_rows_are_measured_with_the_prompt_and_without(backbone, prompt_PH):
+    rows = [Row(values, "row") for values in review_rows(8)]
     task = Task("{prompt:4}review: {text}\nsentiment:", verbalizer=ONE_TOKEN)
-    results = evaluate_rows(backbone, prompt_PH, task, str(source), 3, with_baseline=True)
+    results = evaluate_rows(backbone, prompt_PH, task, rows, 3, with_baseline=True)
     assert list(results) == [WITHOUT, WITH]
     for name, template in ((WITHOUT, "review: {text}\nsentiment:"), (WITH, task.template)):
         coder = Coder(dataclasses.replace(task, template=template), backbone.tokenizer)
-        examples = coder.encode([Row(values, "row") for values in review_rows(8)])
+        examples = coder.encode(rows)
         expected = evaluate(backbone, prompt_PH, examples, coder.label_ids)
         assert results[name].loss == pytest.approx(expected.loss, rel=1e-5)
     assert results[WITH].loss != pytest.approx(results[WITHOUT].loss, rel=1e-2)
-    assert list(evaluate_rows(backbone, prompt_PH, task, str(source), 3, with_baseline=False)) == [WITH]
+    assert list(evaluate_rows(backbone, prompt_PH, task, rows, 3, with_baseline=False)) == [WITH]
 
 
-def test_template_that_is_nothing_without_its_prompt_has_no_baseline(backbone, prompt_PH, tmp_path, monkeypatch):
-    source = write_csv(tmp_path / "test.csv", [{"text": "", "label": "positive"}, {"text": "a", "label": "negative"}])
+def test_template_that_is_nothing_without_its_prompt_has_no_baseline(backbone, prompt_PH, monkeypatch, caplog):
+    rows = [Row({"text": text, "label": "positive"}, "row") for text in ("", "a")]
     monkeypatch.setattr("ptuning.template._begin_of_text_ids", lambda tokenizer: [])
     task = Task("{prompt:4}{text}", verbalizer=ONE_TOKEN)
-    assert list(evaluate_rows(backbone, prompt_PH, task, str(source), 2, with_baseline=True)) == [WITH]
+    assert list(evaluate_rows(backbone, prompt_PH, task, rows, 2, with_baseline=True)) == [WITH]
+    assert "no baseline: without the prompt nothing stands before some answers" in caplog.text

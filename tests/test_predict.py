@@ -316,3 +316,47 @@ def test_text_is_cut_to_leave_room_for_the_answer(monkeypatch):
     monkeypatch.setattr(lm.backbone.model, "generate", noted)
     lm.generate([{"text": " good" * 200}], "free", max_new_tokens=10)
     assert lengths == [86]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"num_return_sequences": 2}, {"return_dict_in_generate": True}, {"input_ids": None}, {"max_new_tokens": 0}],
+)
+def test_options_that_would_not_give_one_text_a_row_are_refused(lm, options):
+    with pytest.raises(PromptError, match=rf"{next(iter(options))}=.*; expected options that give one text a row"):
+        lm.generate(ROWS, "free", **options)
+
+
+def test_options_may_name_another_end(lm, monkeypatch):
+    first = greedy(lm, "free", examples_of(lm, "free")[0][0], 1)[0]
+    noted = {}
+    generate = lm.backbone.model.generate
+    monkeypatch.setattr(lm.backbone.model, "generate", lambda **inputs: noted.update(inputs) or generate(**inputs))
+    lm.generate(ROWS[:1], "free", max_new_tokens=5, eos_token_id=first)
+    assert noted["eos_token_id"] == first
+
+
+@pytest.mark.parametrize("method", ["classify", "score", "generate"])
+def test_rows_that_were_cut_are_told(lm, caplog, method):
+    task = dataclasses.replace(SENTIMENT, max_length=40)
+    short = PromptedLM(lm.backbone, {"p": prompt_for(lm.backbone, task)})
+    rows = [{"text": " good" * 40, "label": "positive"}, {"text": "a", "label": "positive"}]
+    getattr(short, method)(rows[1:])
+    assert caplog.text == ""
+    getattr(short, method)(rows)
+    assert "answering: 1 of 2 rows lost the end of their text" in caplog.text
+
+
+def test_hub_model_is_loaded_at_the_revision_that_the_prompt_was_tuned_on(backbone, tmp_path, monkeypatch):
+    prompt = dataclasses.replace(prompt_for(backbone, SENTIMENT), base_name="org/name", revision="v2")
+    directory = prompt.save(tmp_path / "prompt")
+    asked = []
+
+    def from_pretrained(*arguments):
+        asked.append(arguments)
+        return backbone
+
+    monkeypatch.setattr("ptuning.predict.Backbone.from_pretrained", from_pretrained)
+    for base in ("org/name", "org/other"):
+        PromptedLM.from_pretrained(base, {"p": directory}, trust_remote_code=base == "org/other")
+    assert asked == [("org/name", "auto", "auto", "v2", False), ("org/other", "auto", "auto", None, True)]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections import defaultdict
 
 import peft
@@ -139,7 +140,6 @@ def test_card_of_a_generating_prompt_without_results_has_no_empty_table(backbone
 
 def test_overwriting_leaves_nothing_of_the_older_prompt(backbone, tmp_path):
     whole_prompt(backbone).save(tmp_path / "prompt")
-    (tmp_path / "prompt" / "notes.txt").write_text("old")
     newer = whole_prompt(
         backbone, embeddings_PH=embeddings(seed=1), task=Task("{text}{prompt:4}", verbalizer=TASK.verbalizer)
     )
@@ -147,6 +147,44 @@ def test_overwriting_leaves_nothing_of_the_older_prompt(backbone, tmp_path):
     assert torch.equal(SoftPrompt.load(tmp_path / "prompt").embeddings_PH, newer.embeddings_PH)
     assert sorted(files(tmp_path / "prompt")) == ["README.md", "adapter_model.safetensors", "ptuning.json"]
     assert [path.name for path in tmp_path.iterdir()] == ["prompt"]
+
+
+@pytest.mark.parametrize("held", ["directory", "file"])
+def test_nothing_but_a_saved_prompt_is_overwritten(backbone, tmp_path, held):
+    target = tmp_path / "thesis"
+    if held == "directory":
+        whole_prompt(backbone).save(target)
+        (target / "chapter1.tex").write_text("years of work")
+    else:
+        target.write_text("years of work")
+    before = files(target) if held == "directory" else target.read_text()
+    with pytest.raises(PromptError, match=r"thesis holds (chapter1\.tex|thesis), which is no part of a saved prompt"):
+        whole_prompt(backbone).save(target)
+    assert (files(target) if held == "directory" else target.read_text()) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
+
+
+@pytest.mark.parametrize("failing_call", [1, 2])
+def test_overwriting_that_fails_at_a_rename_keeps_the_older_prompt(backbone, tmp_path, monkeypatch, failing_call):
+    directory = whole_prompt(backbone).save(tmp_path / "prompt")
+    before, calls, replace = files(directory), iter(range(1, 9)), os.replace
+
+    def failing(*paths):
+        if next(calls) == failing_call:
+            raise OSError("the network drive is gone")
+        replace(*paths)
+
+    monkeypatch.setattr("ptuning.files.os.replace", failing)
+    with pytest.raises(OSError, match="the network drive is gone"):
+        whole_prompt(backbone, embeddings_PH=embeddings(seed=1)).save(directory)
+    assert files(directory) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["prompt"]
+
+
+def test_revision_of_a_hub_model_is_kept_and_told_to_peft(backbone, tmp_path):
+    directory = whole_prompt(backbone, revision="v2").save(tmp_path / "prompt")
+    assert SoftPrompt.load(directory).revision == "v2"
+    assert json.loads((directory / "adapter_config.json").read_text())["revision"] == "v2"
 
 
 def test_failed_overwriting_keeps_the_older_prompt_whole(backbone, tmp_path, monkeypatch):

@@ -334,3 +334,35 @@ def test_a_task_names_the_columns_it_needs() -> None:
     assert classification.columns == ("a", "kind")
     assert classification.is_classification
     assert classification.label_column == "kind"
+
+
+# What a row may not do
+
+
+@pytest.mark.parametrize("word", ["<s>", "</s>", "<pad>"])
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_rows_text_cannot_write_a_special_token(word: str, chat: bool) -> None:
+    plain, spelled = encode("{text} is", {"text": "a"}, chat=chat), encode("{text} is", {"text": f"a{word}"}, chat=chat)
+    special = TOKENIZER.all_special_ids
+    assert ids_of(word) == [TOKENIZER.convert_tokens_to_ids(word)]
+    assert sum(i in special for i in spelled.ids) == sum(i in special for i in plain.ids)
+    assert f"{word[0]} {word[1:]}" in TOKENIZER.decode(spelled.ids)
+
+
+def test_special_tokens_in_the_template_itself_are_kept() -> None:
+    assert encode("{text}</s>", {"text": "a"}).ids[-1] == TOKENIZER.eos_token_id
+
+
+@pytest.mark.parametrize(
+    "chat_template",
+    [
+        "{{ raise_exception('a system turn must come first') }}",
+        "{% for m in messages %}no content{% endfor %}",
+        "{% if %}",
+    ],
+)
+def test_a_chat_template_that_frames_no_turn_is_told(chat_template: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = chat_template
+    with pytest.raises(ConfigError, match=r"chat template that cannot frame .* Set data\.chat_template to false"):
+        TemplateEncoder(Template.parse("{prompt:2}{text}"), tokenizer, chat=True)

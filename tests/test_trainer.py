@@ -95,7 +95,7 @@ def test_training_learns_the_task_and_writes_the_run(run_config: Path) -> None:
 
 
 def test_base_weights_are_unchanged_and_their_hash_recorded(run_config: Path, model_directory: Path) -> None:
-    before = ptuning.Backbone.from_pretrained(model_directory, device="cpu").weights_sha256()
+    before = ptuning.Backbone.from_pretrained(model_directory, "float32", "cpu").weights_sha256()
     assert trained(run_config).metrics["base_weights_sha256"] == before
 
 
@@ -110,8 +110,7 @@ def test_run_killed_and_resumed_equals_uninterrupted_run_to_the_bit(
     resumed = trained(run_config, resume=True)
     assert torch.equal(resumed.prompt.embeddings_PH, whole.prompt.embeddings_PH)
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
-    leftovers = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if not path.name.startswith(".")]
-    assert sorted(leftovers) == ["best.pt", "last.pt"]
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["best.pt", "last.pt"]
 
 
 @pytest.mark.real_model
@@ -351,3 +350,17 @@ def test_two_processes_make_the_same_steps_as_one(run_config: Path, tmp_path: Pa
     torch.testing.assert_close(two.embeddings_PH, one.prompt.embeddings_PH, rtol=0, atol=1e-5)
     assert two.results["soft prompt"]["num_rows"] == one.prompt.results["soft prompt"]["num_rows"] == 24
     assert two.results["soft prompt"]["loss"] == pytest.approx(one.prompt.results["soft prompt"]["loss"], abs=1e-4)
+
+
+def test_all_processes_stop_where_one_of_them_is_interrupted(
+    run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer.Trainer, "_sum", lambda self, value: value + (self.progress.step == 5))
+    with pytest.raises(Interrupted, match="interrupted at step 5"):  # by another process: none came to this one
+        trained(run_config, "--train.eval_steps=100")
+    assert RunDirectory(tmp_path / "run").load_checkpoint("last")["progress"]["step"] == 5  # type: ignore[index]
+
+
+def test_rows_that_were_cut_are_told_before_training(run_config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trained(run_config, "--data.max_length=22", "--train.max_steps=1")
+    assert "train: 14 of 64 rows lost the end of their text" in caplog.text
