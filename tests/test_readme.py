@@ -46,7 +46,7 @@ def test_python_examples_run(
     examples = blocks("python")
     assert len(examples) >= 2
     for example in examples:
-        shorter = in_place(example, tmp_path, model_directory).replace("range(60)", "range(3)")
+        shorter = in_place(example, tmp_path, model_directory).replace("range(160)", "range(3)")
         exec(compile(shorter, "README.md", "exec"), {})
     assert "Classification(label=" in capsys.readouterr().out
     assert (tmp_path / "mine" / "prompt" / "adapter_config.json").exists()
