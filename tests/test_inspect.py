@@ -190,12 +190,13 @@ def test_inspect_is_part_of_the_public_face(backbone):
 
 
 @pytest.mark.real_model
-def test_real_vocabulary_decodes_to_itself_but_for_duplicates(real_backbone):
+def test_real_vocabulary_decodes_to_itself_but_for_tokens_in_one_direction(real_backbone):
     vocabulary_VH = real_backbone.vocabulary_VH
     drawn = torch.randperm(len(vocabulary_VH), generator=torch.Generator().manual_seed(0))
     for metric, count in (("cosine", 300), ("l2", 30)):
         ids = drawn[:count]
         similarity_PK, ids_PK = nearest(vocabulary_VH[ids], vocabulary_VH, 1, metric)
-        assert torch.equal(vocabulary_VH[ids_PK[:, 0]], vocabulary_VH[ids])
+        decoded_PH = vocabulary_VH[ids_PK[:, 0]]  # tokens never trained differ by no more than rounding
+        assert (torch.cosine_similarity(decoded_PH, vocabulary_VH[ids]) > 1 - 1e-5).all()
         assert (ids_PK[:, 0] == ids).float().mean() > 0.95
         assert (similarity_PK - float(metric == "cosine")).abs().max() < 1e-5
