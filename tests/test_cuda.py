@@ -1,0 +1,106 @@
+"""On a GPU: the two paths agree, and a run trains, resumes, predicts and inspects; skipped where there is none."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import ptuning
+from ptuning import cli, encoders, initializers, objective
+from ptuning.backbone import Backbone
+from ptuning.config import RunConfig
+from ptuning.data import Coder, Row, collate
+from ptuning.evaluation import evaluate
+from ptuning.forward import label_logits, shared_prefix, splice
+from ptuning.interrupts import Interrupted
+from ptuning.predict import PromptedLM
+from ptuning.template import Task
+from ptuning.trainer import Trainer, train
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that CUDA can use")
+TASK = Task("{prompt:4}review: {text}\nsentiment:", verbalizer={"negative": " negative", "positive": " positive"})
+ROWS = [{"text": text, "label": "positive"} for text in ("the film", "a very dull plot was the film", "", "bright")]
+
+
+def on_cuda(backbone: Backbone) -> Backbone:
+    """The same model on the GPU, in the same precision."""
+    return Backbone(copy.deepcopy(backbone.model).cuda(), backbone.tokenizer, backbone.name)
+
+
+def measured(path, backbone, batch):
+    """Label logits and the gradient of every encoder parameter, on the CPU."""
+    torch.manual_seed(0)  # the encoder is drawn on the CPU, so that it is the same for both
+    start_PH = initializers.from_vocabulary(backbone.vocabulary_VH.cpu(), 4)
+    encoder = encoders.Residual(start_PH, hidden_size=16)
+    torch.nn.init.normal_(encoder.network[-1].weight, std=0.3)
+    encoder.to(backbone.device)
+    logits_NV = path(backbone, encoder(), batch.to(backbone.device))
+    torch.nn.functional.cross_entropy(logits_NV, batch.targets_N.to(backbone.device)).backward()
+    return logits_NV.detach().cpu(), {name: each.grad.cpu() for name, each in encoder.named_parameters()}
+
+
+def examples_of(backbone):
+    return Coder(TASK, backbone.tokenizer).encode([Row(row, "row") for row in ROWS])
+
+
+def test_both_paths_on_the_gpu_equal_the_reference_on_the_cpu(any_backbone):
+    batch = collate(examples_of(any_backbone), any_backbone.pad_id)
+    reference_NV, reference = measured(splice, any_backbone, batch)
+    gpu = on_cuda(any_backbone)
+    for path in (splice, shared_prefix):
+        logits_NV, gradients = measured(path, gpu, batch)
+        assert (logits_NV - reference_NV).abs().max() < 1e-4
+        for name, gradient in reference.items():
+            assert (gradients[name] - gradient).norm() < 1e-4 * gradient.norm(), name
+
+
+def test_evaluation_and_answers_on_the_gpu_are_those_on_the_cpu(any_backbone):
+    gpu, examples = on_cuda(any_backbone), examples_of(any_backbone)
+    prompt_PH = initializers.from_vocabulary(any_backbone.vocabulary_VH, 4)
+    label_ids = Coder(TASK, any_backbone.tokenizer).label_ids
+    metrics = [evaluate(each, prompt_PH.to(each.device), examples, label_ids) for each in (any_backbone, gpu)]
+    assert metrics[0].loss == pytest.approx(metrics[1].loss, abs=1e-4)
+    prompt = ptuning.SoftPrompt(prompt_PH, TASK, any_backbone.name, any_backbone.fingerprint)
+    cpu_lm, gpu_lm = (PromptedLM(each, {"p": prompt}) for each in (any_backbone, gpu))
+    expected = [each.scores["positive"] for each in cpu_lm.classify(ROWS)]
+    assert [each.scores["positive"] for each in gpu_lm.classify(ROWS)] == pytest.approx(expected, abs=1e-4)
+    assert gpu_lm.score(ROWS) == pytest.approx(cpu_lm.score(ROWS), abs=1e-3)
+    assert len(gpu_lm.generate(ROWS, max_new_tokens=4, num_beams=2)) == len(ROWS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_run_on_the_gpu_is_resumed_and_its_prompt_used(run_config: Path, tmp_path: Path, capsys, dtype) -> None:
+    options = ["--model.device=auto", f"--model.dtype={dtype}", "--train.max_steps=60"]
+    config = RunConfig.from_yaml(run_config, options)
+    step = Trainer._step
+
+    def interrupted_step(self):
+        record = step(self)
+        if self.progress.step == 7:
+            self._save("last")
+            raise Interrupted("now")
+        return record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_step", interrupted_step)
+        with pytest.raises(Interrupted):
+            train(config)
+    result = train(config, resume=True)
+    assert result.prompt.training["steps"] == 60
+    baseline, tuned = result.metrics["results"].values()
+    assert tuned["loss"] < baseline["loss"] - 1
+    capsys.readouterr()
+    for command in (["evaluate"], ["predict", "--input", "the film was good"], ["inspect"]):
+        assert cli.main([command[0], str(result.directory), *command[1:], "--device", "cuda", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)
+
+
+def test_loss_in_a_loop_of_ones_own_on_the_gpu(backbone):
+    gpu = on_cuda(backbone)
+    encoder = encoders.LSTM(initializers.at_random(gpu.vocabulary_VH, 4))
+    batch = collate(examples_of(gpu), gpu.pad_id)
+    objective.loss(gpu, encoder(), batch).backward()
+    assert all(each.grad is not None and each.grad.is_cuda for each in encoder.parameters())
+    assert label_logits(gpu, encoder(), batch.to(gpu.device)).is_cuda
