@@ -11,7 +11,8 @@ from ptuning.data import Coder, Example, Row, collate, read_rows
 from ptuning.encoders import Residual
 from ptuning.errors import ModelError
 from ptuning.forward import label_logits, shared_prefix, splice
-from ptuning.template import Task
+from ptuning.objective import label_scores
+from ptuning.template import Task, Verbalizer
 
 REVIEWS = ASSETS / "movie_reviews" / "validation.csv"
 REVIEW_TASK = Task(
@@ -225,10 +226,16 @@ def test_shared_prefix_equals_splice_on_real_reviews(real_backbone, reviews):
 @pytest.mark.real_model
 def test_a_real_reviews_scores_do_not_depend_on_its_batch(real_backbone, reviews):
     prompt_PH, pad_id = prompt_of(real_backbone, 20), real_backbone.pad_id
+    label_ids = Verbalizer(REVIEW_TASK.verbalizer or {}).token_ids(real_backbone.tokenizer)
+    labels_C = torch.tensor(label_ids)[:, 0]
+
+    def scores(path, examples, side="right"):
+        logits_BV = path(real_backbone, prompt_PH, collate(examples, pad_id, side))
+        return logits_BV.log_softmax(dim=1)[:, labels_C]
+
     with torch.no_grad():
-        together_NV = label_logits(real_backbone, prompt_PH, collate(reviews, pad_id))
-        left_NV = splice(real_backbone, prompt_PH, collate(reviews, pad_id, "left"))
-        some = sorted(range(32), key=lambda i: len(reviews[i]))[::4]
-        alone_NV = torch.cat([splice(real_backbone, prompt_PH, collate([reviews[i]], pad_id)) for i in some])
-    assert (together_NV - left_NV).abs().max() < 1e-4
-    assert (together_NV[some] - alone_NV).abs().max() < 1e-4
+        alone_BC = torch.cat([scores(splice, [each]) for each in reviews])
+        for path in (splice, shared_prefix):
+            for side in ("right", "left"):
+                assert (scores(path, reviews, side) - alone_BC).abs().max() < 1e-4, (path, side)
+        assert (label_scores(real_backbone, prompt_PH, reviews, label_ids) - alone_BC).abs().max() < 1e-4
