@@ -21,6 +21,7 @@ from ptuning.errors import ModelError
 from ptuning.fingerprint import Fingerprint
 
 _EMBED_CHUNK = 8192  # tokens embedded at a time
+_SAME = 1e-2  # of the largest logit: more than rounding makes in any precision
 
 
 class Backbone:
@@ -74,11 +75,15 @@ class Backbone:
             raise _cannot_load(name, str(error)) from error
         model, info = loaded
         num_embeddings = model.get_input_embeddings().num_embeddings
-        if len(tokenizer) > num_embeddings:
-            raise _cannot_load(name, f"its tokenizer has {len(tokenizer)} ids and the model {num_embeddings}")
+        highest = _highest_id(tokenizer)
+        if highest >= num_embeddings:
+            raise _cannot_load(name, f"its tokenizer has the id {highest} and the model {num_embeddings} embeddings")
         if info["missing_keys"]:
             raise _cannot_load(name, f"it lacks weights such as {min(info['missing_keys'])}")
-        return cls(model.to(place), tokenizer, name)
+        backbone = cls(model.to(place), tokenizer, name)
+        if not backbone.is_causal():
+            raise _cannot_load(name, "its tokens see those that come after them")
+        return backbone
 
     @property
     def device(self) -> torch.device:
@@ -142,6 +147,14 @@ class Backbone:
             for layer in DynamicCache(config=self.model.config).layers
         )
 
+    @torch.no_grad()
+    def is_causal(self) -> bool:
+        """Whether a token's logits are the same whatever follows it; an encoder such as BERT would read the answer."""
+        ids_BT = torch.tensor([[1, 2], [1, 3]], device=self.device)
+        positions_BT = torch.tensor([[0, 1], [0, 1]], device=self.device)
+        logits_BV = self.run(inputs_embeds=self.embed(ids_BT), position_ids=positions_BT).logits[:, 0].float()
+        return bool((logits_BV[0] - logits_BV[1]).abs().max() <= _SAME * logits_BV.abs().max())
+
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings, `[..., H]` of ids `[...]`, exactly as the model makes them itself."""
         return self.model.get_input_embeddings()(ids)
@@ -163,6 +176,12 @@ class Backbone:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+def _highest_id(tokenizer: Any) -> int:
+    """The highest id that text can have: special tokens of other modalities may stand beyond the embeddings."""
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return max(set(tokenizer.get_vocab().values()) - special)
 
 
 @contextmanager

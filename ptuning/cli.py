@@ -5,11 +5,12 @@ Exit status: 0 done; 2 a mistake of the user's, told in one line on stderr; 130 
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ptuning.errors import ConfigError, DataError, PromptError, PTuningError
+from ptuning.errors import ConfigError, DataError, ModelError, PromptError, PTuningError
 
 _DESCRIPTION = "Soft-prompt tuning for frozen language models."
 
@@ -30,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             parsed = _parser().parse_args(given)
             parsed.run(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except PTuningError as error:
         print(f"ptuning: {error}", file=sys.stderr)
         return 2
@@ -58,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         "--max-new-tokens", type=_positive, default=50, help="length of a generated answer (default: 50)"
     )
 
+    for command in (evaluate, predict):
+        command.add_argument("--batch-size", type=_positive, default=32, help="rows read at once (default: 32)")
+
     inspect = _prompt_command(commands, "inspect", "what a prompt decodes to", _inspect)
     inspect.add_argument("--top-k", type=int, default=5, help="neighbours a virtual token (default: 5)")
     inspect.add_argument("--metric", choices=("cosine", "l2"), default="cosine", help="what near means")
@@ -70,7 +77,6 @@ def _prompt_command(commands: Any, name: str, help_: str, run: Any) -> argparse.
     parser.add_argument("--model", help="the base model; by default the one the prompt names")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     parser.add_argument("--device", default="auto", help="cpu, cuda, ...; by default the first accelerator")
-    parser.add_argument("--batch-size", type=_positive, default=32, help="rows read at once (default: 32)")
     parser.add_argument("--allow-other-base", action="store_true", help="take a base the prompt was not tuned on")
     parser.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
@@ -130,12 +136,18 @@ def _load(parsed: argparse.Namespace) -> Any:
     base = parsed.model or SoftPrompt.load(parsed.prompt).base_name
     if base is None:
         raise PromptError(f"{parsed.prompt} names no base model", "a base model", "Give one with --model")
-    return PromptedLM.from_pretrained(
-        *(base, {"prompt": parsed.prompt}, parsed.dtype, parsed.device),
-        *(parsed.allow_other_base, parsed.batch_size),
-        progress=getattr(parsed, "data", None) is not None,
-        trust_remote_code=parsed.trust_remote_code,
-    )
+    options = {"batch_size": parsed.batch_size, "progress": parsed.data is not None} if "data" in parsed else {}
+    try:
+        return PromptedLM.from_pretrained(
+            *(base, {"prompt": parsed.prompt}, parsed.dtype, parsed.device, parsed.allow_other_base),
+            trust_remote_code=parsed.trust_remote_code,
+            **options,
+        )
+    except ModelError as error:
+        if parsed.model:
+            raise
+        hint = f"{error.remedy}, or give the base that {parsed.prompt} was tuned on with --model"
+        raise ModelError(error.received, error.expected, hint) from error
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:

@@ -5,18 +5,22 @@ Knows nothing of models, data or training. Every mistake in a config is found an
 
 import dataclasses
 import difflib
+from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, get_loader, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from ptuning.errors import ConfigError
-from ptuning.template import Slot, Task, Template
+from ptuning.settings import of_overrides, of_yaml
+from ptuning.template import Task, Template
 
 Section = TypeVar("Section")
+_STAND_IN = "{prompt:1}"  # for a setting that is missing: nothing else is wrong because of it
 
 
 @dataclass(frozen=True)
@@ -178,27 +182,7 @@ class RunConfig:
     train: TrainConfig
 
     def __post_init__(self) -> None:
-        needs = (
-            (self.prompt.init == "labels", "prompt.init: labels", "verbalizer"),
-            (self.train.metric_for_best_model == "accuracy", "train.metric_for_best_model: accuracy", "verbalizer"),
-            (self.train.metric_for_best_model == "accuracy", "train.metric_for_best_model: accuracy", "validation"),
-            (self.train.early_stopping_patience is not None, "train.early_stopping_patience", "validation"),
-        )
-        problems = [
-            ConfigError(f"{setting} without data.{key}", f"data.{key} with it", f"Add data.{key}, or change {setting}")
-            for is_set, setting, key in needs
-            if is_set and getattr(self.data, key) is None
-        ]
-        template = self.data.template
-        if self.train.forward == "shared_prefix" and not isinstance(Template.parse(template).parts[0], Slot):
-            problems.append(
-                ConfigError(
-                    f"train.forward: shared_prefix with template {template!r}",
-                    "a template that begins with a prompt slot",
-                    "Set train.forward to auto",
-                )
-            )
-        _raise_all(problems)
+        _raise_all(_contradictions(self.prompt, self.data, self.train))
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "RunConfig":
@@ -212,30 +196,60 @@ class RunConfig:
         Raises:
             ConfigError: With everything that is wrong with the settings, in one line.
         """
-        settings = {**_flat(_read_yaml(Path(path))), **_read_overrides(overrides)}
+        settings = {**of_yaml(Path(path)), **of_overrides(overrides)}
         return cls.from_settings(settings, str(path))
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], source: str = "the settings") -> "RunConfig":
         """Builds a config from dotted keys (`{"train.max_steps": 50, …}`); raises `ConfigError` like `from_yaml`."""
         values, problems = _checked(settings)
-        sections = {}
+        wrong = [key for key in settings if key not in values]
+        sections, drafts, found = {}, {}, list[ConfigError]()
         for field in dataclasses.fields(cls):
-            own = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{field.name}.")}
-            wrong = [key for key in settings if key.startswith(f"{field.name}.") and key not in values]
-            missing = [f"{field.name}.{key}" for key in _required_keys(field.type) if key not in own]
-            missing = [key for key in missing if key not in wrong]
-            problems += [ConfigError(f"no {key}", "a value for it", f"Write {key} in the config") for key in missing]
-            if not missing and not wrong:
-                sections[field.name] = _collect(problems, cast(type[Any], field.type), own)
-        config = None if problems else _collect(problems, cls, sections)
-        if config is None:
+            kind = cast(type[Any], field.type)
+            given, own = _section(settings, field.name), _section(values, field.name)
+            missing = [key for key in _required_keys(kind) if key not in own]
+            problems += [
+                ConfigError(f"no {field.name}.{key}", "a value for it", f"Write {field.name}.{key} in the config")
+                for key in missing
+                if key not in given
+            ]
+            own.update(dict.fromkeys(missing, _STAND_IN))
+            sections[field.name] = _collect(found, kind, own)
+            drafts[field.name] = SimpleNamespace(**{**_defaults(kind), **given, **own})
+        found += _contradictions(drafts["prompt"], drafts["data"], drafts["train"])
+        problems += [each for each in found if not any(f"{key}:" in each.received for key in wrong)]
+        if problems:
             raise ConfigError.together(problems, source)
-        return config
+        return cls(**cast(dict[str, Any], sections))
 
     def to_yaml(self) -> str:
         """The config whole, defaults written out."""
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
+
+
+def _contradictions(prompt: Any, data: Any, train: Any) -> list[ConfigError]:
+    """What contradicts across sections, each given as a section or anything with its settings as attributes."""
+    needs = (
+        (prompt.init == "labels", "prompt.init: labels", "verbalizer"),
+        (train.metric_for_best_model == "accuracy", "train.metric_for_best_model: accuracy", "verbalizer"),
+        (train.metric_for_best_model == "accuracy", "train.metric_for_best_model: accuracy", "validation"),
+        (train.early_stopping_patience is not None, "train.early_stopping_patience", "validation"),
+    )
+    problems = [
+        ConfigError(f"{setting} without data.{key}", f"data.{key} with it", f"Add data.{key}, or change {setting}")
+        for is_set, setting, key in needs
+        if is_set and getattr(data, key) is None
+    ]
+    if train.forward == "shared_prefix" and not str(data.template).startswith("{prompt:"):
+        problems.append(
+            ConfigError(
+                f"train.forward: shared_prefix with template {data.template!r}",
+                "a template that begins with a prompt slot",
+                "Set train.forward to auto",
+            )
+        )
+    return problems
 
 
 def _not_positive(section: str, values: Any, *keys: str) -> list[ConfigError]:
@@ -256,10 +270,17 @@ def _raise_all(problems: Sequence[ConfigError]) -> None:
 def parser() -> ArgumentParser:
     """The jsonargparse parser of `RunConfig`'s settings: types, defaults and help."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    built = ArgumentParser(prog="ptuning train", exit_on_error=False, description="Train a soft prompt.")
-    built.add_argument("--config", action="config", help="the run's YAML file")
+    built = ArgumentParser(
+        prog="ptuning train", exit_on_error=False, description="Train a soft prompt.", print_config=None
+    )
+    built.add_argument("--config", help="the run's YAML file", metavar="FILE")
     built.add_argument("--resume", action="store_true", help="go on from the last checkpoint, exactly")
+    built.add_argument("--print_config", action="store_true", help="print the config whole, defaults too, and end")
     built.add_class_arguments(RunConfig)
+    sections = {f"--{field.name}" for field in dataclasses.fields(RunConfig)}
+    for action in built._actions:  # a section is written in the config file, not given as a file of its own
+        if sections & set(action.option_strings):
+            action.help = SUPPRESS
     return built
 
 
@@ -313,6 +334,17 @@ def _with_text_keys(key: str, mapping: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(name): value for name, value in mapping.items()}
 
 
+def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The settings of a section, without its name before them."""
+    return {key.partition(".")[2]: value for key, value in settings.items() if key.startswith(f"{name}.")}
+
+
+def _defaults(section: Any) -> dict[str, Any]:
+    return {
+        field.name: field.default for field in dataclasses.fields(section) if field.default is not dataclasses.MISSING
+    }
+
+
 def _required_keys(section: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(section) if field.default is dataclasses.MISSING]
 
@@ -324,48 +356,3 @@ def _collect(problems: list[ConfigError], kind: type[Section], values: Mapping[s
     except ConfigError as error:
         problems.append(error)
         return None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"config file {path} does not exist", "a YAML file", "Check the path given to --config")
-    try:
-        content = get_loader("yaml")(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error.strerror})", "a YAML file", "Check its permissions"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML ({error})", "a YAML file", "Correct its syntax") from None
-    if not isinstance(content, dict):
-        raise ConfigError(
-            f"{path} holds {type(content).__name__}, not sections",
-            "the sections model, prompt, data and train",
-            "Write them",
-        )
-    return content
-
-
-def _flat(content: Mapping[Any, Any]) -> dict[str, Any]:
-    """Section -> key -> value, as dotted keys."""
-    flat = {}
-    for section, settings in content.items():
-        if isinstance(settings, Mapping):
-            flat.update({f"{section}.{key}": value for key, value in settings.items()})
-        elif settings is not None:
-            flat[str(section)] = settings
-    return flat
-
-
-def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    settings = {}
-    arguments = list(overrides)
-    while arguments:
-        argument = arguments.pop(0)
-        name, equals, value = argument.partition("=")
-        if not name.startswith("--") or not (equals or arguments):
-            raise ConfigError(
-                f"command-line argument {argument!r}", "settings as --section.key value", "Give each setting its value"
-            )
-        settings[name.removeprefix("--")] = value if equals else arguments.pop(0)
-    return settings

@@ -266,15 +266,15 @@ def _require_columns(row: Row, columns: Iterable[str]) -> None:
 
 def as_row(values: Mapping[str, Any], where: str, columns: Sequence[str]) -> Row:
     """Checks that a row has the columns and that they hold text; whole numbers are taken as their digits."""
-    row = Row(dict(values), where)
-    _require_columns(row, columns)
+    _require_columns(Row(values, where), columns)
+    texts = dict(values)
     for name in columns:
         value = values[name]
         if isinstance(value, int) and not isinstance(value, bool):
-            row.values[name] = str(value)  # type: ignore[index]
+            texts[name] = str(value)
         elif not isinstance(value, str) or not _is_unicode(value):
             raise DataError(f"{where}: column {name!r} holds {value!r}", "text", "Correct or remove the row")
-    return row
+    return Row(texts, where)
 
 
 def _is_unicode(text: str) -> bool:
@@ -322,7 +322,7 @@ def _json_records(source: str, text: str) -> Iterator[tuple[dict[str, Any], str]
     """A .json file: an array of objects, or an object a line."""
     try:
         records = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         records = [line for line in text.split("\n") if line.strip()]  # JSON text may hold other line ends
     for number, record in enumerate(records if isinstance(records, list) else [records], 1):
         yield _json_record(record, f"{source} record {number}")

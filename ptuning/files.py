@@ -55,6 +55,8 @@ def whole_directory(path: Path) -> Iterator[Path]:
         with disk_errors(path):
             yield beside
             beside.chmod(0o755)
+            for file in beside.iterdir():
+                file.chmod(0o644)  # safetensors writes for its owner alone
             if path.exists():
                 _swap(beside, path)
             else:
@@ -85,7 +87,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _DISK_FULL:
             raise no_space(path, "no space is left") from error
-        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or error.errno == errno.EROFS:
+        kinds = (PermissionError, NotADirectoryError, FileExistsError)
+        if isinstance(error, kinds) or error.errno in (errno.EROFS, errno.ENAMETOOLONG):
             raise TrainingError(
                 f"{path} cannot be written ({error.strerror})", "a place to write to", "Choose another"
             ) from error

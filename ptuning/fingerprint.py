@@ -13,20 +13,22 @@ import torch
 
 _ARCHITECTURE_KEYS = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 _NUM_SAMPLED_WEIGHTS = 256
-_ROUNDING = 2**-7  # twice what one weight differs by when it is rounded to bfloat16
+_SHARE_EQUAL = 0.8  # of the sampled weights in bfloat16: one in eight rounded to float16 first is another
 
 
 @dataclass(frozen=True)
 class Fingerprint:
     """A base model's architecture and a sample of its weights.
 
-    The sampled weights are compared with a tolerance for rounding, so that a model is recognised in any precision.
+    In the same precision the sampled weights must be equal; in others, equal once they are rounded to bfloat16.
     """
 
     architecture: Mapping[str, Any]
     """model_type, hidden_size, num_hidden_layers, num_attention_heads, vocab_size."""
     weights: tuple[float, ...]
     """256 weights, evenly spread over all parameters in the order of their names."""
+    dtype: str
+    """The precision they were read in, e.g. bfloat16."""
 
     @classmethod
     def of(cls, model: Any) -> "Fingerprint":
@@ -41,14 +43,17 @@ class Fingerprint:
             value = parameter[tuple(int(i) for i in torch.unravel_index(offset, parameter.shape))]
             weights.append(float(f"{float(value):.6g}"))
         config = model.config.get_text_config()
-        return cls({key: getattr(config, key, None) for key in _ARCHITECTURE_KEYS}, tuple(weights))
+        architecture = {key: getattr(config, key, None) for key in _ARCHITECTURE_KEYS}
+        return cls(architecture, tuple(weights), str(model.dtype).removeprefix("torch."))
 
     def matches(self, other: "Fingerprint") -> bool:
         """Whether both are of the same base model."""
         if dict(self.architecture) != dict(other.architecture) or len(self.weights) != len(other.weights):
             return False
-        ours, theirs = torch.tensor(self.weights), torch.tensor(other.weights)
-        return bool(((ours - theirs).abs() <= _ROUNDING * torch.maximum(ours.abs(), theirs.abs()) + 1e-6).all())
+        if self.dtype == other.dtype:
+            return self.weights == other.weights
+        ours, theirs = (torch.tensor(each.weights).bfloat16() for each in (self, other))
+        return float((ours == theirs).float().mean()) >= _SHARE_EQUAL
 
     def __str__(self) -> str:
         """The architecture and a digest of the sample, for people."""

@@ -8,7 +8,7 @@ keys and values repeated for the rows. Knows nothing of losses, labels' meaning 
 from typing import Any
 
 import torch
-from einops import repeat
+from einops import rearrange, repeat
 from torch import Tensor
 
 from ptuning.backbone import Backbone
@@ -33,6 +33,16 @@ def label_logits(backbone: Backbone, prompt_PH: Tensor, batch: Batch, path: str 
     return shared_prefix(backbone, prompt_PH, batch)
 
 
+def require_path(backbone: Backbone, path: str) -> None:
+    """Raises `ModelError` when the model cannot be run by that path."""
+    if path == "shared_prefix" and not backbone.shares_prefix:
+        raise ModelError(
+            f"forward: shared_prefix with {backbone.name}",
+            "a model whose layers are all attention",
+            "Use forward: auto",
+        )
+
+
 def splice(backbone: Backbone, prompt_PH: Tensor, batch: Batch) -> Tensor:
     """The reference: every row whole, virtual tokens in their places. Shapes as in `label_logits`."""
     output = backbone.run(
@@ -47,18 +57,14 @@ def splice(backbone: Backbone, prompt_PH: Tensor, batch: Batch) -> Tensor:
 
 def shared_prefix(backbone: Backbone, prompt_PH: Tensor, batch: Batch) -> Tensor:
     """The leading virtual tokens once at batch 1, then the rest of the rows. Shapes as in `label_logits`."""
-    if not backbone.shares_prefix:
-        raise ModelError(
-            f"forward: shared_prefix with {backbone.name}",
-            "a model whose layers are all attention",
-            "Use forward: auto",
-        )
+    require_path(backbone, "shared_prefix")
     num_rows, num_shared = len(batch.ids_BT), batch.num_shared
     cache = prefix_cache(backbone, prompt_PH[:num_shared])
     cache.batch_repeat_interleave(num_rows)
     is_rest_BT = (batch.ids_BT >= 0) | (batch.ids_BT < -num_shared)
     rest = [
-        tensor[is_rest_BT].unflatten(0, (num_rows, -1)) for tensor in (batch.ids_BT, batch.mask_BT, batch.scored_BT)
+        rearrange(tensor[is_rest_BT], "(b r) -> b r", b=num_rows)
+        for tensor in (batch.ids_BT, batch.mask_BT, batch.scored_BT)
     ]
     # Padding goes to the right: between the prefix and the text it would use up a sliding window.
     order_BR = rest[1].argsort(dim=1, descending=True, stable=True)

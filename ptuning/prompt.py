@@ -245,7 +245,7 @@ def _from_own(path: Path, embeddings_PH: Tensor) -> SoftPrompt:
             embeddings_PH,
             Task(**own["task"]) if own["task"] else None,
             own["base"]["name"],
-            Fingerprint(print_["architecture"], tuple(print_["weights"])) if print_ else None,
+            Fingerprint(print_["architecture"], tuple(print_["weights"]), print_["dtype"]) if print_ else None,
             encoder=own["encoder"],
             init=own["init"],
             training=own["training"],

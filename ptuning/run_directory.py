@@ -18,6 +18,8 @@ from ptuning.errors import TrainingError
 from ptuning.files import disk_errors, no_space, whole_file
 
 LAST, BEST = "last", "best"
+STATE = ("encoder", "optimizer", "schedule", "progress", "random", "made_with")  # what a checkpoint holds
+_LEFTOVERS = (".config.yaml.", ".metrics.json", ".prompt.", ".last.pt.", ".best.pt.")  # of writes that were killed
 
 
 class RunDirectory:
@@ -39,10 +41,13 @@ class RunDirectory:
 
     def require_usable(self, config: RunConfig, resume: bool) -> None:
         """Raises `TrainingError` when the directory holds another run, or a run with other settings."""
-        if self.path.exists() and not self.path.is_dir():
-            raise TrainingError(f"output_dir {self.path} is a file", "a directory", "Choose another train.output_dir")
-        if not self.path.exists() or all(file.name.startswith(".config.yaml.") for file in self.path.iterdir()):
-            return
+        with disk_errors(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                raise TrainingError(
+                    f"output_dir {self.path} is a file", "a directory", "Choose another train.output_dir"
+                )
+            if not self.path.exists() or self._holds_no_work():
+                return
         if not resume or not self.config.exists():
             what = "already holds a run" if self.config.exists() else "is not empty"
             remedy = "Go on with --resume, or choose another" if self.config.exists() else "Choose another"
@@ -54,8 +59,24 @@ class RunDirectory:
             raise TrainingError(
                 f"--resume of {self.path} with other settings ({', '.join(changed)})",
                 f"the settings in {self.config}",
-                "Set them back, or start a new run from the prompt with prompt.init: prompt",
+                "Set them back, or start a new run in another train.output_dir",
             )
+
+    def _holds_no_work(self) -> bool:
+        """Whether there is nothing, or a run that ended before its first checkpoint: starting anew loses nothing."""
+        held = {file.name for file in self.path.iterdir() if not file.name.startswith(_LEFTOVERS)}
+        if not held:
+            return True
+        own = {self.config.name, self.log.name, "checkpoints"}
+        checkpoints = self._checkpoint(LAST).parent
+        has_checkpoint = checkpoints.exists() and any(file.suffix == ".pt" for file in checkpoints.iterdir())
+        return held <= own and self.config.name in held and not has_checkpoint and self._has_run_config()
+
+    def _has_run_config(self) -> bool:
+        try:
+            return set(self._saved_config()) == {"model", "prompt", "data", "train"}
+        except TrainingError:
+            return False
 
     def _saved_config(self) -> dict[str, Any]:
         try:
@@ -72,8 +93,11 @@ class RunDirectory:
         """Writes the resolved config; a run exists from here on. Removes what a killed process left half-written."""
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        for leftover in (*self.path.glob(".config.yaml.*"), *self._checkpoint(LAST).parent.glob(".*.pt.*")):
-            leftover.unlink()
+        checkpoints = self._checkpoint(LAST).parent
+        for place in (self.path, checkpoints) if checkpoints.exists() else (self.path,):
+            for leftover in place.iterdir():
+                if leftover.name.startswith(_LEFTOVERS):
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         with whole_file(self.config) as beside:
             beside.write_text(config.to_yaml(), encoding="utf-8")
 
@@ -95,8 +119,9 @@ class RunDirectory:
         if not path.exists():
             return None
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            return {key: state[key] for key in STATE}
+        except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise TrainingError(
                 f"checkpoint {path} is broken ({error})", "a whole checkpoint", "Remove it and resume again"
             ) from error

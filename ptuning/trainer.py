@@ -27,14 +27,16 @@ from tqdm import tqdm
 
 from ptuning import encoders, initializers
 from ptuning.backbone import Backbone
-from ptuning.config import RunConfig, TrainConfig
+from ptuning.config import RunConfig
 from ptuning.data import BatchStream, Coder, Example, collate, num_cut, read_rows, warn_of_cut
 from ptuning.errors import TrainingError
 from ptuning.evaluation import Metrics, evaluate, sides
+from ptuning.forward import require_path
 from ptuning.interrupts import Interrupted, noted_interrupts
 from ptuning.objective import loss_sum
 from ptuning.prompt import SoftPrompt
 from ptuning.run_directory import BEST, LAST, RunDirectory
+from ptuning.schedule import rate
 from ptuning.start import start_embeddings
 
 
@@ -95,6 +97,8 @@ class Trainer:
         set_seed(self.settings.seed)
         device = str(self.accelerator.device) if config.model.device == "auto" else config.model.device
         self.backbone = Backbone.from_pretrained(**{**dataclasses.asdict(config.model), "device": device})
+        require_path(self.backbone, self.settings.forward)
+        self.weights_sha256 = self.backbone.weights_sha256()
         self.coder = Coder(self.task, self.backbone.tokenizer, self.backbone.max_positions)
         self.examples = {split: self.coder.encode(each) for split, each in self.rows.items()}
         self.start_PH = start_embeddings(config, self.backbone, self.coder, self.examples["train"])
@@ -117,7 +121,6 @@ class Trainer:
 
     def train(self) -> TrainResult:
         """Runs the loop from wherever the run stands, then measures and saves the prompt."""
-        weights_before = self.backbone.weights_sha256()
         self.accelerator.wait_for_everyone()  # all have looked at the directory before one writes to it
         if self.accelerator.is_main_process:
             self.run.require_space(3 * sum(p.numel() * p.element_size() for p in self.encoder.parameters()))
@@ -127,9 +130,9 @@ class Trainer:
         self._resume()
         self._say_what_was_cut()
         self._loop()
-        if self.backbone.weights_sha256() != weights_before:
+        if self.backbone.weights_sha256() != self.weights_sha256:
             raise AssertionError("the frozen model's weights changed in training")
-        result = self._finish(weights_before)
+        result = self._finish()
         self.accelerator.end_training()
         return result
 
@@ -146,12 +149,12 @@ class Trainer:
                 record = self._step()
                 bar.update()
                 bar.set_postfix(loss=f"{record['loss']:.3f}")
-                stopping = self._sum(float(bool(interrupted))) > 0  # all processes stop at the same step
                 is_last = progress.step == self.max_steps
                 if progress.step % settings.logging_steps == 0 or is_last:
                     self._log(self._window(record))
                 if self.config.data.validation and (progress.step % settings.eval_steps == 0 or is_last):
                     self._validate(bar)
+                stopping = self._sum(float(bool(interrupted))) > 0  # all processes stop at the same step
                 if progress.step % settings.save_steps == 0 or is_last or self._stops_early or stopping:
                     self._save(LAST)
                 if stopping:
@@ -181,16 +184,16 @@ class Trainer:
             is_last = batch is batches[-1]
             with nullcontext() if is_last else self.accelerator.no_sync(self.encoder):
                 loss = loss_sum(self.backbone, self.encoder(), batch, self.settings.forward)
-                self._require_finite(loss, "loss")
                 self.accelerator.backward(loss * processes / num_label_tokens)
             total += float(loss.detach())
-        norm = self.accelerator.clip_grad_norm_(self.encoder.parameters(), self.settings.max_grad_norm)
+        loss_total = self._sum(total)
+        norm = self.accelerator.clip_grad_norm_(self.encoder.parameters(), self.settings.max_grad_norm).item()
+        self._require_finite(loss_total, "loss")  # here every process has the same sum and stops at the same step
         self._require_finite(norm, "gradient")
         learning_rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
-        loss_total = self._sum(total)
         progress, seconds = self.progress, time.perf_counter() - started
         progress.step += 1
         progress.window_loss_sum += loss_total
@@ -200,7 +203,7 @@ class Trainer:
         return {
             "loss": float(loss_total / num_label_tokens),
             "learning_rate": learning_rate,
-            "grad_norm": norm.item(),
+            "grad_norm": norm,
             "tokens_per_second": num_tokens / seconds,
         }
 
@@ -260,13 +263,15 @@ class Trainer:
     def _prompt_PH(self) -> Tensor:
         return self.encoder().detach()
 
-    def _require_finite(self, value: Tensor, what: str) -> None:
-        if torch.isfinite(value):
+    def _require_finite(self, value: float, what: str) -> None:
+        if math.isfinite(value):
             return
+        checkpoint = self.run.load_checkpoint(LAST)
+        kept = f"its checkpoint of step {checkpoint['progress']['step']}" if checkpoint else "no checkpoint yet"
         raise TrainingError(
-            f"{what} {value.item()} at step {self.progress.step + 1}",
+            f"{what} {value} at step {self.progress.step + 1}; {self.run.path} keeps {kept}",
             "a finite number",
-            f"Lower train.learning_rate or use model.dtype: float32; {self.run.path} keeps its last good checkpoint",
+            "Start a new run with a lower train.learning_rate or model.dtype: float32",
         )
 
     def _save(self, name: str) -> None:
@@ -277,7 +282,7 @@ class Trainer:
                 "schedule": self.schedule.state_dict(),
                 "progress": dataclasses.asdict(self.progress),
                 "random": torch.get_rng_state(),
-                "data": self._data_digest(),
+                "made_with": self._made_with(),
             }
             self.run.save_checkpoint(name, state)
         self.accelerator.wait_for_everyone()
@@ -289,11 +294,13 @@ class Trainer:
             self.run.cut_log(state["progress"]["step"] if state else 0)
         if state is None:
             return
-        if state["data"] != self._data_digest():
+        now = self._made_with()
+        changed = [what for what, value in state["made_with"].items() if value != now[what]]
+        if changed:
             raise TrainingError(
-                f"--resume of {self.run.path} with other training rows or another number of processes",
-                "those the run was started with",
-                "Set them back, or start a new run",
+                f"--resume of {self.run.path} with other {' and '.join(changed)}",
+                "what the run was started with",
+                "Set it back, or start a new run",
             )
         self.accelerator.unwrap_model(self.encoder).load_state_dict(state["encoder"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -301,12 +308,16 @@ class Trainer:
         self.progress = Progress(**state["progress"])
         torch.set_rng_state(state["random"])
 
-    def _data_digest(self) -> str:
-        """What decides which rows a step reads: the encoded rows and the number of processes."""
+    def _made_with(self) -> dict[str, Any]:
+        """What decides a step besides the settings."""
         rows = [[example.ids, example.answer_ids] for example in self.examples["train"]]
-        return hashlib.sha256(json.dumps([rows, self.accelerator.num_processes]).encode()).hexdigest()
+        return {
+            "training rows": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+            "number of processes": self.accelerator.num_processes,
+            "weights or precision of the base model": self.weights_sha256,
+        }
 
-    def _finish(self, weights_sha256: str) -> TrainResult:
+    def _finish(self) -> TrainResult:
         """Measures the best prompt beside the same words without one, and saves it."""
         best = self.run.load_checkpoint(BEST)
         if best is not None:
@@ -319,7 +330,7 @@ class Trainer:
             "split": split,
             "results": prompt.results,
             "training": prompt.training,
-            "base_weights_sha256": weights_sha256,
+            "base_weights_sha256": self.weights_sha256,
         }
         if self.accelerator.is_main_process:
             prompt.save(self.run.prompt)
@@ -357,21 +368,6 @@ class Trainer:
             },
             results=results,
         )
-
-
-def rate(settings: TrainConfig, max_steps: int, step: int) -> float:
-    """The learning rate of a step (counted from 0) as a share of its peak: warm-up, then linear, cosine or constant."""
-    num_warmup = math.ceil(settings.warmup_ratio * max_steps)
-    if step < num_warmup:
-        return (step + 1) / num_warmup
-    left = (max_steps - step) / max(1, max_steps - num_warmup)
-    match settings.lr_scheduler_type:
-        case "linear":
-            return left
-        case "cosine":
-            return (1 - math.cos(math.pi * left)) / 2
-        case "constant":
-            return 1.0
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -23,3 +23,4 @@ From Python:
     lm = ptuning.PromptedLM.from_pretrained("assets/smollm2-135m-instruct", {"sentiment": "$prompt"})
     print(lm.classify([{"text": "a gripping film that never lets go"}], prompt="sentiment"))
 END
+printf '\nThe whole took %d min %d s.\n' $((SECONDS / 60)) $((SECONDS % 60))

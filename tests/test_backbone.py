@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import ASSETS, FAMILIES, tiny_backbone, tiny_tokenizer
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertLMHeadModel
 
 from ptuning import backbone as backbones
 from ptuning import objective
@@ -112,16 +113,25 @@ def test_fingerprint_tells_another_seed_apart(any_backbone):
 
 def test_fingerprint_tells_a_slightly_tuned_copy_apart(any_backbone):
     tuned = copy.deepcopy(any_backbone.model).requires_grad_(True)
-    optimizer = torch.optim.AdamW(tuned.parameters(), lr=1e-4, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(tuned.parameters(), lr=1e-6, weight_decay=0.0)
     ids_BT = torch.tensor([[5, 6, 7, 8, 9, 10]])
     tuned(input_ids=ids_BT, labels=ids_BT).loss.backward()
     optimizer.step()
     assert not any_backbone.fingerprint.matches(Fingerprint.of(tuned))
 
 
+def test_fingerprint_tells_a_tuned_copy_apart_in_another_precision(any_backbone):
+    tuned = copy.deepcopy(any_backbone.model)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.mul_(1 + 0.005 * torch.randn_like(parameter).clamp(-1.5, 1.5))
+    assert not any_backbone.fingerprint.matches(Fingerprint.of(tuned.bfloat16()))
+
+
 def test_fingerprint_tells_another_architecture_apart(backbone):
     same = backbone.fingerprint
-    other = Fingerprint({**same.architecture, "num_attention_heads": 8}, same.weights)
+    other = Fingerprint({**same.architecture, "num_attention_heads": 8}, same.weights, same.dtype)
     assert not same.matches(other)
     assert str(same).startswith("llama 2x32 ")
     assert str(same) != str(tiny_backbone(seed=1).fingerprint)
@@ -248,12 +258,33 @@ def test_model_that_cannot_be_loaded_is_told_in_one_line(saved, told):
     assert str(raised.value).endswith("Check the name and the files in it.")
 
 
-def test_tokenizer_with_more_ids_than_the_model_is_refused(saved):
+@pytest.mark.parametrize("special", [False, True])
+def test_tokenizer_that_can_write_more_ids_than_the_model_has_is_refused(saved, special):
     tokenizer = tiny_tokenizer()
-    tokenizer.add_tokens(["<new>"])
+    num_embeddings = len(tokenizer)
+    tokenizer.add_tokens(["<new>"], special_tokens=special)
     tokenizer.save_pretrained(saved)
-    with pytest.raises(ModelError, match=r"its tokenizer has (\d+) ids and the model \d+"):
+    if special:  # as Gemma 3's image token, which no text can be
+        assert len(Backbone.from_pretrained(saved, device="cpu").tokenizer) == num_embeddings + 1
+        return
+    match = f"its tokenizer has the id {num_embeddings} and the model {num_embeddings} embeddings"
+    with pytest.raises(ModelError, match=match):
         Backbone.from_pretrained(saved, device="cpu")
+
+
+def test_model_whose_tokens_see_the_answer_is_refused(tmp_path):
+    tokenizer = tiny_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48
+    )
+    BertLMHeadModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="its tokens see those that come after them"):
+        Backbone.from_pretrained(tmp_path, device="cpu")
+
+
+def test_every_family_is_causal(any_backbone):
+    assert any_backbone.is_causal()
 
 
 def test_code_that_comes_with_a_model_does_not_run_unless_it_is_allowed(saved):

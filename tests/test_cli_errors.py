@@ -232,6 +232,7 @@ def test_settings_that_cannot_be_used_are_told_in_one_line(
         ("train.csv", "text,label\na,positive\nb\n", "train.csv line 3: column 'label' holds None; expected text"),
         ("train.csv", "text,label\na,positive\nb,fine\n", "line 3: label 'fine'; expected one of negative, positive"),
         ("train.csv", 'text,label\na,positive\n"b,positive\n', "train.csv line 3 is not CSV"),
+        ("train.json", "[" * 100_000, "train.json record 1 is not JSON"),
         ("train.jsonl", '{"text": null, "label": "positive"}', "train.jsonl line 1: column 'text' holds None"),
         ("train.jsonl", '{"text": "a", "label": "positive"}\n{"text":', "train.jsonl line 2 is not JSON"),
         ("train.parquet", "PAR1", r"train.parquet cannot be read \(.*ArrowInvalid"),
@@ -290,6 +291,25 @@ def test_one_input_for_a_template_with_two_columns_is_refused(
     task = dataclasses.replace(TASK, template="{prompt:4}{title}: {text}")
     path = dataclasses.replace(made_prompt, task=task).save(tmp_path / "two")
     refused("predict", path, "--input", "a", match=r"--input for .*'title', 'text'.*; expected one column. Use --data")
+
+
+def test_an_answer_that_takes_all_positions_is_told(refused: Refused, run_config: Path, tmp_path: Path) -> None:
+    config = changed(run_config, "data", verbalizer=None, answer="{label}", max_length=20)
+    write_csv(tmp_path / "train.csv", [{"text": "a", "label": " good film" * 30}])
+    refused("train", "--config", config, match="train.csv line 2 leaves no room for its text: its answer .*shorter by")
+
+
+def test_a_base_that_is_not_where_the_prompt_says_can_be_given(
+    refused: Refused, made_prompt: SoftPrompt, tmp_path: Path
+) -> None:
+    path = dataclasses.replace(made_prompt, base_name="assets/moved").save(tmp_path / "prompt")
+    refused("predict", path, "--input", "a", match="model assets/moved, .*or give the base that .* with --model")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(saved: Path) -> None:
+    command = f"{sys.executable} -m ptuning.cli inspect {saved} --top-k 300 | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_text_that_is_no_unicode_is_refused(refused: Refused, saved: Path) -> None:
@@ -420,6 +440,32 @@ def test_an_output_dir_that_holds_a_run_is_not_overwritten(refused: Refused, run
     assert kept.read_text() == "of another run"
 
 
+def test_a_run_that_ended_before_its_first_checkpoint_is_begun_anew(
+    run: Callable[..., Outcome], run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(self: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ptuning.trainer.Trainer._step", out_of_memory)
+        with pytest.raises(MemoryError):
+            run("train", "--config", run_config)
+    assert (tmp_path / "run" / "config.yaml").exists()
+    asked = ("train", "--config", run_config, "--train.per_device_train_batch_size", 4, "--train.max_steps", 4)
+    assert run(*asked, "--train.save_steps", 1, "--train.learning_rate", "1e30").status == 2
+    refused_line = run(*asked).err  # that one has checkpoints
+    assert "already holds a run" in refused_line
+    shutil.rmtree(tmp_path / "run")
+    assert run(*asked).status == 0
+
+
+def test_a_forward_path_that_the_model_cannot_take_is_told_before_anything_is_written(
+    refused: Refused, run_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backbone, "shares_prefix", False)
+    refused("train", "--config", run_config, "--train.forward", "shared_prefix", match="Use forward: auto")
+
+
 def test_an_output_dir_with_other_files_is_not_used(refused: Refused, run_config: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     kept = write(tmp_path / "run" / "thesis.txt", "years of work")
@@ -431,6 +477,8 @@ def test_an_output_dir_with_other_files_is_not_used(refused: Refused, run_config
 def test_an_output_dir_that_is_a_file_or_under_one_is_refused(refused: Refused, run_config: Path) -> None:
     match = "output_dir .*config.yaml is a file; expected a directory"
     refused("train", "--config", run_config, "--train.output_dir", run_config, match=match)
+    match = r"cannot be written \(File name too long\)"
+    refused("train", "--config", run_config, "--train.output_dir", run_config.parent / ("x" * 300), match=match)
     match = "config.yaml/run cannot be written .*expected a place to write to"
     refused("train", "--config", run_config, "--train.output_dir", run_config / "run", match=match)
 
@@ -439,7 +487,7 @@ def test_resuming_with_other_settings_is_refused(
     refused: Refused, run: Callable[..., Outcome], run_config: Path
 ) -> None:
     assert run("train", "--config", run_config, "--train.max_steps", 1).status == 0
-    match = r"--resume of .*/run with other settings \(train.max_steps: 12 instead of 1\); .*prompt.init: prompt"
+    match = r"--resume of .*/run with other settings \(train.max_steps: 12 instead of 1\); .*another train.output_dir"
     refused("train", "--config", run_config, "--resume", match=match)
 
 
@@ -460,8 +508,30 @@ def test_resuming_with_other_rows_is_refused(
     (tmp_path / "run" / "metrics.json").unlink()
     checkpoint = (tmp_path / "run" / "checkpoints" / "last.pt").read_bytes()
     write_csv(tmp_path / "train.csv", review_rows(63))
-    refused("train", "--config", run_config, "--resume", match="--resume of .*/run with other training rows")
+    refused("train", "--config", run_config, "--resume", match="--resume of .*/run with other training rows;")
     assert (tmp_path / "run" / "checkpoints" / "last.pt").read_bytes() == checkpoint
+
+
+def test_resuming_with_other_weights_is_refused(
+    refused: Refused, run: Callable[..., Outcome], run_config: Path, model_copy: Path, tmp_path: Path
+) -> None:
+    config = changed(run_config, "model", name_or_path=str(model_copy))
+    assert run("train", "--config", config).status == 0
+    (tmp_path / "run" / "metrics.json").unlink()
+    shutil.rmtree(model_copy)
+    saved_model(model_copy, seed=1)
+    refused("train", "--config", config, "--resume", match="with other weights or precision of the base model;")
+
+
+def test_a_checkpoint_that_lacks_something_is_refused(
+    refused: Refused, run: Callable[..., Outcome], run_config: Path
+) -> None:
+    assert run("train", "--config", run_config, "--train.max_steps", 1).status == 0
+    run_path = run_config.parent / "run"
+    (run_path / "metrics.json").unlink()
+    torch.save({"encoder": {}}, run_path / "checkpoints" / "last.pt")
+    asked = ("train", "--config", run_config, "--train.max_steps", 1, "--resume")
+    refused(*asked, match="checkpoint .*last.pt is broken .*optimizer.* expected a whole checkpoint")
 
 
 def test_a_broken_checkpoint_is_refused(refused: Refused, run: Callable[..., Outcome], run_config: Path) -> None:

@@ -10,6 +10,7 @@ from conftest import REPOSITORY
 
 from ptuning.config import DataConfig, ModelConfig, PromptConfig, RunConfig, TrainConfig, parser
 from ptuning.errors import ConfigError
+from ptuning.trainer import train
 
 MINIMAL = {
     "model.name_or_path": "model",
@@ -111,6 +112,14 @@ def test_the_recipes_can_be_read_and_begin_with_their_launch_command() -> None:
         assert isinstance(RunConfig.from_yaml(path), RunConfig)
 
 
+@pytest.mark.parametrize("recipe", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_run_a_step_on_a_tiny_model(recipe: Path, run_config: Path, model_directory: Path) -> None:
+    here = run_config.parent
+    data = [f"--data.{split}={here}/{split}.csv" for split in ("train", "validation", "test")]
+    small = ["--model.name_or_path", str(model_directory), "--train.max_steps=1", f"--train.output_dir={here}/recipe"]
+    assert train(RunConfig.from_yaml(recipe, [*data, *small])).prompt.num_virtual_tokens == 20
+
+
 def test_the_help_explains_every_setting() -> None:
     text = " ".join(parser().format_help().split())
     fields = {
@@ -121,6 +130,7 @@ def test_the_help_explains_every_setting() -> None:
     assert len(fields) > 30
     for name in fields:
         assert f"{name} " in text
+    assert "--train CONFIG" not in text
     assert "AdamW's weight decay." in text
 
 
@@ -266,9 +276,9 @@ def test_all_mistakes_are_told_at_once(minimal: Path) -> None:
 model: {dtype: int8}
 prompt: {init: text, hidden_size: 0}
 data: {train: train.csv, tempalte: a}
-train: {output_dir: run, max_steps: -1, save_steps: 0, seed: x}
+train: {max_steps: -1, save_steps: 0, seed: x, early_stopping_patience: 2}
 """
-    with pytest.raises(ConfigError, match=r"config.yaml has \d mistakes: \(1\) ") as caught:
+    with pytest.raises(ConfigError, match=r"config.yaml has \d+ mistakes: \(1\) ") as caught:
         RunConfig.from_yaml(write(minimal, text), ["--train.zzz", "1"])
     assert {problem.received for problem in caught.value.problems} == {
         "model.dtype: 'int8'",
@@ -278,10 +288,39 @@ train: {output_dir: run, max_steps: -1, save_steps: 0, seed: x}
         "unknown setting data.tempalte",
         "no data.template",
         "train.seed: 'x'",
+        "no train.output_dir",
+        "train.max_steps: -1",
+        "train.save_steps: 0",
+        "train.early_stopping_patience without data.validation",
         "unknown setting train.zzz",
     }
     assert all(problem.received in str(caught.value) for problem in caught.value.problems)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"prompt.init": "words", "prompt.init_text": "a"}, {"prompt.init: 'words'"}),
+        ({"prompt.init": "labels", "data.verbalizer": "x"}, {"data.verbalizer: 'x'"}),
+        ({"data.template": None, "train.forward": "shared_prefix"}, {"data.template: None"}),
+    ],
+)
+def test_no_mistake_is_told_that_only_follows_from_another(settings: dict[str, Any], told: set[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.from_settings({**MINIMAL, **settings})
+    assert {problem.received for problem in caught.value.problems} in (
+        told,
+        {f"the settings: {each}" for each in told},
+    )
+
+
+def test_a_key_given_twice_is_refused(minimal: Path) -> None:
+    text = minimal.read_text()
+    with pytest.raises(ConfigError, match=r"config.yaml has train \(line \d+\) twice; expected each setting once"):
+        RunConfig.from_yaml(write(minimal, f"{text}train: {{output_dir: other}}\n"))
+    with pytest.raises(ConfigError, match=r"has seed \(line \d+\) twice"):
+        RunConfig.from_yaml(write(minimal, text.replace("{output_dir", "{seed: 1, seed: 2, output_dir")))
 
 
 def test_a_single_mistake_is_not_counted() -> None:

@@ -10,9 +10,11 @@ import ptuning
 PACKAGE = Path(ptuning.__file__).parent
 LEVELS = {
     **dict.fromkeys(("errors",), 0),
-    **dict.fromkeys(("files", "fingerprint", "interrupts", "template", "initializers", "encoders", "assets"), 1),
+    **dict.fromkeys(
+        ("files", "fingerprint", "interrupts", "template", "initializers", "encoders", "assets", "settings"), 1
+    ),
     **dict.fromkeys(("backbone", "config", "data", "prompt"), 2),
-    **dict.fromkeys(("forward", "run_directory", "start"), 3),
+    **dict.fromkeys(("forward", "run_directory", "schedule", "start"), 3),
     "objective": 4,
     "evaluation": 5,
     **dict.fromkeys(("trainer", "predict"), 6),

@@ -48,6 +48,7 @@ def test_python_examples_run(
     for example in examples:
         shorter = in_place(example, tmp_path, model_directory).replace("range(160)", "range(3)")
         exec(compile(shorter, "README.md", "exec"), {})
+    assert any("range(160)" in example for example in examples)
     assert "Classification(label=" in capsys.readouterr().out
     assert (tmp_path / "mine" / "prompt" / "adapter_config.json").exists()
 

@@ -20,7 +20,8 @@ from ptuning.config import RunConfig
 from ptuning.errors import TrainingError
 from ptuning.interrupts import Interrupted
 from ptuning.run_directory import RunDirectory
-from ptuning.trainer import TrainResult, rate, train
+from ptuning.schedule import rate
+from ptuning.trainer import TrainResult, train
 
 # Runs `ptuning train` and kills the process with SIGKILL at one point: after a step, while a checkpoint is being
 # written (before it is renamed into place), or in an evaluation.
@@ -184,13 +185,22 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     calls = iter(range(100))
     monkeypatch.setattr(trainer, "loss_sum", lambda *a: loss_sum(*a) * (math.nan if next(calls) == 7 else 1))
     with pytest.raises(
-        TrainingError, match=r"loss nan at step 8; expected a finite number\. Lower train\.learning_rate"
+        TrainingError, match=r"loss nan at step 8; .* keeps its checkpoint of step 6; expected a finite number\. Start"
     ):
         trained(run_config)
     state = RunDirectory(tmp_path / "run").load_checkpoint("last")
     assert state is not None
     assert state["progress"]["step"] == 6
     assert all(torch.isfinite(tensor).all() for tensor in state["encoder"].values())
+
+
+def test_loss_that_is_not_finite_before_the_first_checkpoint_says_so(
+    run_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss_sum = trainer.loss_sum
+    monkeypatch.setattr(trainer, "loss_sum", lambda *a: loss_sum(*a) * math.inf)
+    with pytest.raises(TrainingError, match=r"loss inf at step 1; .* keeps no checkpoint yet"):
+        trained(run_config)
 
 
 def test_accumulated_batches_make_the_same_steps_as_one_large_batch(run_config: Path, tmp_path: Path) -> None:
@@ -228,6 +238,35 @@ def test_early_stopping_ends_after_evaluations_without_improvement(
     assert result.prompt.training["steps"] == 8
     assert result.prompt.training["best_step"] == 2
     assert RunDirectory(tmp_path / "run").load_checkpoint("last")["progress"]["step"] == 8  # type: ignore[index]
+
+
+def test_interrupt_in_the_last_validation_is_heeded(run_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validate = trainer.Trainer._validate
+
+    def interrupting_validate(self: trainer.Trainer, bar: object) -> None:
+        if self.progress.step == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+        validate(self, bar)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_validate", interrupting_validate)
+        with pytest.raises(Interrupted, match="interrupted at step 12"):
+            trained(run_config)
+    assert trained(run_config, resume=True).prompt.training["steps"] == 12
+
+
+def test_prompt_and_its_files_can_be_read_by_others(run_config: Path) -> None:
+    directory = trained(run_config, "--train.max_steps=1").directory
+    assert {file.stat().st_mode & 0o777 for file in directory.iterdir()} == {0o644}
+
+
+def test_killed_write_of_a_prompt_leaves_nothing_after_the_resume(run_config: Path, tmp_path: Path) -> None:
+    trained(run_config, "--train.max_steps=1")
+    (tmp_path / "run" / "metrics.json").unlink()
+    (tmp_path / "run" / ".prompt.abc").mkdir()
+    (tmp_path / "run" / ".metrics.json.abc").touch()
+    trained(run_config, "--train.max_steps=1", resume=True)
+    assert not [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
 
 
 def test_finished_run_is_only_read_on_resume(run_config: Path) -> None:

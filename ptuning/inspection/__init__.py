@@ -1,1 +1,4 @@
-"""What a soft prompt decodes to, and how much of that can be believed."""
+"""What a prompt means, as far as that can be told.
+
+Knows nothing of training or the command line.
+"""
