@@ -64,7 +64,7 @@ class PromptedLM:
     def from_pretrained(
         cls,
         base: str | Path,
-        prompts: Mapping[str, str | Path],
+        prompts: Mapping[str, str | Path | SoftPrompt],
         dtype: str = "auto",
         device: str = "auto",
         allow_other_base: bool = False,
@@ -76,7 +76,7 @@ class PromptedLM:
 
         Args:
             base: A model directory, or a hub model's name.
-            prompts: Name -> a saved prompt's directory.
+            prompts: Name -> a saved prompt's directory, or a prompt.
             dtype: Precision of the base model, as in `Backbone.from_pretrained`.
             device: Where it runs.
             allow_other_base: As above.
@@ -86,7 +86,10 @@ class PromptedLM:
 
         A hub model is loaded at the revision that the prompts were tuned on.
         """
-        loaded = {name: SoftPrompt.load(directory) for name, directory in prompts.items()}
+        loaded = {
+            name: prompt if isinstance(prompt, SoftPrompt) else SoftPrompt.load(prompt)
+            for name, prompt in prompts.items()
+        }
         revision = next((prompt.revision for prompt in loaded.values() if prompt.base_name == str(base)), None)
         backbone = Backbone.from_pretrained(base, dtype, device, revision, trust_remote_code)
         return cls(backbone, loaded, allow_other_base, batch_size, progress)

@@ -37,7 +37,7 @@ class RunDirectory:
     @property
     def is_finished(self) -> bool:
         """Whether the run has ended and its prompt and metrics are written; metrics.json is written last."""
-        return self.metrics.exists()
+        return self.metrics.exists() and self.prompt.exists()
 
     def require_usable(self, config: RunConfig, resume: bool) -> None:
         """Raises `TrainingError` when the directory holds another run, or a run with other settings."""

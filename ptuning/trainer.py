@@ -68,7 +68,12 @@ def train(config: RunConfig, resume: bool = False) -> TrainResult:
     run = RunDirectory(config.train.output_dir)
     run.require_usable(config, resume)
     if run.is_finished:
-        return TrainResult(SoftPrompt.load(run.prompt), run.prompt, run.read_metrics())
+        result = TrainResult(SoftPrompt.load(run.prompt), run.prompt, run.read_metrics())
+        if dict(result.prompt.training) != result.metrics["training"]:
+            raise TrainingError(
+                f"{run.prompt} holds a prompt of another run", "the one this run saved", "Move it away and resume again"
+            )
+        return result
     return Trainer(config, run).train()
 
 

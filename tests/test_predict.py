@@ -222,6 +222,8 @@ def test_saved_prompts_are_loaded_by_name(backbone, lm, model_directory, tmp_pat
     directories = {name: prompt.save(tmp_path / name) for name, prompt in lm.prompts.items()}
     loaded = PromptedLM.from_pretrained(model_directory, directories, dtype="float32", device="cpu", batch_size=2)
     assert loaded.classify(ROWS, "sentiment") == lm.classify(ROWS, "sentiment")
+    given = PromptedLM.from_pretrained(model_directory, lm.prompts, dtype="float32", device="cpu", batch_size=2)
+    assert given.classify(ROWS, "sentiment") == lm.classify(ROWS, "sentiment")
     assert loaded.generate(ROWS, "free", max_new_tokens=4) == lm.generate(ROWS, "free", max_new_tokens=4)
 
 

@@ -29,6 +29,7 @@ def in_place(text: str, tmp_path: Path, model_directory: Path) -> str:
         "configs/movie_reviews.yaml": tmp_path / "config.yaml",
         "runs/movie-reviews": tmp_path / "run",
         "runs/mine": tmp_path / "mine",
+        "runs/loop": tmp_path / "loop",
     }
     for old, new in places.items():
         text = text.replace(old, str(new))
@@ -50,7 +51,7 @@ def test_python_examples_run(
         exec(compile(shorter, "README.md", "exec"), {})
     assert any("range(160)" in example for example in examples)
     assert "Classification(label=" in capsys.readouterr().out
-    assert (tmp_path / "mine" / "prompt" / "adapter_config.json").exists()
+    assert (tmp_path / "loop" / "prompt" / "adapter_config.json").exists()
 
 
 def test_yaml_example_is_a_config(run_config: Path, tmp_path: Path, model_directory: Path) -> None:

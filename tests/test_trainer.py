@@ -1,9 +1,11 @@
 """Training: what it writes, resuming to the bit, stopping, and what it refuses."""
 
+import dataclasses
 import importlib.util
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -276,6 +278,20 @@ def test_finished_run_is_only_read_on_resume(run_config: Path) -> None:
     assert (first.directory / "ptuning.json").stat().st_mtime_ns == written
     assert torch.equal(again.prompt.embeddings_PH, first.prompt.embeddings_PH)
     assert again.metrics == first.metrics
+
+
+def test_finished_run_without_its_prompt_saves_it_again(run_config: Path) -> None:
+    first = trained(run_config)
+    shutil.rmtree(first.directory)
+    again = trained(run_config, resume=True)
+    assert torch.equal(ptuning.SoftPrompt.load(again.directory).embeddings_PH, first.prompt.embeddings_PH)
+
+
+def test_finished_run_with_another_prompt_in_its_place_is_told(run_config: Path) -> None:
+    first = trained(run_config)
+    dataclasses.replace(first.prompt, training={}).save(first.directory)
+    with pytest.raises(TrainingError, match=r"run/prompt holds a prompt of another run; .* Move it away and resume"):
+        trained(run_config, resume=True)
 
 
 def test_other_seed_gives_another_prompt_and_the_same_seed_the_same(run_config: Path, tmp_path: Path) -> None:
