@@ -382,9 +382,10 @@ def num_cut(examples: Iterable[Example]) -> int:
 
 def warn_of_cut(what: str, examples: Sequence[Example]) -> None:
     """Logs how many rows lost the end of their text, where any did."""
-    if num_cut(examples):
+    count = num_cut(examples)
+    if count:
         _log.warning(
-            f"{what}: {num_cut(examples):,} of {len(examples):,} rows lost the end of their text, being too long for "
+            f"{what}: {count:,} of {len(examples):,} rows lost the end of their text, being too long for "
             "the model's positions or max_length"
         )
 

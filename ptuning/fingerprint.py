@@ -13,7 +13,7 @@ import torch
 
 _ARCHITECTURE_KEYS = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 _NUM_SAMPLED_WEIGHTS = 256
-_SHARE_EQUAL = 0.8  # of the sampled weights in bfloat16: one in eight rounded to float16 first is another
+_SHARE_EQUAL = 0.8  # a weight midway between two bfloat16 numbers may fall to either when it is rounded twice
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class RunDirectory:
 
     def _holds_no_work(self) -> bool:
         """Whether there is nothing, or a run that ended before its first checkpoint: starting anew loses nothing."""
-        held = {file.name for file in self.path.iterdir() if not file.name.startswith(_LEFTOVERS)}
+        held = {file.name for file in self.path.iterdir() if file.is_dir() or not file.name.startswith(_LEFTOVERS)}
         if not held:
             return True
         own = {self.config.name, self.log.name, "checkpoints"}

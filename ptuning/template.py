@@ -216,6 +216,12 @@ class TemplateEncoder:
 
     def _cut(self, row: Mapping[str, str], room: int, where: str) -> list[int]:
         """The most of the row's longest field that fits; by bisection, since text does not split where tokens do."""
+        if room < 1:
+            raise DataError(
+                f"{where} leaves no room for its text: its answer takes all positions",
+                f"an answer shorter by at least {1 - room} tokens for the model's positions or data.max_length",
+                "Shorten the answer or max_new_tokens, or raise data.max_length",
+            )
         names = self.template.field_names
         sizes = map(len, text_ids(self._tokenizer, [row[name] for name in names]))
         _, longest = max(zip(sizes, names, strict=True), key=lambda each: each[0], default=(0, ""))
@@ -226,12 +232,6 @@ class TemplateEncoder:
 
         lengths = range(len(text) + 1)
         num_fitting = bisect.bisect_right(lengths, room, key=lambda kept: len(ids_keeping(kept)))
-        if room < 1:
-            raise DataError(
-                f"{where} leaves no room for its text: its answer takes all positions",
-                f"an answer shorter by at least {1 - room} tokens for the model's positions or data.max_length",
-                "Shorten the answer or max_new_tokens, or raise data.max_length",
-            )
         if num_fitting == 0:
             raise DataError(
                 f"{where} needs {len(ids_keeping(0))} tokens before any of its {longest or 'text'!r}",

@@ -142,8 +142,8 @@ class Trainer:
         return result
 
     def _say_what_was_cut(self) -> None:
-        for split, examples in self.examples.items():
-            if self._speaks:
+        if self._speaks:
+            for split, examples in self.examples.items():
                 warn_of_cut(split, examples)
 
     def _loop(self) -> None:

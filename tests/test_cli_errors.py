@@ -471,6 +471,10 @@ def test_an_output_dir_with_other_files_is_not_used(refused: Refused, run_config
     for extra in ([], ["--resume"]):
         refused("train", "--config", run_config, *extra, match="output_dir .*/run is not empty; .*Choose another")
     assert [path.name for path in kept.parent.iterdir()] == ["thesis.txt"]
+    kept.rename(tmp_path / "thesis.txt")
+    (tmp_path / "run" / ".prompt.abc").mkdir()  # a replacement of a prompt was killed: the old one may be in there
+    refused("train", "--config", run_config, match="output_dir .*/run is not empty; .*Choose another")
+    assert (tmp_path / "run" / ".prompt.abc").exists()
 
 
 def test_an_output_dir_that_is_a_file_or_under_one_is_refused(refused: Refused, run_config: Path) -> None:
