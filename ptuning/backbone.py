@@ -1,31 +1,40 @@
-"""The frozen causal language model and its tokenizer: load, freeze, fingerprint, embed.
+"""The frozen language model and its tokenizer: embed, read a batch, write answers, tell what it can do.
 
-Knows nothing of prompts, tasks or training.
+One small protocol, a class a family: `CausalBackbone` reads question and answer as one sequence,
+`EncoderDecoderBackbone` reads the question with its encoder and answers with its decoder. What stands above works
+through the protocol. Knows nothing of prompts or training.
 """
 
+import functools
 import hashlib
 import inspect
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
-from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
-from transformers.utils import logging
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ptuning.errors import ModelError
+from ptuning.data import Batch, Coder, Example, collate, collate_pairs
+from ptuning.errors import DataError, ModelError
 from ptuning.fingerprint import Fingerprint
+from ptuning.loading import cannot_load, load, quantize_int8
+from ptuning.template import Task
 
 _EMBED_CHUNK = 8192  # tokens embedded at a time
 _SAME = 1e-2  # of the largest logit: more than rounding makes in any precision
+_OPTIONAL = ("attention_mask", "position_ids")  # what an architecture may not take: ALiBi models number no positions
 
 
-class Backbone:
-    """A frozen causal language model with its tokenizer.
+class Backbone(ABC):
+    """A frozen language model with its tokenizer; `Backbone.of` makes the right kind for a model.
 
     The model is put into eval mode and no parameter requires a gradient; nothing else about it is changed.
 
@@ -35,11 +44,22 @@ class Backbone:
         name: What a saved prompt records as its base; None: the model's own `name_or_path`.
     """
 
+    task_type: ClassVar[str]
+    """What PEFT calls the family."""
+    side_to_write: ClassVar[str]
+    """Where rows are padded that are to be continued."""
+
     def __init__(self, model: Any, tokenizer: Any, name: str | None = None) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name or model.name_or_path
         self._accepted = inspect.signature(model.forward).parameters
+
+    @staticmethod
+    def of(model: Any, tokenizer: Any, name: str | None = None) -> "Backbone":
+        """The backbone of a model that is loaded already; arguments as above."""
+        kind = EncoderDecoderBackbone if model.config.is_encoder_decoder else CausalBackbone
+        return kind(model, tokenizer, name)
 
     @classmethod
     def from_pretrained(
@@ -49,6 +69,7 @@ class Backbone:
         device: str = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,
+        quantization: str = "none",
     ) -> "Backbone":
         """Loads a model directory or a hub model.
 
@@ -58,31 +79,19 @@ class Backbone:
             device: cpu, cuda, …; auto: the first accelerator if there is one.
             revision: Branch, tag or commit of a hub model.
             trust_remote_code: Whether code that comes with the model may run.
+            quantization: none, or int8: the frozen weights as 8-bit whole numbers (torchao).
 
         Raises:
-            ModelError: When it is missing or broken.
+            ModelError: When it is missing or broken, or reads what follows a token.
         """
         name = str(name_or_path)
-        place = _device(device)
-        options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        try:
-            with _quietly():
-                tokenizer = AutoTokenizer.from_pretrained(name, **options)
-                loaded: Any = AutoModelForCausalLM.from_pretrained(
-                    name, dtype=_dtype(dtype, place), output_loading_info=True, **options
-                )
-        except Exception as error:  # transformers, safetensors and json each raise their own kinds
-            raise _cannot_load(name, str(error)) from error
-        model, info = loaded
-        num_embeddings = model.get_input_embeddings().num_embeddings
-        highest = _highest_id(tokenizer)
-        if highest >= num_embeddings:
-            raise _cannot_load(name, f"its tokenizer has the id {highest} and the model {num_embeddings} embeddings")
-        if info["missing_keys"]:
-            raise _cannot_load(name, f"it lacks weights such as {min(info['missing_keys'])}")
-        backbone = cls(model.to(place), tokenizer, name)
-        if not backbone.is_causal():
-            raise _cannot_load(name, "its tokens see those that come after them")
+        model, tokenizer = load(name, dtype, device, revision, trust_remote_code)
+        backbone = cls.of(model, tokenizer, name)
+        if isinstance(backbone, CausalBackbone) and not backbone.is_causal():
+            raise cannot_load(name, "its tokens see those that come after them")
+        if quantization == "int8":
+            backbone.fingerprint  # noqa: B018 - that of the model as it came, whose prompts are this one's too
+            quantize_int8(model)
         return backbone
 
     @property
@@ -96,11 +105,6 @@ class Backbone:
         return self.model.get_input_embeddings().weight.dtype
 
     @property
-    def text_config(self) -> Any:
-        """The configuration of the text model."""
-        return self.model.config.get_text_config()
-
-    @property
     def width(self) -> int:
         """H, the width of an embedding."""
         return self.model.get_input_embeddings().embedding_dim
@@ -108,7 +112,7 @@ class Backbone:
     @property
     def max_positions(self) -> int | None:
         """Positions the model was made for; None where it has no limit."""
-        return getattr(self.text_config, "max_position_embeddings", None)
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def pad_id(self) -> int:
@@ -137,15 +141,127 @@ class Backbone:
         """What a saved prompt knows its base model by."""
         return Fingerprint.of(self.model)
 
-    @cached_property
+    @property
     def shares_prefix(self) -> bool:
-        """Whether a prefix run once can be repeated for many rows: no layer but attention, no running state."""
-        if getattr(self.model, "_is_stateful", False) or "past_key_values" not in self._accepted:
-            return False
-        return all(
-            isinstance(layer, DynamicLayer) and not isinstance(layer, LinearAttentionCacheLayerMixin)
-            for layer in DynamicCache(config=self.model.config).layers
+        """Whether leading tokens run once can stand before many rows."""
+        return False
+
+    @property
+    def heeds_mask(self) -> bool:
+        """Whether rows of unequal length may be continued together."""
+        return True
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings, `[..., H]` of ids `[...]`, exactly as the model makes them itself."""
+        return self.model.get_input_embeddings()(ids)
+
+    @abstractmethod
+    def coder(self, task: Task) -> Coder:
+        """Turns the task's rows into the examples that this model reads."""
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Example], padding_side: str = "right") -> Batch:
+        """Pads examples to a batch; no row's score depends on the side."""
+
+    @abstractmethod
+    def logits(self, embeddings_BTH: Tensor, batch: Batch) -> Tensor:
+        """The reference run: every row whole. `[N, V]` fp32 at the batch's scored positions, in row order.
+
+        Args:
+            embeddings_BTH: Input embeddings of `batch.ids_BT`, virtual tokens in their places.
+            batch: Rows on the backbone's device.
+        """
+
+    @abstractmethod
+    def generate(self, embeddings_BTH: Tensor, ids_BT: Tensor, mask_BT: Tensor, **settings: Any) -> Tensor:
+        """Writes after each row through transformers' own `generate`.
+
+        Args:
+            embeddings_BTH: Input embeddings of the rows, virtual tokens in their places.
+            ids_BT: Their ids, padded on the left; negative ids are virtual tokens.
+            mask_BT: 1 where a row has a token.
+            settings: Options of `generate`; `past_key_values` may hold what leading columns were run to.
+
+        Returns:
+            The new tokens, `[B, N]`.
+        """
+
+    def require_room(self, num_tokens: int) -> None:
+        """Raises `DataError` when rows of so many tokens are beyond the model's positions."""
+        limit = self.max_positions
+        if limit is not None and num_tokens > limit:
+            raise DataError(
+                f"a row of {num_tokens} tokens, virtual ones included",
+                f"at most {limit}, the model's positions",
+                "Shorten the text or the prompt",
+            )
+
+    @contextmanager
+    def checkpointed(self) -> Iterator[None]:
+        """While it lasts, layers keep only their inputs for the backward pass and are run again there.
+
+        Through a wrapper of each layer's `forward` that is taken away again, and not transformers' own switch, which
+        works in training mode only, where there would be dropout, and drops a cache without a word.
+
+        Raises:
+            ModelError: When the model's layers cannot be run again one by one.
+        """
+        layers = [each for each in self.model.modules() if isinstance(each, GradientCheckpointingLayer)]
+        if not layers:
+            raise ModelError(
+                f"train.gradient_checkpointing with {self.name}",
+                "a model with checkpointing layers",
+                "Set train.gradient_checkpointing to false",
+            )
+        for layer in layers:
+            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                del layer.forward
+
+    @property
+    def is_checkpointed(self) -> bool:
+        """Whether layers are run again in the backward pass, which would change a cache twice."""
+        return any(
+            "forward" in vars(each) or (each.gradient_checkpointing and each.training)
+            for each in self.model.modules()
+            if isinstance(each, GradientCheckpointingLayer)
         )
+
+    def weights_sha256(self) -> str:
+        """SHA-256 over all weights' bytes in the order of their names: equal before and after any use of ours."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            for plain in _plain_tensors(tensor.detach()):
+                digest.update(plain.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+class CausalBackbone(Backbone):
+    """A causal language model: question and answer are one sequence."""
+
+    task_type, side_to_write = "CAUSAL_LM", "left"
+
+    @cached_property
+    def cache_layers(self) -> list[Any]:
+        """The layers of the model's key-value cache, empty; no layers where it keeps another state."""
+        if getattr(self.model, "_is_stateful", False) or "past_key_values" not in self._accepted:
+            return []
+        return self.new_cache().layers
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether all layers are plain attention, so that keys and values are all there is to keep of a prefix."""
+        kinds = {type(layer) for layer in self.cache_layers}
+        return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
+
+    @cached_property
+    def window(self) -> int | None:
+        """How many positions the shortest-sighted layer sees; None where all see everything."""
+        return min((each.sliding_window for each in self.cache_layers if each.is_sliding), default=None)
 
     @torch.no_grad()
     def is_causal(self) -> bool:
@@ -155,78 +271,112 @@ class Backbone:
         logits_BV = self.run(inputs_embeds=self.embed(ids_BT), position_ids=positions_BT).logits[:, 0].float()
         return bool((logits_BV[0] - logits_BV[1]).abs().max() <= _SAME * logits_BV.abs().max())
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """Input embeddings, `[..., H]` of ids `[...]`, exactly as the model makes them itself."""
-        return self.model.get_input_embeddings()(ids)
+    @cached_property
+    @torch.no_grad()
+    def heeds_mask(self) -> bool:
+        """Whether padding in front of a row changes nothing; RWKV, for one, reads it as text."""
+        embeddings_BTH = self.embed(torch.tensor([[3, 1, 2], [1, 2, 2]], device=self.device))
+        mask_BT = torch.tensor([[0, 1, 1], [1, 1, 0]], device=self.device)
+        inputs = {"attention_mask": mask_BT, "position_ids": positions(mask_BT), "use_cache": False}
+        logits_BTV = self.run(inputs_embeds=embeddings_BTH, **inputs).logits.float()
+        return bool((logits_BTV[0, 2] - logits_BTV[1, 1]).abs().max() <= _SAME * logits_BTV.abs().max())
 
-    def run(self, *, position_ids: Tensor, **inputs: Any) -> Any:
-        """The model's forward with explicit positions, where the architecture takes them (ALiBi models do not)."""
-        if "position_ids" in self._accepted:
-            inputs["position_ids"] = position_ids
-        return self.model(**inputs)
+    def coder(self, task: Task) -> Coder:
+        """Turns the task's rows into examples."""
+        return Coder(task, self.tokenizer, self.max_positions)
+
+    def collate(self, examples: Sequence[Example], padding_side: str = "right") -> Batch:
+        """Pads examples, question and answer in one sequence."""
+        return collate(examples, self.pad_id, padding_side)
+
+    def logits(self, embeddings_BTH: Tensor, batch: Batch) -> Tensor:
+        """The model's own forward over embeddings, positions counted in each row."""
+        return self.scored_logits(
+            batch.scored_BT,
+            inputs_embeds=embeddings_BTH,
+            attention_mask=batch.mask_BT,
+            position_ids=positions(batch.mask_BT),
+            use_cache=False,
+        )
+
+    def scored_logits(self, scored_BT: Tensor, **inputs: Any) -> Tensor:
+        """Logits `[N, V]` fp32 at the positions that are true, computed only there where the architecture can."""
+        if "logits_to_keep" in self._accepted:
+            return self.run(**inputs, logits_to_keep=scored_BT).logits.float()
+        return self.run(**inputs).logits[scored_BT].float()
+
+    def run(self, **inputs: Any) -> Any:
+        """The model's forward, without those optional inputs that the architecture does not take."""
+        return self.model(
+            **{key: each for key, each in inputs.items() if key in self._accepted or key not in _OPTIONAL}
+        )
 
     def new_cache(self) -> DynamicCache:
         """An empty key-value cache for one forward; a forward changes it, so each needs its own."""
         return DynamicCache(config=self.model.config)
 
-    def weights_sha256(self) -> str:
-        """SHA-256 over all weights' bytes in the order of their names: equal before and after any use of ours."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+    def generate(self, embeddings_BTH: Tensor, ids_BT: Tensor, mask_BT: Tensor, **settings: Any) -> Tensor:
+        """Writes after each row; its own words count as written where an option looks at that (repetition penalty).
+
+        Raises:
+            ModelError: When transformers cannot begin from embeddings with this architecture.
+        """
+        if "inputs_embeds" not in inspect.signature(self.model.prepare_inputs_for_generation).parameters:
+            raise ModelError(
+                f"generate with {self.name}: transformers lets {type(self.model).__name__} begin from ids only",
+                "a model that can begin from embeddings",
+                "Use classify or score with it",
+            )
+        # A column without a token of its own repeats the row's first: no option then sees a word that is not there.
+        is_text_BT = (mask_BT > 0) & (ids_BT >= 0)
+        first_B1 = ids_BT.gather(1, is_text_BT.int().argmax(dim=1, keepdim=True)).clamp(min=0)
+        written_BN = self.model.generate(
+            inputs_embeds=embeddings_BTH,
+            input_ids=torch.where(is_text_BT, ids_BT, first_B1),
+            attention_mask=mask_BT,
+            **settings,
+        )
+        return written_BN[:, ids_BT.shape[1] :]
 
 
-def _highest_id(tokenizer: Any) -> int:
-    """The highest id that text can have: special tokens of other modalities may stand beyond the embeddings."""
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return max(set(tokenizer.get_vocab().values()) - special)
+class EncoderDecoderBackbone(Backbone):
+    """An encoder-decoder such as T5: its encoder reads prompt and question (Lester et al. 2021)."""
+
+    task_type, side_to_write = "SEQ_2_SEQ_LM", "right"
+
+    def coder(self, task: Task) -> Coder:
+        """Turns the task's rows into examples whose questions are closed by the tokenizer's end-of-text token."""
+        return Coder(task, self.tokenizer, self.max_positions, closes=True)
+
+    def collate(self, examples: Sequence[Example], padding_side: str = "right") -> Batch:
+        """Pads examples, questions and answers apart."""
+        return collate_pairs(examples, self.pad_id, padding_side)
+
+    def logits(self, embeddings_BTH: Tensor, batch: Batch) -> Tensor:
+        """The model's own forward: embeddings into the encoder, the answer so far into the decoder."""
+        output = self.model(
+            inputs_embeds=embeddings_BTH,
+            attention_mask=batch.mask_BT,
+            decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels=batch.labels_BT),
+            use_cache=False,
+        )
+        return output.logits[batch.scored_BT].float()
+
+    def generate(self, embeddings_BTH: Tensor, ids_BT: Tensor, mask_BT: Tensor, **settings: Any) -> Tensor:
+        """Writes an answer to each row, the decoder's start token left out."""
+        written_BN = self.model.generate(inputs_embeds=embeddings_BTH, attention_mask=mask_BT, **settings)
+        return written_BN[:, 1:]
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Holds transformers' warnings and progress bars back, so that a mistake is told in one line; downloads show."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    hook = logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **{**options, "disable": True}))
-    try:
-        yield
-    finally:
-        logging.set_tqdm_hook(hook)
-        logging.set_verbosity(level)
+def positions(mask_BT: Tensor) -> Tensor:
+    """Position of each token in its row, counted from 0 whatever the padding: `[B, T]`."""
+    return (mask_BT.cumsum(dim=1) - 1).clamp(min=0)
 
 
-def _device(device: str) -> torch.device:
-    if device != "auto":
-        try:
-            return torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError) as error:
-            raise ModelError(f"device {device} ({error})", "a device of this machine", "Use auto or cpu") from None
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
-
-
-def _dtype(dtype: str, device: torch.device) -> torch.dtype:
-    if dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-    return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
-
-
-def _computes_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 natively; emulated bfloat16 is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
-
-
-def _cannot_load(name: str, reason: str) -> ModelError:
-    what = f"model directory {name}" if Path(name).is_dir() else f"model {name}, no directory here,"
-    return ModelError(
-        f"{what} cannot be loaded ({reason})",
-        "a directory with a whole causal language model, or a hub model's name",
-        "Check the name and the files in it",
-    )
+def _plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensor itself, or the plain ones that a quantized one is made of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _plain_tensors(getattr(tensor, name))

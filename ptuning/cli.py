@@ -115,7 +115,7 @@ def _train(arguments: list[str]) -> None:
 def _report(run: Any, resume: bool) -> None:
     from accelerate import PartialState
 
-    from ptuning.prompt import results_table
+    from ptuning.card import results_table
     from ptuning.trainer import train
 
     is_main_process = PartialState(cpu=run.model.device == "cpu").is_main_process
@@ -125,8 +125,8 @@ def _report(run: Any, resume: bool) -> None:
     for line in results_table(result.metrics["results"]):
         print(line)
     print(f"saved: {result.directory}")
-    if not result.prompt.is_peft_adapter:
-        print("Its virtual tokens do not all stand before the text, so it is not a PEFT adapter: load it with ptuning.")
+    if result.prompt.not_peft:
+        print(result.prompt.not_peft)
 
 
 def _load(parsed: argparse.Namespace) -> Any:
@@ -151,9 +151,9 @@ def _load(parsed: argparse.Namespace) -> Any:
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:
-    from ptuning.data import read_rows
+    from ptuning.card import results_table
     from ptuning.evaluation import evaluate_rows
-    from ptuning.prompt import results_table
+    from ptuning.rows import read_rows
 
     lm = _load(parsed)
     prompt, task = lm.prompts["prompt"], lm.task("prompt")
@@ -163,7 +163,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     if source is None:
         raise DataError("no rows to evaluate on", "a data file with answers", "Give one with --data")
     results = evaluate_rows(
-        *(lm.backbone, prompt.embeddings_PH.to(lm.backbone.device), task),
+        *(lm.backbone, prompt.on(lm.backbone.device), task),
         *(read_rows(source, split, task.columns), parsed.batch_size, parsed.baseline),
     )
     measured = {name: metrics.as_dict() for name, metrics in results.items()}
@@ -177,7 +177,7 @@ def _predict(parsed: argparse.Namespace) -> None:
     lm = _load(parsed)
     columns = lm.columns("prompt")
     if parsed.data is not None:
-        from ptuning.data import read_rows
+        from ptuning.rows import read_rows
 
         rows = [row.values for row in read_rows(parsed.data, "test", columns)]
     elif len(columns) == 1:

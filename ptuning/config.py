@@ -37,14 +37,17 @@ class ModelConfig:
     """auto: the first accelerator if there is one; or cpu, cuda, cuda:1, mps."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run on this machine."""
+    quantization: Literal["none", "int8"] = "none"
+    """int8: the frozen weights of linear layers as 8-bit whole numbers, a quarter of float32's memory (torchao)."""
 
 
 @dataclass(frozen=True)
 class PromptConfig:
     """The trainable part and where it starts."""
 
-    encoder: Literal["embedding", "mlp", "lstm", "residual"] = "residual"
-    """embedding: free vectors (Lester 2021); mlp, lstm: P-tuning (Liu 2021); residual: Razdaibiedina 2023."""
+    encoder: Literal["embedding", "mlp", "lstm", "residual", "conditioned"] = "residual"
+    """embedding: free vectors (Lester 2021); mlp, lstm: P-tuning (Liu 2021); residual: Razdaibiedina 2023;
+    conditioned: reads each row's text and makes the row's own prompt."""
     hidden_size: int | None = None
     """Width of the encoder's hidden layers; null: the encoder's own default."""
     init: Literal["vocabulary", "text", "labels", "prompt", "random"] = "vocabulary"
@@ -70,7 +73,7 @@ class PromptConfig:
             problems.append(
                 ConfigError(
                     f"prompt.encoder: embedding with prompt.hidden_size: {self.hidden_size}",
-                    "hidden_size only with mlp, lstm or residual",
+                    "hidden_size only with another encoder",
                     "Remove prompt.hidden_size",
                 )
             )
@@ -152,6 +155,8 @@ class TrainConfig:
     """Steps between lines of metrics.jsonl."""
     report_to: Literal["none", "tensorboard"] = "none"
     """Where the metrics go besides metrics.jsonl."""
+    gradient_checkpointing: bool = False
+    """Whether layers are run again in the backward pass instead of keeping what they computed: less memory, slower."""
     forward: Literal["auto", "splice", "shared_prefix"] = "auto"
     """splice: the reference; shared_prefix: the prompt is run once a batch; auto: the fast one where it is exact."""
     seed: int = 0
@@ -216,7 +221,7 @@ class RunConfig:
             ]
             own.update(dict.fromkeys(missing, _STAND_IN))
             sections[field.name] = _collect(found, kind, own)
-            drafts[field.name] = SimpleNamespace(**{**_defaults(kind), **given, **own})
+            drafts[field.name] = SimpleNamespace(**{**defaults(kind), **given, **own})
         found += _contradictions(drafts["prompt"], drafts["data"], drafts["train"])
         problems += [each for each in found if not any(f"{key}:" in each.received for key in wrong)]
         if problems:
@@ -249,6 +254,13 @@ def _contradictions(prompt: Any, data: Any, train: Any) -> list[ConfigError]:
                 "Set train.forward to auto",
             )
         )
+    for is_set, setting in (
+        (prompt.encoder == "conditioned", "prompt.encoder: conditioned"),
+        (train.gradient_checkpointing, "train.gradient_checkpointing: true"),
+    ):
+        if is_set and train.forward == "shared_prefix":
+            received = f"train.forward: shared_prefix with {setting}"
+            problems.append(ConfigError(received, "rows that are run whole", "Set train.forward to auto"))
     return problems
 
 
@@ -339,7 +351,8 @@ def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key.partition(".")[2]: value for key, value in settings.items() if key.startswith(f"{name}.")}
 
 
-def _defaults(section: Any) -> dict[str, Any]:
+def defaults(section: Any) -> dict[str, Any]:
+    """The settings of a section that have a default, and what it is."""
     return {
         field.name: field.default for field in dataclasses.fields(section) if field.default is not dataclasses.MISSING
     }

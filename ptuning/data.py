@@ -1,39 +1,27 @@
-"""Rows -> token ids -> right-padded, length-grouped batches.
+"""Rows -> token ids -> padded batches of similar length.
 
-Knows nothing of models or training. Every bad row is named by its file and line.
+Knows nothing of files, models or training.
 """
 
-import csv
 import dataclasses
-import json
 import logging
 import random
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from ptuning.errors import DataError
+from ptuning.rows import Row, require_columns
 from ptuning.template import Task, Template, TemplateEncoder, Verbalizer, text_ids
 
 _log = logging.getLogger(__name__)
 
 IGNORED = -100  # a label that is not a label, as everywhere in the field
-_FILE_KINDS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _BATCHES_PER_WINDOW = 50  # rows are shuffled, then grouped by length within windows of this many batches
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row's columns as text, and where it stands."""
-
-    values: Mapping[str, str]
-    where: str
 
 
 @dataclass(frozen=True)
@@ -55,7 +43,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded rows. T counts the slots' negative ids too."""
+    """Padded rows of a causal model, question and answer in one sequence. T counts the slots' negative ids too."""
 
     ids_BT: Tensor
     """Token ids `[B, T]`; virtual token i is -(i + 1)."""
@@ -63,8 +51,13 @@ class Batch:
     """1 where a row has a token, 0 where it is padded, `[B, T]`."""
     labels_BT: Tensor
     """The answers' ids where they stand in the row, elsewhere -100, `[B, T]`."""
-    num_shared: int
-    """Leading virtual tokens that all rows share and that come before every position whose logits are needed."""
+    num_leading: tuple[int, ...]
+    """Each row's leading virtual tokens that come before every position whose logits are needed."""
+
+    @property
+    def num_shared(self) -> int:
+        """Leading virtual tokens that every row has."""
+        return min(self.num_leading)
 
     @property
     def scored_BT(self) -> Tensor:
@@ -77,9 +70,34 @@ class Batch:
         labels_BT = self.labels_BT[:, 1:]
         return labels_BT[labels_BT != IGNORED]
 
-    def to(self, device: torch.device) -> "Batch":
+    @property
+    def text_BT(self) -> Tensor:
+        """True where a row has a real token of its question: no virtual token, no answer, no padding; `[B, T]`."""
+        return (self.mask_BT > 0) & (self.ids_BT >= 0) & (self.labels_BT == IGNORED)
+
+    def to(self, device: torch.device) -> Self:
         """The same batch on another device."""
-        return Batch(self.ids_BT.to(device), self.mask_BT.to(device), self.labels_BT.to(device), self.num_shared)
+        tensors = ("ids_BT", "mask_BT", "labels_BT")
+        return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+
+
+class PairBatch(Batch):
+    """Padded rows of an encoder-decoder: the question is the encoder's, the answer (`labels_BT`) the decoder's."""
+
+    @property
+    def scored_BT(self) -> Tensor:
+        """True at the decoder's positions of the answer, `[B, A]`: each predicts the label at its own position."""
+        return self.labels_BT != IGNORED
+
+    @property
+    def targets_N(self) -> Tensor:
+        """The answers' ids, in row order."""
+        return self.labels_BT[self.scored_BT]
+
+    @property
+    def text_BT(self) -> Tensor:
+        """True where a row has a real token of its question, `[B, T]`."""
+        return (self.mask_BT > 0) & (self.ids_BT >= 0)
 
 
 class Coder:
@@ -89,12 +107,13 @@ class Coder:
         task: The template, the answer and the verbalizer.
         tokenizer: The base model's tokenizer.
         max_positions: Positions the model has; None for no limit.
+        closes: Whether the tokenizer's end-of-text token closes the question, as encoders want it.
     """
 
-    def __init__(self, task: Task, tokenizer: Any, max_positions: int | None = None) -> None:
+    def __init__(self, task: Task, tokenizer: Any, max_positions: int | None = None, closes: bool = False) -> None:
         self.task = task
         self._tokenizer = tokenizer
-        self._encoder = TemplateEncoder(Template.parse(task.template), tokenizer, task.chat_template)
+        self._encoder = TemplateEncoder(Template.parse(task.template), tokenizer, task.chat_template, closes)
         self._answer = Template.parse(task.answer)
         self.labels = tuple(task.verbalizer or ())
         self.label_ids = Verbalizer(task.verbalizer).token_ids(tokenizer) if task.verbalizer else []
@@ -127,18 +146,27 @@ class Coder:
         return self._questions(rows, [min(self.max_length, self._max_positions - max_new_tokens)] * len(rows))
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the template needs."""
+        return self._encoder.template.field_names
+
+    def plain(self, text: str) -> str:
+        """Text in which no word of a special token is left."""
+        return self._encoder.plain(text)
+
+    @property
     def longest_label(self) -> int:
         """Tokens of the longest label's text; 0 without a verbalizer."""
         return max(map(len, self.label_ids), default=0)
 
     def _questions(self, rows: Sequence[Row], rooms: Sequence[int]) -> list[Example]:
         for row in rows:
-            _require_columns(row, self._encoder.template.field_names)
+            require_columns(row, self.columns)
         encoded = self._encoder.encode([row.values for row in rows], rooms, lambda i: rows[i].where)
         return [Example(each.ids, [], None, each.was_cut) for each in encoded]
 
     def _answer_ids(self, row: Row) -> list[int]:
-        _require_columns(row, self._answer.field_names)
+        require_columns(row, self._answer.field_names)
         if self.labels:
             label = row.values[self.task.label_column]
             if label not in self.labels:
@@ -150,64 +178,44 @@ class Coder:
             return self.label_ids[self.labels.index(label)]
         text = "".join(
             str(stretch)
-            for stretch in self._answer.fill(
-                {name: self._encoder.plain(row.values[name]) for name in self._answer.field_names}
-            )
+            for stretch in self._answer.fill({name: self.plain(row.values[name]) for name in self._answer.field_names})
         )
         ids = text_ids(self._tokenizer, [text])[0]
         end = self._tokenizer.eos_token_id
         return ids if end is None else [*ids, end]
 
 
-def read_rows(source: str, split: str, columns: Iterable[str]) -> list[Row]:
-    """Reads a data file, or a hub data set's split.
-
-    Args:
-        source: Path of a csv, tsv, json, jsonl or parquet file; or a hub name, `org/name` or `org/name:subset`.
-        split: The split to take of a hub data set.
-        columns: The columns that are needed; their values must be text (whole numbers are taken for labels).
-
-    Raises:
-        DataError: When it is missing, empty, lacks a column, or has a row that is not text.
-    """
-    kind = Path(source).suffix.lower()
-    if kind in _FILE_KINDS and not Path(source).is_file():
-        raise DataError(f"data file {source} does not exist", "a csv, json(l) or parquet file", "Check the path")
-    readers = {".csv": _read_csv, ".tsv": _read_csv, ".json": _read_json, ".jsonl": _read_json}
-    read = readers.get(kind, lambda source: _read_datasets(source, split))
-    names = list(columns)
-    try:
-        rows = [as_row(values, where, names) for values, where in read(source)]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{source} is not UTF-8 text ({error})", "a UTF-8 file", "Convert it") from error
-    except OSError as error:
-        raise DataError(
-            f"{source} cannot be read ({error.strerror})", "a data file", "Check its permissions"
-        ) from error
-    if not rows:
-        raise DataError(f"{source} has no rows", "one row or more", "Check the file")
-    return rows
-
-
 def collate(examples: Sequence[Example], pad_id: int, padding_side: str = "right") -> Batch:
-    """Pads examples to a batch.
+    """Pads examples to a causal model's batch.
 
     Args:
-        examples: The rows; an example without an answer is scored at its last position, to predict what comes next.
+        examples: The rows; an example without an answer has no scored position.
         pad_id: What fills the rows; it is masked.
         padding_side: left or right; no row's score depends on it.
     """
-    length = max(len(example) for example in examples)
-    ids_BT = torch.full((len(examples), length), pad_id)
-    mask_BT = torch.zeros_like(ids_BT)
-    labels_BT = torch.full_like(ids_BT, IGNORED)
-    for i, example in enumerate(examples):
-        start = length - len(example) if padding_side == "left" else 0
-        end, answer = start + len(example), start + len(example.ids)
-        ids_BT[i, start:end] = torch.tensor([*example.ids, *example.answer_ids])
-        mask_BT[i, start:end] = 1
-        labels_BT[i, answer:end] = torch.tensor(example.answer_ids, dtype=torch.long)
-    return Batch(ids_BT, mask_BT, labels_BT, min(_num_leading(example) for example in examples))
+    ids_BT, mask_BT = padded([[*each.ids, *each.answer_ids] for each in examples], pad_id, padding_side)
+    labels = [[*[IGNORED] * len(each.ids), *each.answer_ids] for each in examples]
+    labels_BT, _ = padded(labels, IGNORED, padding_side)
+    return Batch(ids_BT, mask_BT, labels_BT, tuple(map(num_leading, examples)))
+
+
+def collate_pairs(examples: Sequence[Example], pad_id: int, padding_side: str = "right") -> PairBatch:
+    """Pads examples to an encoder-decoder's batch: questions and answers apart. Arguments as in `collate`."""
+    ids_BT, mask_BT = padded([each.ids for each in examples], pad_id, padding_side)
+    labels_BA, _ = padded([each.answer_ids for each in examples], IGNORED, "right")
+    return PairBatch(ids_BT, mask_BT, labels_BA, tuple(map(num_leading, examples)))
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int, padding_side: str) -> tuple[Tensor, Tensor]:
+    """Rows of ids as `[B, T]`, filled up on a side, left or right; and 1 where a row has an element of its own."""
+    length = max(map(len, rows))
+    filled_BT = torch.full((len(rows), length), fill)
+    mask_BT = torch.zeros_like(filled_BT)
+    for i, row in enumerate(rows):
+        start = length - len(row) if padding_side == "left" else 0
+        filled_BT[i, start : start + len(row)] = torch.tensor(row, dtype=torch.long)
+        mask_BT[i, start : start + len(row)] = 1
+    return filled_BT, mask_BT
 
 
 class BatchStream:
@@ -242,137 +250,36 @@ class BatchStream:
         return batches
 
 
-def by_length(examples: Sequence[Example], batch_size: int) -> list[list[int]]:
-    """Row numbers in batches of similar length, the longest first."""
-    order = sorted(range(len(examples)), key=lambda i: -len(examples[i]))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+def by_length(
+    examples: Sequence[Example], batch_size: int, max_batch_tokens: int | None = None, num_new_tokens: int = 0
+) -> list[list[int]]:
+    """Row numbers in batches of similar length, the longest first.
+
+    Args:
+        examples: The rows.
+        batch_size: The most rows a batch may have.
+        max_batch_tokens: The most tokens it may have, padding included; None: no limit. A longer row stands alone.
+        num_new_tokens: What each row may grow by.
+    """
+    batches: list[list[int]] = []
+    leading = rest = 0  # the longest in the batch; leading virtual tokens and the rest are padded apart
+    for i in sorted(range(len(examples)), key=lambda i: -len(examples[i])):
+        own_leading = num_leading(examples[i])
+        own_rest = len(examples[i]) + num_new_tokens - own_leading
+        width = max(leading, own_leading) + max(rest, own_rest)
+        is_full = not batches or len(batches[-1]) == batch_size
+        if is_full or (max_batch_tokens is not None and width * (len(batches[-1]) + 1) > max_batch_tokens):
+            batches.append([])
+            leading = rest = 0
+        batches[-1].append(i)
+        leading, rest = max(leading, own_leading), max(rest, own_rest)
+    return batches
 
 
-def _num_leading(example: Example) -> int:
+def num_leading(example: Example) -> int:
     """The example's leading virtual tokens that precede its first scored position."""
     leading = next((i for i, token in enumerate(example.ids) if token >= 0), len(example.ids))
     return min(leading, len(example.ids) - 1)
-
-
-def _require_columns(row: Row, columns: Iterable[str]) -> None:
-    missing = [name for name in columns if name not in row.values]
-    if missing:
-        raise DataError(
-            f"{row.where} has no column {missing[0]!r}",
-            f"the template's and the answer's columns (there are: {', '.join(map(str, row.values)) or 'none'})",
-            "Correct the template, the answer or the data",
-        )
-
-
-def as_row(values: Mapping[str, Any], where: str, columns: Sequence[str]) -> Row:
-    """Checks that a row has the columns and that they hold text; whole numbers are taken as their digits."""
-    _require_columns(Row(values, where), columns)
-    texts = dict(values)
-    for name in columns:
-        value = values[name]
-        if isinstance(value, int) and not isinstance(value, bool):
-            texts[name] = str(value)
-        elif not isinstance(value, str) or not _is_unicode(value):
-            raise DataError(f"{where}: column {name!r} holds {value!r}", "text", "Correct or remove the row")
-    return Row(texts, where)
-
-
-def _is_unicode(text: str) -> bool:
-    """False for halves of surrogate pairs, which JSON can write and no tokenizer reads."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _read_csv(source: str) -> Iterator[tuple[dict[str, Any], str]]:
-    csv.field_size_limit(sys.maxsize)
-    with Path(source).open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if source.lower().endswith(".tsv") else ",", strict=True)
-        try:
-            names = list(reader.fieldnames or ())
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise DataError(f"{source} has two columns {twice[0]!r}", "a name a column", "Rename one")
-            for values in reader:
-                where = f"{source} line {reader.line_num}"
-                if None in values:
-                    raise DataError(
-                        f"{where} has more cells than the header", "a cell a column", "Quote cells with commas"
-                    )
-                yield values, where
-        except csv.Error as error:
-            raise DataError(
-                f"{source} line {reader.line_num + 1} is not CSV ({error})", "a cell a column", "Correct it"
-            ) from error
-
-
-def _read_json(source: str) -> Iterator[tuple[dict[str, Any], str]]:
-    with Path(source).open(encoding="utf-8-sig") as file:
-        if source.lower().endswith(".json"):
-            yield from _json_records(source, file.read())
-            return
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _json_record(line, f"{source} line {number}")
-
-
-def _json_records(source: str, text: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """A .json file: an array of objects, or an object a line."""
-    try:
-        records = json.loads(text)
-    except (ValueError, RecursionError):
-        records = [line for line in text.split("\n") if line.strip()]  # JSON text may hold other line ends
-    for number, record in enumerate(records if isinstance(records, list) else [records], 1):
-        yield _json_record(record, f"{source} record {number}")
-
-
-def _json_record(record: Any, where: str) -> tuple[dict[str, Any], str]:
-    try:
-        values = json.loads(record) if isinstance(record, str) else record
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not JSON ({error})", "an object a line", "Correct it") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{where} holds {values!r}", "an object with columns as keys", "Correct it")
-    return values, where
-
-
-def _read_datasets(source: str, split: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Parquet files and hub data sets, through `datasets`."""
-    import datasets
-
-    try:
-        with _quietly():
-            if Path(source).suffix.lower() == ".parquet":
-                table = datasets.Dataset.from_parquet(source)
-            else:
-                name, _, subset = source.partition(":")
-                table = datasets.load_dataset(name, subset or None, split=split)
-    except Exception as error:  # each file format and each way a hub can fail has its own kind
-        raise DataError(
-            f"{source} cannot be read ({type(error).__name__}: {error})",
-            f"a data file ({', '.join(_FILE_KINDS)}) or a hub data set with a split {split!r}",
-            "Check the name",
-        ) from error
-    for number, values in enumerate(table):
-        yield values, f"{source} row {number}"
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Holds the messages and progress bars of `datasets` back: what goes wrong is told in one line."""
-    import datasets
-
-    level, had_bars = datasets.logging.get_verbosity(), not datasets.are_progress_bars_disabled()
-    datasets.logging.set_verbosity(logging.CRITICAL)
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(level)
-        if had_bars:
-            datasets.enable_progress_bars()
 
 
 def num_cut(examples: Iterable[Example]) -> int:

@@ -1,33 +1,36 @@
-"""The trainable part: small modules whose `forward()` makes the virtual tokens' embeddings.
+"""The trainable part: small modules whose `forward` makes the virtual tokens' embeddings.
 
-Knows nothing of language models or of where the virtual tokens are placed. Every encoder keeps its start as an anchor
-and adds a branch whose last layer is zero at first, so that step 0 produces exactly `start_PH`, whatever the encoder.
+All but `Conditioned` make one prompt, `forward() -> [P, H]`; that one reads each row's text first, `forward(text_BTH,
+text_BT) -> [B, P, H]`. Knows nothing of language models or of where the virtual tokens are placed. Every encoder keeps
+its start as an anchor and adds a branch whose last layer is zero at first, so that step 0 produces exactly `start_PH`,
+whatever the encoder.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from ptuning.errors import ConfigError
+from ptuning.errors import ConfigError, PromptError
 
 MAX_LSTM_WIDTH = 1024  # at H = 3072 an LSTM as wide as the model has hundreds of millions of weights and is no better
 
 
 class PromptEncoder(nn.Module):
-    """Makes a soft prompt.
+    """Makes a soft prompt: its `forward` returns the virtual tokens' embeddings in fp32.
 
     Args:
         start_PH: The initial embeddings, `[P, H]` fp32; what `forward` returns before training.
     """
 
+    reads_text: ClassVar[bool] = False
+    """Whether `forward` takes the rows' text and makes each row its own prompt."""
+
     def __init__(self, start_PH: Tensor) -> None:
         super().__init__()
         self.num_virtual_tokens, self.width = start_PH.shape
-
-    def forward(self) -> Tensor:
-        """The virtual tokens' embeddings, `[P, H]` fp32."""
-        raise NotImplementedError
 
 
 class Embedding(PromptEncoder):
@@ -113,11 +116,66 @@ class Residual(PromptEncoder):
         return self.prompt_PH + self.network(self.prompt_PH)
 
 
+class Conditioned(PromptEncoder):
+    """A small model that reads a row's text and makes the row's own prompt from it.
+
+    P learned queries attend over the frozen input embeddings of the text through a narrow bottleneck; what they read
+    is added to a static base prompt. The last layer is zero at first: step 0 is the base prompt, for every row.
+
+    Args:
+        start_PH: The initial embeddings of the base prompt.
+        hidden_size: Width W of the bottleneck; None: 64.
+    """
+
+    reads_text = True
+
+    def __init__(self, start_PH: Tensor, hidden_size: int | None = None) -> None:
+        super().__init__(start_PH)
+        hidden = hidden_size or 64
+        self.prompt_PH = nn.Parameter(start_PH.clone())
+        self.queries_PW = nn.Parameter(torch.randn(self.num_virtual_tokens, hidden))
+        self.norm = nn.LayerNorm(self.width)
+        self.keys, self.values = nn.Linear(self.width, hidden), nn.Linear(self.width, hidden)
+        self.output = nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), _zero(nn.Linear(hidden, self.width)))
+        self.to(start_PH.device)
+
+    def forward(self, text_BTH: Tensor, text_BT: Tensor) -> Tensor:
+        """Each row's prompt.
+
+        Args:
+            text_BTH: The frozen input embeddings of the rows.
+            text_BT: True where a row has text to be read.
+
+        Returns:
+            `[B, P, H]` fp32.
+        """
+        text_BTH = self.norm(nn.functional.pad(text_BTH.float(), (0, 0, 1, 0)))  # an empty token: rows may have no text
+        seen_B1T = rearrange(nn.functional.pad(text_BT, (1, 0), value=True), "b t -> b 1 t")
+        queries_BPW = repeat(self.queries_PW, "p w -> b p w", b=len(text_BTH))
+        read_BPW = nn.functional.scaled_dot_product_attention(
+            queries_BPW, self.keys(text_BTH), self.values(text_BTH), attn_mask=seen_B1T
+        )
+        return self.prompt_PH + self.output(read_BPW)
+
+    @classmethod
+    def from_weights(cls, weights: Mapping[str, Tensor]) -> "Conditioned":
+        """The encoder whose `state_dict` these are; raises `PromptError` where they are none's."""
+        try:
+            encoder = cls(weights["prompt_PH"], weights["queries_PW"].shape[1])
+            encoder.load_state_dict(dict(weights))
+        except (KeyError, IndexError, RuntimeError) as error:
+            raise PromptError(
+                f"weights {', '.join(weights)[:200]} ({error})", "a conditioned encoder's", "Save or copy it again"
+            ) from error
+        return encoder
+
+
 BY_NAME: dict[str, Callable[..., PromptEncoder]] = {
     "embedding": Embedding,
     "mlp": MLP,
     "lstm": LSTM,
     "residual": Residual,
+    "conditioned": Conditioned,
 }
 
 

@@ -14,8 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptuning.backbone import Backbone
-from ptuning.data import Coder, Example, Row, by_length, collate, num_cut, warn_of_cut
+from ptuning.data import Coder, Example, by_length, num_cut, warn_of_cut
+from ptuning.forward import Prompt
 from ptuning.objective import answer_scores, label_scores
+from ptuning.rows import Row
 from ptuning.template import Task
 
 _log = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ class Metrics:
 @torch.no_grad()
 def evaluate(
     backbone: Backbone,
-    prompt_PH: Tensor,
+    prompt: Prompt,
     examples: Sequence[Example],
     label_ids: Sequence[Sequence[int]],
     batch_size: int = 32,
@@ -87,7 +89,7 @@ def evaluate(
 
     Args:
         backbone: The frozen model.
-        prompt_PH: `[P, H]`.
+        prompt: As in `objective.loss`.
         examples: Rows with answers.
         label_ids: The token ids of each label's text; empty where answers are generated.
         batch_size: Rows read at once.
@@ -99,7 +101,7 @@ def evaluate(
     with tqdm(total=len(examples), desc=progress, unit="row", disable=progress is None) as bar:
         for rows in batches:
             chosen = [examples[i] for i in rows]
-            scores_B, is_correct_B = _scores(backbone, prompt_PH, chosen, label_ids, path)
+            scores_B, is_correct_B = _scores(backbone, prompt, chosen, label_ids, path)
             num_correct += int(is_correct_B.sum())
             total -= float(scores_B.cpu().double().sum())
             bar.update(len(rows))
@@ -108,45 +110,45 @@ def evaluate(
 
 
 def sides(
-    backbone: Backbone, prompt_PH: Tensor, task: Task, rows: Sequence[Row], with_baseline: bool
-) -> Iterator[tuple[str, Tensor, list[Example], Coder]]:
+    backbone: Backbone, prompt: Prompt, task: Task, rows: Sequence[Row], with_baseline: bool
+) -> Iterator[tuple[str, Prompt, list[Example], Coder]]:
     """What is compared: the same words without the soft prompt (where asked for and possible), and with it.
 
     Yields:
-        The side's name, its prompt `[P, H]` or `[0, H]`, the encoded rows, and their coder.
+        The side's name, its prompt, the encoded rows, and their coder.
     """
     if with_baseline:
-        coder = Coder(task.without_prompt(), backbone.tokenizer, backbone.max_positions)
+        coder = backbone.coder(task.without_prompt())
         examples = coder.encode(rows)
         if all(example.ids for example in examples):
-            yield WITHOUT, prompt_PH[:0], examples, coder
+            yield WITHOUT, backbone.vocabulary_VH[:0], examples, coder
         else:
             _log.warning("no baseline: without the prompt nothing stands before some answers")
-    coder = Coder(task, backbone.tokenizer, backbone.max_positions)
-    yield WITH, prompt_PH, coder.encode(rows), coder
+    coder = backbone.coder(task)
+    yield WITH, prompt, coder.encode(rows), coder
 
 
 def evaluate_rows(
-    backbone: Backbone, prompt_PH: Tensor, task: Task, rows: Sequence[Row], batch_size: int, with_baseline: bool
+    backbone: Backbone, prompt: Prompt, task: Task, rows: Sequence[Row], batch_size: int, with_baseline: bool
 ) -> dict[str, Metrics]:
     """Evaluates a prompt on rows, and the same words without it where `with_baseline`; name -> metrics."""
     results = {}
-    for name, prompt, examples, coder in sides(backbone, prompt_PH, task, rows, with_baseline):
+    for name, its_prompt, examples, coder in sides(backbone, prompt, task, rows, with_baseline):
         warn_of_cut(name, examples)
-        results[name] = evaluate(backbone, prompt, examples, coder.label_ids, batch_size, progress=name)
+        results[name] = evaluate(backbone, its_prompt, examples, coder.label_ids, batch_size, progress=name)
     return results
 
 
 def _scores(
     backbone: Backbone,
-    prompt_PH: Tensor,
+    prompt: Prompt,
     examples: Sequence[Example],
     label_ids: Sequence[Sequence[int]],
     path: str,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each row's own answer, `[B]`, and whether it is the one that would be given, `[B]`."""
     if not label_ids:
-        return answer_scores(backbone, prompt_PH, collate(examples, backbone.pad_id), path)
-    scores_BC = label_scores(backbone, prompt_PH, examples, label_ids, path)
+        return answer_scores(backbone, prompt, backbone.collate(examples), path)
+    scores_BC = label_scores(backbone, prompt, examples, [label_ids] * len(examples), path)
     labels_B = torch.tensor([example.label for example in examples], device=scores_BC.device)
     return scores_BC.gather(1, labels_B[:, None])[:, 0], scores_BC.argmax(1) == labels_B

@@ -1,109 +1,124 @@
 """Label logits of a batch, two ways to the same numbers.
 
 `splice` is the definition: the virtual tokens' embeddings are put in their places and the model reads the whole row.
-`shared_prefix` is the fast way: leading virtual tokens, equal in all rows of a causal model, are run once and their
-keys and values repeated for the rows. Knows nothing of losses, labels' meaning or training.
+`shared_prefix` is the fast way: the rows' leading virtual tokens are run once a prompt and their keys and values put
+before the rest of each row. Knows nothing of losses, labels' meaning or training.
 """
 
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from einops import rearrange, repeat
-from torch import Tensor
+from torch import Tensor, nn
 
-from ptuning.backbone import Backbone
+from ptuning.backbone import Backbone, CausalBackbone, positions
 from ptuning.data import Batch
 from ptuning.errors import ModelError
+from ptuning.prefix import Prefix, RowPrompts
+
+Prompt: TypeAlias = Tensor | RowPrompts | nn.Module
+"""The soft prompt of a batch: `[P, H]` for all its rows, `[B, P, H]` with one a row, several that have been run with
+each row's choice, or a conditioned encoder, which makes each row its own."""
 
 
-def label_logits(backbone: Backbone, prompt_PH: Tensor, batch: Batch, path: str = "auto") -> Tensor:
+def label_logits(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto") -> Tensor:
     """Logits at the batch's scored positions.
 
     Args:
         backbone: The frozen model.
-        prompt_PH: The virtual tokens' embeddings, `[P, H]`.
+        prompt: The virtual tokens' embeddings: `[P, H]`, `[B, P, H]`, or what makes them.
         batch: Rows on the backbone's device.
         path: splice, shared_prefix, or auto: shared_prefix where the model's cache can be shared.
 
     Returns:
         `[N, V]` fp32, in row order.
+
+    Raises:
+        DataError: When a row is longer than the model's positions; nothing is run then.
+        ModelError: When the path is shared_prefix and the model or the prompt cannot be run so.
     """
-    if path == "splice" or not batch.num_shared or (path == "auto" and not backbone.shares_prefix):
-        return splice(backbone, prompt_PH, batch)
-    return shared_prefix(backbone, prompt_PH, batch)
+    backbone.require_room(int(batch.mask_BT.sum(dim=1).max()))
+    if path == "shared_prefix" or (path == "auto" and can_share(backbone, prompt, batch)):
+        return shared_prefix(backbone, prompt, batch)
+    return splice(backbone, prompt, batch)
+
+
+def can_share(backbone: Backbone, prompt: Prompt, batch: Batch) -> bool:
+    """Whether the rows' leading virtual tokens can be run before the rows."""
+    if not backbone.shares_prefix or backbone.is_checkpointed:
+        return False
+    if isinstance(prompt, RowPrompts):
+        run = prompt.num_leading if prompt.prefixes else ()
+        return any(run) and all(own >= num for own, num in zip(batch.num_leading, run, strict=True))
+    return isinstance(prompt, Tensor) and prompt.ndim == 2 and batch.num_shared > 0
 
 
 def require_path(backbone: Backbone, path: str) -> None:
     """Raises `ModelError` when the model cannot be run by that path."""
-    if path == "shared_prefix" and not backbone.shares_prefix:
+    if path == "shared_prefix" and (not backbone.shares_prefix or backbone.is_checkpointed):
         raise ModelError(
             f"forward: shared_prefix with {backbone.name}",
-            "a model whose layers are all attention",
+            "a causal model whose layers are all attention, not run again in the backward pass",
             "Use forward: auto",
         )
 
 
-def splice(backbone: Backbone, prompt_PH: Tensor, batch: Batch) -> Tensor:
+def splice(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
     """The reference: every row whole, virtual tokens in their places. Shapes as in `label_logits`."""
-    output = backbone.run(
-        inputs_embeds=place(backbone, prompt_PH, batch.ids_BT),
-        attention_mask=batch.mask_BT,
-        position_ids=positions(batch.mask_BT),
-        use_cache=False,
-        logits_to_keep=batch.scored_BT,
-    )
-    return output.logits.float()
+    return backbone.logits(place(backbone, embeddings_of(prompt, backbone, batch), batch.ids_BT), batch)
 
 
-def shared_prefix(backbone: Backbone, prompt_PH: Tensor, batch: Batch) -> Tensor:
-    """The leading virtual tokens once at batch 1, then the rest of the rows. Shapes as in `label_logits`."""
+def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
+    """The leading virtual tokens once a prompt at batch 1, then the rest of the rows. Shapes as in `label_logits`."""
     require_path(backbone, "shared_prefix")
-    num_rows, num_shared = len(batch.ids_BT), batch.num_shared
-    cache = prefix_cache(backbone, prompt_PH[:num_shared])
-    cache.batch_repeat_interleave(num_rows)
-    is_rest_BT = (batch.ids_BT >= 0) | (batch.ids_BT < -num_shared)
-    rest = [
-        rearrange(tensor[is_rest_BT], "(b r) -> b r", b=num_rows)
-        for tensor in (batch.ids_BT, batch.mask_BT, batch.scored_BT)
-    ]
-    # Padding goes to the right: between the prefix and the text it would use up a sliding window.
-    order_BR = rest[1].argsort(dim=1, descending=True, stable=True)
-    ids_BR, mask_BR, scored_BR = (tensor.gather(1, order_BR) for tensor in rest)
-    output = backbone.run(
-        inputs_embeds=place(backbone, prompt_PH, ids_BR),
-        attention_mask=torch.cat([mask_BR.new_ones(num_rows, num_shared), mask_BR], dim=1),
-        position_ids=num_shared + positions(mask_BR),
+    if not can_share(backbone, prompt, batch):
+        return splice(backbone, prompt, batch)
+    assert isinstance(backbone, CausalBackbone)
+    if isinstance(prompt, Tensor):
+        prefix = Prefix.of(backbone, prompt[: batch.num_shared])
+        prompt = RowPrompts([prompt], [prefix], (0,) * len(batch.ids_BT))
+    assert isinstance(prompt, RowPrompts)
+    cache, prefix_mask_BP = prompt.spread(backbone)
+    num_leading_B1 = prefix_mask_BP.sum(dim=1, keepdim=True)
+    is_rest_BT = (batch.mask_BT > 0) & ((batch.ids_BT >= 0) | (batch.ids_BT < -num_leading_B1))
+    # What is left of each row moves to the left: padding between prefix and text would use up a sliding window.
+    order_BR = is_rest_BT.int().argsort(dim=1, descending=True, stable=True)[:, : int(is_rest_BT.sum(dim=1).max())]
+    ids_BR, mask_BR, scored_BR = (each.gather(1, order_BR) for each in (batch.ids_BT, is_rest_BT, batch.scored_BT))
+    return backbone.scored_logits(
+        scored_BR,
+        inputs_embeds=place(backbone, prompt.embeddings, ids_BR),
+        attention_mask=torch.cat([prefix_mask_BP, mask_BR.long()], dim=1),
+        position_ids=num_leading_B1 + positions(mask_BR.long()),
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=scored_BR,
     )
-    return output.logits.float()
 
 
-def prefix_cache(backbone: Backbone, prefix_PH: Tensor) -> Any:
-    """The keys and values of a prefix, run once at batch 1 with its gradient."""
-    cache = backbone.new_cache()
-    backbone.run(
-        inputs_embeds=prefix_PH.to(backbone.device, backbone.dtype)[None],
-        position_ids=torch.arange(len(prefix_PH), device=backbone.device)[None],
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return cache
+def embeddings_of(prompt: Prompt, backbone: Backbone, batch: Batch) -> Tensor:
+    """The prompt's embeddings for the batch: `[P, H]`, or `[B, P, H]` with one prompt a row."""
+    if isinstance(prompt, Tensor):
+        return prompt
+    if isinstance(prompt, RowPrompts):
+        return prompt.embeddings
+    return prompt(backbone.embed(batch.ids_BT.clamp(min=0)), batch.text_BT)
 
 
-def place(backbone: Backbone, prompt_PH: Tensor, ids_BT: Tensor) -> Tensor:
-    """Input embeddings `[B, T, H]` of ids, virtual tokens (negative ids) taken from the prompt."""
+def place(backbone: Backbone, prompt: Tensor, ids_BT: Tensor) -> Tensor:
+    """Input embeddings `[B, T, H]` of ids, virtual tokens (negative ids) taken from each row's prompt.
+
+    Args:
+        backbone: The frozen model.
+        prompt: `[P, H]`, or `[B, P, H]` with one prompt a row.
+        ids_BT: Token ids; virtual token i is -(i + 1).
+    """
     embeddings_BTH = backbone.embed(ids_BT.clamp(min=0))
-    if not len(prompt_PH):
+    if not prompt.shape[-2]:
         return embeddings_BTH
     index_BT = (-1 - ids_BT).clamp(min=0)
-    prompt_BTH = prompt_PH.to(embeddings_BTH)[index_BT]
-    is_virtual_BTH = repeat(ids_BT < 0, "b t -> b t h", h=prompt_PH.shape[1])
+    if prompt.ndim == 2:
+        prompt_BTH = prompt.to(embeddings_BTH)[index_BT]
+    else:
+        rows_B1 = rearrange(torch.arange(len(ids_BT), device=ids_BT.device), "b -> b 1")
+        prompt_BTH = prompt.to(embeddings_BTH)[rows_B1, index_BT]
+    is_virtual_BTH = repeat(ids_BT < 0, "b t -> b t h", h=embeddings_BTH.shape[2])
     return torch.where(is_virtual_BTH, prompt_BTH, embeddings_BTH)
-
-
-def positions(mask_BT: Tensor) -> Tensor:
-    """Position of each token in its row, counted from 0 whatever the padding: `[B, T]`."""
-    return (mask_BT.cumsum(dim=1) - 1).clamp(min=0)

@@ -10,29 +10,29 @@ from torch import Tensor
 from torch.nn import functional
 
 from ptuning.backbone import Backbone
-from ptuning.data import Batch, Example, collate, with_answer
-from ptuning.forward import label_logits
+from ptuning.data import Batch, Example, with_answer
+from ptuning.forward import Prompt, label_logits
 
 
-def loss(backbone: Backbone, prompt_PH: Tensor, batch: Batch, path: str = "auto") -> Tensor:
+def loss(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto") -> Tensor:
     """Mean cross-entropy over the batch's label tokens, in nats; a scalar with the prompt's gradient.
 
     Args:
         backbone: The frozen model.
-        prompt_PH: What the prompt encoder made, `[P, H]`.
+        prompt: What the prompt encoder made, `[P, H]`, or another form that `forward.Prompt` allows.
         batch: Rows with answers.
         path: The forward path, as in `forward.label_logits`.
     """
-    return loss_sum(backbone, prompt_PH, batch, path) / len(batch.targets_N)
+    return loss_sum(backbone, prompt, batch, path) / len(batch.targets_N)
 
 
-def loss_sum(backbone: Backbone, prompt_PH: Tensor, batch: Batch, path: str = "auto") -> Tensor:
+def loss_sum(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto") -> Tensor:
     """Like `loss`, but the sum: the trainer divides by the label tokens of all batches and devices of a step."""
     batch = batch.to(backbone.device)
-    return functional.cross_entropy(label_logits(backbone, prompt_PH, batch, path), batch.targets_N, reduction="sum")
+    return functional.cross_entropy(label_logits(backbone, prompt, batch, path), batch.targets_N, reduction="sum")
 
 
-def answer_scores(backbone: Backbone, prompt_PH: Tensor, batch: Batch, path: str = "auto") -> tuple[Tensor, Tensor]:
+def answer_scores(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto") -> tuple[Tensor, Tensor]:
     """How likely each row's own answer is.
 
     Returns:
@@ -40,7 +40,7 @@ def answer_scores(backbone: Backbone, prompt_PH: Tensor, batch: Batch, path: str
         one, so that greedy generation would write it, `[B]` bool.
     """
     batch = batch.to(backbone.device)
-    logits_NV, targets_N = label_logits(backbone, prompt_PH, batch, path), batch.targets_N
+    logits_NV, targets_N = label_logits(backbone, prompt, batch, path), batch.targets_N
     rows_N = batch.scored_BT.nonzero()[:, 0]
     token_scores_N = -functional.cross_entropy(logits_NV, targets_N, reduction="none")
     scores_B = token_scores_N.new_zeros(len(batch.ids_BT)).index_add(0, rows_N, token_scores_N)
@@ -50,9 +50,9 @@ def answer_scores(backbone: Backbone, prompt_PH: Tensor, batch: Batch, path: str
 
 def label_scores(
     backbone: Backbone,
-    prompt_PH: Tensor,
+    prompt: Prompt,
     examples: Sequence[Example],
-    label_ids: Sequence[Sequence[int]],
+    label_ids: Sequence[Sequence[Sequence[int]]],
     path: str = "auto",
 ) -> Tensor:
     """Log-probability of every label's whole text after every row: `[B, C]` fp32.
@@ -61,30 +61,36 @@ def label_scores(
 
     Args:
         backbone: The frozen model.
-        prompt_PH: `[P, H]`.
+        prompt: As in `loss`.
         examples: The rows; their own answers are not looked at.
-        label_ids: The token ids of each label's text.
+        label_ids: For each row, the token ids of each of its labels' texts. C is the most that a row has; those that
+            others lack score -inf.
         path: The forward path.
     """
-    if all(len(ids) == 1 for ids in label_ids):
-        first_tokens_C = torch.tensor([ids[0] for ids in label_ids], device=backbone.device)
-        questions = [with_answer(example, list(label_ids[0])) for example in examples]
-        batch = collate(questions, backbone.pad_id).to(backbone.device)
-        return label_logits(backbone, prompt_PH, batch, path).log_softmax(dim=1)[:, first_tokens_C]
-    return whole_label_scores(backbone, prompt_PH, examples, label_ids, path)
+    if any(len(ids) > 1 for labels in label_ids for ids in labels):
+        return whole_label_scores(backbone, prompt, examples, label_ids, path)
+    most = max(map(len, label_ids))
+    first_BC = torch.tensor([[*(ids[0] for ids in labels), *[-1] * (most - len(labels))] for labels in label_ids])
+    first_BC = first_BC.to(backbone.device)
+    questions = [with_answer(each, list(labels[0])) for each, labels in zip(examples, label_ids, strict=True)]
+    batch = backbone.collate(questions).to(backbone.device)
+    scores_BV = label_logits(backbone, prompt, batch, path).log_softmax(dim=1)
+    return scores_BV.gather(1, first_BC.clamp(min=0)).masked_fill(first_BC < 0, -torch.inf)
 
 
 def whole_label_scores(
     backbone: Backbone,
-    prompt_PH: Tensor,
+    prompt: Prompt,
     examples: Sequence[Example],
-    label_ids: Sequence[Sequence[int]],
+    label_ids: Sequence[Sequence[Sequence[int]]],
     path: str = "auto",
 ) -> Tensor:
     """The reference of `label_scores`: every row with every label's text behind it."""
     columns = []
-    for ids in label_ids:  # one label at a time, so that memory does not grow with the labels
-        answered = [with_answer(example, list(ids)) for example in examples]
-        scores_B, _ = answer_scores(backbone, prompt_PH, collate(answered, backbone.pad_id), path)
-        columns.append(scores_B)
+    for c in range(max(map(len, label_ids))):  # one label at a time, so that memory does not grow with the labels
+        answers = [list(labels[min(c, len(labels) - 1)]) for labels in label_ids]
+        batch = backbone.collate([with_answer(*each) for each in zip(examples, answers, strict=True)])
+        scores_B, _ = answer_scores(backbone, prompt, batch, path)
+        has_label_B = torch.tensor([c < len(labels) for labels in label_ids], device=scores_B.device)
+        columns.append(scores_B.masked_fill(~has_label_B, -torch.inf))
     return torch.stack(columns, dim=1)

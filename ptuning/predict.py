@@ -1,24 +1,29 @@
-"""`PromptedLM`: a frozen model with named soft prompts that classifies, scores and generates.
+"""`PromptedLM`: a frozen model with named soft prompts that classifies, scores and generates, many prompts in a batch.
 
 Knows nothing of training or of files other than saved prompts.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from ptuning.backbone import Backbone
-from ptuning.data import Coder, Example, Row, as_row, by_length, collate, warn_of_cut
-from ptuning.errors import PromptError
-from ptuning.forward import place
+from ptuning.conversation import Conversation
+from ptuning.data import Coder, Example, by_length, warn_of_cut
+from ptuning.errors import DataError, PromptError
+from ptuning.forward import Prompt
+from ptuning.generation import Piece, settings_of, stream, texts_of, write
+from ptuning.library import PromptLibrary, base_revision
 from ptuning.objective import answer_scores, label_scores
 from ptuning.prompt import SoftPrompt
-from ptuning.template import Task, Template
+from ptuning.rows import Row, as_row
+from ptuning.template import Task
 
 Answer = TypeVar("Answer")
 
@@ -30,18 +35,48 @@ class Classification:
     label: str
     """The most likely label."""
     scores: dict[str, float]
-    """Label -> its probability among the labels; they sum to 1."""
+    """Label -> its probability among the labels, or its share of the votes; they sum to 1."""
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Several prompts for one task that answer each row together, in one batch."""
+
+    prompts: tuple[str, ...]
+    """Their names."""
+    combine: Literal["mean", "majority"] = "mean"
+    """mean: their probabilities are averaged. majority: each has a vote; of equal votes the likelier label wins."""
+
+
+Choice: TypeAlias = str | Ensemble
+"""What answers a row: a prompt's name, or several."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row put to the model with one prompt."""
+
+    row: int
+    """The row's number."""
+    name: str
+    """The prompt's name."""
+    example: Example
+    """The row's tokens."""
 
 
 class PromptedLM:
     """A frozen language model that answers rows through named soft prompts.
 
+    Rows with different prompts, of different lengths and templates, share batches. A prompt's leading virtual tokens
+    are run once, when it is first used, and what the model keeps of them is held for all later rows.
+
     Args:
         backbone: The frozen model.
-        prompts: Name -> prompt.
+        prompts: Name -> prompt, or a directory of saved prompts (or of runs), each read when it is first used.
         allow_other_base: Whether prompts tuned on another base model of the same width are taken.
-        batch_size: Rows read at once.
+        batch_size: The most rows read at once.
         progress: Whether to show a progress bar on stderr.
+        max_batch_tokens: The most tokens read at once, padding, virtual and new tokens included; None: no limit.
 
     Raises:
         PromptError: When a prompt was made for another base model.
@@ -50,126 +85,157 @@ class PromptedLM:
     def __init__(
         self,
         backbone: Backbone,
-        prompts: Mapping[str, SoftPrompt],
+        prompts: Mapping[str, SoftPrompt | str | Path] | str | Path,
         allow_other_base: bool = False,
         batch_size: int = 32,
         progress: bool = False,
+        max_batch_tokens: int | None = None,
     ) -> None:
         self.backbone, self.batch_size, self.progress = backbone, batch_size, progress
-        self.prompts: dict[str, SoftPrompt] = dict(prompts)
-        for prompt in self.prompts.values():
-            prompt.require_base(backbone.name, backbone.width, backbone.fingerprint, allow_other_base)
+        self.max_batch_tokens = max_batch_tokens
+        self.prompts = PromptLibrary(backbone, prompts, allow_other_base)
 
     @classmethod
     def from_pretrained(
         cls,
         base: str | Path,
-        prompts: Mapping[str, str | Path | SoftPrompt],
+        prompts: Mapping[str, SoftPrompt | str | Path] | str | Path,
         dtype: str = "auto",
         device: str = "auto",
         allow_other_base: bool = False,
         batch_size: int = 32,
         progress: bool = False,
         trust_remote_code: bool = False,
+        max_batch_tokens: int | None = None,
+        quantization: str = "none",
     ) -> "PromptedLM":
         """Loads a base model and saved prompts.
 
         Args:
             base: A model directory, or a hub model's name.
-            prompts: Name -> a saved prompt's directory, or a prompt.
+            prompts: As above.
             dtype: Precision of the base model, as in `Backbone.from_pretrained`.
             device: Where it runs.
             allow_other_base: As above.
             batch_size: As above.
             progress: As above.
             trust_remote_code: Whether code that comes with the model may run.
+            max_batch_tokens: As above.
+            quantization: none, or int8, as in `Backbone.from_pretrained`.
 
         A hub model is loaded at the revision that the prompts were tuned on.
         """
-        loaded = {
-            name: prompt if isinstance(prompt, SoftPrompt) else SoftPrompt.load(prompt)
-            for name, prompt in prompts.items()
-        }
-        revision = next((prompt.revision for prompt in loaded.values() if prompt.base_name == str(base)), None)
-        backbone = Backbone.from_pretrained(base, dtype, device, revision, trust_remote_code)
-        return cls(backbone, loaded, allow_other_base, batch_size, progress)
+        revision = base_revision(prompts, str(base))
+        backbone = Backbone.from_pretrained(base, dtype, device, revision, trust_remote_code, quantization)
+        return cls(backbone, prompts, allow_other_base, batch_size, progress, max_batch_tokens)
 
     def classify(
-        self, rows: Sequence[Mapping[str, Any]], prompt: str | Sequence[str] | None = None
+        self, rows: Sequence[Mapping[str, Any]], prompt: Choice | Sequence[Choice] | None = None
     ) -> list[Classification]:
         """The most likely label of each row, and every label's probability.
 
         Args:
             rows: The template's columns, one mapping a row.
-            prompt: A prompt's name, or one a row; None where only one prompt is held.
+            prompt: A prompt's name or an `Ensemble`, or one a row; None where only one prompt is held.
         """
-        return self._by_prompt(rows, prompt, self._classify)
+        choices = self._choices(len(rows), prompt)
+        asked = self._asked(rows, choices, Coder.encode_questions)
+        labels = {each.name: self._labels(each.name) for each in asked}
+
+        def scores(batch: list[Asked]) -> list[dict[str, float]]:
+            label_ids = [labels[each.name].label_ids for each in batch]
+            examples = [each.example for each in batch]
+            scores_BC = label_scores(self.backbone, self._prompt_of(batch), examples, label_ids).softmax(dim=1)
+            named = zip((labels[each.name].labels for each in batch), scores_BC.tolist(), strict=True)
+            return [dict(zip(names, its_scores[: len(names)], strict=True)) for names, its_scores in named]
+
+        by_row: dict[int, list[dict[str, float]]] = {}
+        for each, its_scores in zip(asked, self._in_batches(asked, scores), strict=True):
+            by_row.setdefault(each.row, []).append(its_scores)
+        return [_combined(by_row[i], choice.combine) for i, choice in enumerate(choices)]
 
     def score(self, rows: Sequence[Mapping[str, Any]], prompt: str | Sequence[str] | None = None) -> list[float]:
         """The log-probability of each row's own answer, in nats, summed over the answer's tokens.
 
         Args:
             rows: The template's and the answer's columns.
-            prompt: As in `classify`.
+            prompt: A prompt's name, or one a row; None where only one prompt is held.
         """
-        return self._by_prompt(rows, prompt, self._score, with_answers=True)
+        asked = self._asked(rows, self._single(len(rows), prompt, "score"), Coder.encode, with_answers=True)
+
+        def scores(batch: list[Asked]) -> list[float]:
+            collated = self.backbone.collate([each.example for each in batch])
+            scores_B, _ = answer_scores(self.backbone, self._prompt_of(batch), collated)
+            return scores_B.tolist()
+
+        return self._in_batches(asked, scores)
+
+    @overload
+    def generate(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        prompt: str | Sequence[str] | None = None,
+        max_new_tokens: int = 50,
+        stream: Literal[False] = False,
+        stop_strings: Sequence[str] = (),
+        **options: Any,
+    ) -> list[str]: ...
+
+    @overload
+    def generate(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        prompt: str | Sequence[str] | None = None,
+        max_new_tokens: int = 50,
+        *,
+        stream: Literal[True],
+        stop_strings: Sequence[str] = (),
+        **options: Any,
+    ) -> Iterator[Piece]: ...
 
     def generate(
         self,
         rows: Sequence[Mapping[str, Any]],
         prompt: str | Sequence[str] | None = None,
         max_new_tokens: int = 50,
+        stream: bool = False,
+        stop_strings: Sequence[str] = (),
         **options: Any,
-    ) -> list[str]:
+    ) -> list[str] | Iterator[Piece]:
         """Writes an answer to each row.
 
         Args:
             rows: The template's columns.
-            prompt: As in `classify`.
+            prompt: As in `score`.
             max_new_tokens: The most tokens an answer may have.
+            stream: Whether to yield `Piece(row, text)` as the text comes; a row's pieces joined are its answer.
+            stop_strings: Texts that end an answer, left out of it.
             options: For transformers' own `generate`: do_sample, temperature, num_beams and so on; greedy by default.
         """
-        refused = {"num_return_sequences", "return_dict_in_generate", "inputs", "input_ids"} & set(options)
-        if refused or max_new_tokens < 1:
-            received = f"generate({min(refused)}=…)" if refused else f"max_new_tokens={max_new_tokens}"
-            raise PromptError(received, "options that give one text a row, of a token or more", "Leave it out")
-        ends = {"pad_token_id": self.backbone.pad_id, "eos_token_id": self.backbone.end_ids}
-        settings = {"do_sample": False, "max_length": None, **ends, **options}
+        settings = settings_of(self.backbone, max_new_tokens, stop_strings, options)
 
-        def write(name: str, chosen: list[Row]) -> list[str]:
-            return self._generate(name, chosen, max_new_tokens, settings)
+        def encode(coder: Coder, chosen: Sequence[Row]) -> list[Example]:
+            return coder.encode_prompts(chosen, max_new_tokens)
 
-        return self._by_prompt(rows, prompt, write)
+        asked = self._asked(rows, self._single(len(rows), prompt, "generate"), encode)
+        if stream:
+            return self._streamed(asked, settings)
 
-    def _by_prompt(
-        self,
-        rows: Sequence[Mapping[str, Any]],
-        prompt: str | Sequence[str] | None,
-        answer: Callable[[str, list[Row]], list[Answer]],
-        with_answers: bool = False,
-    ) -> list[Answer]:
-        """Answers the rows of each prompt together, and gives them back in their order."""
-        names = self._names(len(rows), prompt)
-        answers: dict[int, Answer] = {}
-        for name in dict.fromkeys(names):
-            mine = [i for i, each in enumerate(names) if each == name]
-            columns = self.task(name).columns if with_answers else self.columns(name)
-            chosen = [as_row(rows[i], f"row {i}", columns) for i in mine]
-            answers.update(zip(mine, answer(name, chosen), strict=True))
-        return [answers[i] for i in range(len(rows))]
+        def texts(batch: list[Asked]) -> list[str]:
+            ids_BN = write(self.backbone, self._prompt_of(batch), [each.example for each in batch], settings)
+            return texts_of(self.backbone, ids_BN, settings)
 
-    def _names(self, num_rows: int, prompt: str | Sequence[str] | None) -> list[str]:
-        if prompt is None and len(self.prompts) == 1:
-            prompt = next(iter(self.prompts))
-        names = [prompt] * num_rows if isinstance(prompt, str) else list(prompt or ())
-        unknown = [name for name in names if name not in self.prompts]
-        if unknown or len(names) != num_rows:
-            raise PromptError(
-                f"prompt={unknown[0]!r}" if unknown else f"{len(names)} prompt names for {num_rows} rows",
-                f"one of {', '.join(self.prompts)}, or one a row",
-                "Name a prompt that was loaded",
-            )
-        return names
+        return self._in_batches(asked, texts, max_new_tokens)
+
+    def conversation(self, prompt: str | None = None) -> Conversation:
+        """Begins a conversation whose turns go on from the cache of those before them.
+
+        Args:
+            prompt: The prompt's name; None where only one is held.
+        """
+        (choice,) = self._single(1, prompt, "conversation")
+        name = choice.prompts[0]
+        return Conversation(self.backbone, self._prompt_of_names([name]), self.backbone.coder(self.task(name)))
 
     def task(self, name: str) -> Task:
         """The named prompt's task; raises `PromptError` for one that has none."""
@@ -184,58 +250,124 @@ class PromptedLM:
 
     def columns(self, name: str) -> tuple[str, ...]:
         """The columns that the named prompt's template needs."""
-        return Template.parse(self.task(name).template).field_names
+        return self.backbone.coder(self.task(name)).columns
 
-    def _coder(self, name: str) -> Coder:
-        return Coder(self.task(name), self.backbone.tokenizer, self.backbone.max_positions)
+    def _choices(self, num_rows: int, prompt: Choice | Sequence[Choice] | None) -> list[Ensemble]:
+        """What answers each row, a single prompt as an ensemble of one."""
+        if prompt is None and len(self.prompts) == 1:
+            prompt = next(iter(self.prompts))
+        choices = [prompt] * num_rows if isinstance(prompt, str | Ensemble) else list(prompt or ())
+        ensembles = [each if isinstance(each, Ensemble) else Ensemble((each,)) for each in choices]
+        unknown = [name for each in ensembles for name in each.prompts if name not in self.prompts]
+        if unknown or len(ensembles) != num_rows:
+            raise PromptError(
+                f"prompt={unknown[0]!r}" if unknown else f"{len(choices)} prompt names for {num_rows} rows",
+                f"one of {', '.join(self.prompts)}, or one a row",
+                "Name a prompt that was loaded",
+            )
+        for each in set(ensembles):
+            if len({tuple(self.task(name).verbalizer or ()) for name in each.prompts}) != 1:
+                raise PromptError(
+                    f"an ensemble of {', '.join(each.prompts) or 'no prompts'}",
+                    "prompts with the same labels, in the same order",
+                    "Choose prompts for one task",
+                )
+        return ensembles
 
-    def _in_batches(
-        self, examples: Sequence[Example], answer: Callable[[list[Example]], Sequence[Answer]]
-    ) -> list[Answer]:
-        """Answers examples in batches of similar length, and gives the answers back in their order."""
-        warn_of_cut("answering", examples)
-        answers: dict[int, Answer] = {}
-        with torch.no_grad(), tqdm(total=len(examples), unit="row", disable=not self.progress) as bar:
-            for batch in by_length(examples, self.batch_size):
-                answers.update(zip(batch, answer([examples[i] for i in batch]), strict=True))
-                bar.update(len(batch))
-        return [answers[i] for i in range(len(examples))]
+    def _single(self, num_rows: int, prompt: Choice | Sequence[Choice] | None, what: str) -> list[Ensemble]:
+        choices = self._choices(num_rows, prompt)
+        if any(len(each.prompts) > 1 for each in choices):
+            raise PromptError(f"{what} with an ensemble", "a prompt's name", "Ensembles classify only")
+        return choices
 
-    def _embeddings(self, name: str) -> Tensor:
-        return self.prompts[name].embeddings_PH.to(self.backbone.device)
+    def _asked(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        choices: Sequence[Ensemble],
+        encode: Callable[[Coder, list[Row]], list[Example]],
+        with_answers: bool = False,
+    ) -> list[Asked]:
+        """The rows put to each of their prompts, in the rows' order; those of one prompt are encoded together."""
+        pairs = [(i, name) for i, choice in enumerate(choices) for name in choice.prompts]
+        examples: dict[tuple[int, str], Example] = {}
+        for name in dict.fromkeys(name for _, name in pairs):
+            coder, mine = self.backbone.coder(self.task(name)), [i for i, each in pairs if each == name]
+            columns = self.task(name).columns if with_answers else coder.columns
+            chosen = encode(coder, [as_row(rows[i], f"row {i}", columns) for i in mine])
+            examples.update(((i, name), example) for i, example in zip(mine, chosen, strict=True))
+        return [Asked(i, name, examples[i, name]) for i, name in pairs]
 
-    def _classify(self, name: str, rows: list[Row]) -> list[Classification]:
-        coder, prompt_PH = self._coder(name), self._embeddings(name)
+    def _labels(self, name: str) -> Coder:
+        coder = self.backbone.coder(self.task(name))
         if not coder.labels:
             raise PromptError(f"classify with prompt {name!r}, which has no verbalizer", "labels", "Use generate")
+        return coder
 
-        def answer(examples: list[Example]) -> list[Classification]:
-            scores_BC = label_scores(self.backbone, prompt_PH, examples, coder.label_ids).softmax(dim=1).tolist()
-            named = [dict(zip(coder.labels, scores, strict=True)) for scores in scores_BC]
-            return [Classification(max(scores, key=scores.__getitem__), scores) for scores in named]
-
-        return self._in_batches(coder.encode_questions(rows), answer)
-
-    def _score(self, name: str, rows: list[Row]) -> list[float]:
-        prompt_PH = self._embeddings(name)
-
-        def answer(examples: list[Example]) -> list[float]:
-            scores_B, _ = answer_scores(self.backbone, prompt_PH, collate(examples, self.backbone.pad_id))
-            return scores_B.tolist()
-
-        return self._in_batches(self._coder(name).encode(rows), answer)
-
-    def _generate(self, name: str, rows: list[Row], max_new_tokens: int, settings: dict[str, Any]) -> list[str]:
-        prompt_PH, tokenizer = self._embeddings(name), self.backbone.tokenizer
-
-        def answer(examples: list[Example]) -> list[str]:
-            batch = collate(examples, self.backbone.pad_id, padding_side="left").to(self.backbone.device)
-            ids_BN = self.backbone.model.generate(
-                inputs_embeds=place(self.backbone, prompt_PH, batch.ids_BT),
-                attention_mask=batch.mask_BT,
-                max_new_tokens=max_new_tokens,
-                **settings,
+    def _batches(self, asked: Sequence[Asked], num_new_tokens: int = 0) -> list[list[int]]:
+        """Places of what is asked in batches that can be run together, of similar length."""
+        self._require_small(asked, num_new_tokens)
+        groups: dict[Any, list[int]] = {}
+        for i, each in enumerate(asked):
+            own = each.name if self.prompts[each.name].is_conditioned else None
+            length = len(each.example) if num_new_tokens and not self.backbone.heeds_mask else None
+            groups.setdefault((own, length), []).append(i)
+        return [
+            [group[i] for i in batch]
+            for group in groups.values()
+            for batch in by_length(
+                [asked[i].example for i in group], self.batch_size, self.max_batch_tokens, num_new_tokens
             )
-            return tokenizer.batch_decode(ids_BN, skip_special_tokens=True)
+        ]
 
-        return self._in_batches(self._coder(name).encode_prompts(rows, max_new_tokens), answer)
+    def _require_small(self, asked: Sequence[Asked], num_new_tokens: int) -> None:
+        limit = math.inf if self.max_batch_tokens is None else self.max_batch_tokens
+        longest = max(asked, key=lambda each: len(each.example), default=None)
+        if longest is not None and len(longest.example) + num_new_tokens > limit:
+            raise DataError(
+                f"row {longest.row} of {len(longest.example) + num_new_tokens} tokens, virtual and new ones included",
+                f"at most max_batch_tokens={limit}",
+                "Raise max_batch_tokens, or shorten the row",
+            )
+
+    def _in_batches(
+        self,
+        asked: Sequence[Asked],
+        answer: Callable[[list[Asked]], Sequence[Answer]],
+        num_new_tokens: int = 0,
+    ) -> list[Answer]:
+        """Answers what is asked in batches, and gives the answers back in its order."""
+        warn_of_cut("answering", [each.example for each in asked])
+        answers: dict[int, Answer] = {}
+        with torch.no_grad(), tqdm(total=len(asked), unit="row", disable=not self.progress) as bar:
+            for batch in self._batches(asked, num_new_tokens):
+                answers.update(zip(batch, answer([asked[i] for i in batch]), strict=True))
+                bar.update(len(batch))
+        return [answers[i] for i in range(len(asked))]
+
+    def _streamed(self, asked: Sequence[Asked], settings: dict[str, Any]) -> Iterator[Piece]:
+        warn_of_cut("answering", [each.example for each in asked])
+        batches = [[asked[i] for i in batch] for batch in self._batches(asked, settings["max_new_tokens"])]
+        prompted = [
+            (self._prompt_of(batch), [each.row for each in batch], [each.example for each in batch])
+            for batch in batches
+        ]
+        return stream(self.backbone, prompted, settings)
+
+    def _prompt_of(self, batch: Sequence[Asked]) -> Prompt:
+        return self._prompt_of_names([each.name for each in batch])
+
+    def _prompt_of_names(self, names: list[str]) -> Prompt:
+        """What the forward pass takes for rows with these prompts; a conditioned one comes with no other."""
+        if self.prompts[names[0]].is_conditioned:
+            return self.prompts.ready(names[0]).prompt
+        return self.prompts.of_rows(names)
+
+
+def _combined(scores: Sequence[dict[str, float]], combine: str) -> Classification:
+    """The answer of several prompts, or of one."""
+    mean = {label: sum(each[label] for each in scores) / len(scores) for label in scores[0]}
+    if combine == "mean":
+        return Classification(max(mean, key=mean.__getitem__), mean)
+    votes = Counter(max(each, key=each.__getitem__) for each in scores)
+    shares = {label: votes[label] / len(scores) for label in mean}
+    return Classification(max(mean, key=lambda label: (shares[label], mean[label])), shares)

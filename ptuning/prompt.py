@@ -1,5 +1,7 @@
 """A tuned prompt as a value and as a directory: a PEFT adapter plus `ptuning.json` and a model card.
 
+A conditioned prompt is no tensor but a small encoder: its directory holds the encoder's weights and is no PEFT adapter.
+
 Knows nothing of models: loading a prompt needs none. Where a model is at hand, `require_base` compares it.
 """
 
@@ -17,22 +19,27 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ptuning.card import model_card
+from ptuning.encoders import Conditioned
 from ptuning.errors import ConfigError, PromptError
 from ptuning.files import whole_directory
 from ptuning.fingerprint import Fingerprint
 from ptuning.template import Task, Template
 
 FORMAT_VERSION = 1
-WEIGHTS_FILE, PEFT_FILE, OWN_FILE, CARD_FILE = (
+WEIGHTS_FILE, PEFT_FILE, OWN_FILE, CARD_FILE, ENCODER_FILE = (
     "adapter_model.safetensors",
     "adapter_config.json",
     "ptuning.json",
     "README.md",
+    "encoder.safetensors",
 )
 _LEADS = "All virtual tokens stand before the text, so this directory is also a PEFT prompt-tuning adapter."
 _DOES_NOT_LEAD = "Its virtual tokens do not all stand before the text, so it is no PEFT adapter: load it with ptuning."
+_IS_CONDITIONED = "It makes each row its own prompt from its text, so it is no PEFT adapter: load it with ptuning."
 _TENSOR = "prompt_embeddings"
 _PEFT_TYPES = ("PROMPT_TUNING", "P_TUNING")
+_TASK_TYPES = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +47,7 @@ class SoftPrompt:
     """A soft prompt and what is known of it."""
 
     embeddings_PH: Tensor
-    """The virtual tokens' embeddings, `[P, H]`; as fp32 on the CPU, whatever was given."""
+    """The virtual tokens' embeddings, `[P, H]`, a conditioned prompt's base; as fp32 on the CPU, whatever was given."""
     task: Task | None = None
     """How rows become text; None for a prompt that PEFT wrote, which does not record it."""
     base_name: str | None = None
@@ -57,11 +64,16 @@ class SoftPrompt:
     """What was measured -> its metrics, as `Metrics.as_dict()` gives them."""
     revision: str | None = None
     """Branch, tag or commit of a base model from the hub."""
+    task_type: str = "CAUSAL_LM"
+    """The base model's family as PEFT names it: CAUSAL_LM, or SEQ_2_SEQ_LM for encoder-decoders."""
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """A conditioned encoder's `state_dict`; empty for a prompt that is the same for every row."""
     library_version: str = metadata.version("ptuning")
     """Version of ptuning that made it."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "embeddings_PH", self.embeddings_PH.detach().to("cpu", torch.float32))
+        object.__setattr__(self, "embeddings_PH", _plain(self.embeddings_PH))
+        object.__setattr__(self, "weights", {name: _plain(each) for name, each in self.weights.items()})
         num_slots = self.task.num_virtual_tokens if self.task else len(self.embeddings_PH)
         if num_slots != len(self.embeddings_PH):
             raise PromptError(
@@ -81,22 +93,67 @@ class SoftPrompt:
         return self.embeddings_PH.shape[1]
 
     @property
-    def is_peft_adapter(self) -> bool:
-        """Whether PEFT can use it: all virtual tokens stand before the text."""
-        return self.task is None or Template.parse(self.task.template).is_leading
+    def num_bytes(self) -> int:
+        """The memory of its numbers."""
+        return sum(each.numel() * each.element_size() for each in (self.embeddings_PH, *self.weights.values()))
 
-    def require_base(self, name: str, width: int, fingerprint: Fingerprint, allow_other_base: bool = False) -> None:
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether each row's text makes the row's own prompt."""
+        return bool(self.weights)
+
+    @property
+    def _tensors(self) -> Mapping[str, Tensor]:
+        """What is saved."""
+        return self.weights or {_TENSOR: self.embeddings_PH}
+
+    @property
+    def not_peft(self) -> str | None:
+        """Why PEFT cannot use it; None where it can."""
+        if self.is_conditioned:
+            return _IS_CONDITIONED
+        is_leading = self.task is None or Template.parse(self.task.template).is_leading
+        return None if is_leading else _DOES_NOT_LEAD
+
+    def on(self, device: torch.device) -> Tensor | Conditioned:
+        """What the forward pass takes: the embeddings `[P, H]` on that device, or the conditioned encoder."""
+        if self.is_conditioned:
+            return Conditioned.from_weights(self.weights).to(device).requires_grad_(False)
+        return self.embeddings_PH.to(device)
+
+    def disabled(self) -> "SoftPrompt":
+        """A prompt of no virtual tokens for the same words: what the base model does by itself."""
+        task = self.task and self.task.without_prompt()
+        return SoftPrompt(
+            self.embeddings_PH[:0],
+            task,
+            self.base_name,
+            self.fingerprint,
+            revision=self.revision,
+            task_type=self.task_type,
+        )
+
+    def require_base(
+        self, name: str, width: int, fingerprint: Fingerprint, task_type: str, allow_other_base: bool = False
+    ) -> None:
         """Raises `PromptError` when the base model is not the one the prompt was tuned on.
 
         Args:
             name: The base model's name, for the message.
             width: Its H, which must always agree.
             fingerprint: Its fingerprint.
+            task_type: Its family, which must always agree.
             allow_other_base: Whether another base model of the same width will do.
         """
         if self.width != width:
             raise PromptError(
                 f"a prompt of width {self.width} for {name} of width {width}",
+                f"the base it was tuned on ({self.base_name})",
+                "Load that model",
+            )
+        if self.task_type != task_type:
+            raise PromptError(
+                f"a prompt for {self.task_type} for {name}, which is {task_type}",
                 f"the base it was tuned on ({self.base_name})",
                 "Load that model",
             )
@@ -110,17 +167,19 @@ class SoftPrompt:
     def save(self, directory: str | Path) -> Path:
         """Writes the prompt's directory whole, in place of an older one.
 
-        Templates whose slots do not lead cannot be a PEFT adapter: for them no `adapter_config.json` is written.
+        What cannot be a PEFT adapter (`not_peft`) gets no `adapter_config.json`.
         """
         path = Path(directory)
         _require_replaceable(path)
         with whole_directory(path) as beside:
-            embeddings_PH = self.embeddings_PH.clone().contiguous()
-            save_file({_TENSOR: embeddings_PH}, beside / WEIGHTS_FILE, metadata={"format": "pt"})
-            if self.is_peft_adapter:
+            file = beside / (ENCODER_FILE if self.is_conditioned else WEIGHTS_FILE)
+            tensors = {name: each.clone().contiguous() for name, each in self._tensors.items()}
+            save_file(tensors, file, metadata={"format": "pt"})
+            if self.not_peft is None:
                 (beside / PEFT_FILE).write_text(json.dumps(self._peft_config(), indent=2) + "\n", encoding="utf-8")
-            (beside / OWN_FILE).write_text(json.dumps(self._own_config(), indent=2) + "\n", encoding="utf-8")
-            (beside / CARD_FILE).write_text(_card(self), encoding="utf-8")
+            own = self._own_config()
+            (beside / OWN_FILE).write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
+            (beside / CARD_FILE).write_text(model_card(own, self.not_peft or _LEADS), encoding="utf-8")
         return path
 
     @classmethod
@@ -133,26 +192,32 @@ class SoftPrompt:
         path = Path(directory)
         if not path.is_dir():
             raise PromptError(f"prompt directory {path} does not exist", "a saved prompt", "Check the path")
-        embeddings_PH = _read_embeddings(path)
-        if not (path / OWN_FILE).exists():
-            peft = _read_peft(path)
-            return cls(embeddings_PH, base_name=peft.get("base_model_name_or_path"), revision=peft.get("revision"))
-        return _from_own(path, embeddings_PH)
+        weights = _read_tensors(path / ENCODER_FILE) if (path / ENCODER_FILE).exists() else {}
+        embeddings_PH = Conditioned.from_weights(weights).prompt_PH if weights else _read_embeddings(path)
+        known = _read_fields(path)
+        if known.pop("embeddings_sha256", None) not in (None, _digest(weights or {_TENSOR: embeddings_PH})):
+            file = path / (ENCODER_FILE if weights else WEIGHTS_FILE)
+            raise _broken(file, f"its tensor is not the one {OWN_FILE} describes")
+        known.pop("num_virtual_tokens")
+        return cls(embeddings_PH, **known, weights=weights)
 
     def _own_config(self) -> dict[str, Any]:
         return {
             "format_version": FORMAT_VERSION,
+            "num_virtual_tokens": self.num_virtual_tokens,
+            "width": self.width,
             "task": dataclasses.asdict(self.task) if self.task else None,
             "base": {
                 "name": self.base_name,
                 "revision": self.revision,
+                "task_type": self.task_type,
                 "fingerprint": dataclasses.asdict(self.fingerprint) if self.fingerprint else None,
             },
             "encoder": dict(self.encoder),
             "init": dict(self.init),
             "training": dict(self.training),
             "results": dict(self.results),
-            "embeddings_sha256": _digest(self.embeddings_PH),
+            "embeddings_sha256": _digest(self._tensors),
             "library_version": self.library_version,
         }
 
@@ -160,7 +225,7 @@ class SoftPrompt:
         architecture = self.fingerprint.architecture if self.fingerprint else {}
         return {
             "peft_type": "PROMPT_TUNING",
-            "task_type": "CAUSAL_LM",
+            "task_type": self.task_type,
             "base_model_name_or_path": self.base_name,
             "revision": self.revision,
             "inference_mode": True,
@@ -173,10 +238,38 @@ class SoftPrompt:
         }
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What a saved prompt's JSON tells, its numbers left unread."""
+
+    num_virtual_tokens: int | None
+    """P."""
+    task: Task | None
+    """How rows become text."""
+    results: Mapping[str, Mapping[str, Any]]
+    """What was measured."""
+    base_name: str | None
+    """The base model."""
+    revision: str | None
+    """Its revision."""
+
+    @classmethod
+    def read(cls, directory: Path) -> "Summary":
+        """Reads it; raises `PromptError` where it is missing or broken."""
+        known = _read_fields(directory)
+        fields = ("num_virtual_tokens", "task", "results", "base_name", "revision")
+        return cls(**{"task": None, "results": {}, **{key: known[key] for key in fields if key in known}})
+
+
+def is_prompt_directory(path: Path) -> bool:
+    """Whether a directory looks like a saved prompt of ours or PEFT's."""
+    return (path / OWN_FILE).is_file() or (path / PEFT_FILE).is_file()
+
+
 def _require_replaceable(path: Path) -> None:
     """Raises `PromptError` when something other than a saved prompt would be replaced."""
     held = {each.name for each in path.iterdir()} if path.is_dir() else {path.name} if path.exists() else set()
-    strange = held - {WEIGHTS_FILE, PEFT_FILE, OWN_FILE, CARD_FILE}
+    strange = held - {WEIGHTS_FILE, PEFT_FILE, OWN_FILE, CARD_FILE, ENCODER_FILE}
     if strange:
         raise PromptError(
             f"{path} holds {min(strange)}, which is no part of a saved prompt",
@@ -185,21 +278,32 @@ def _require_replaceable(path: Path) -> None:
         )
 
 
-def _digest(embeddings_PH: Tensor) -> str:
-    return hashlib.sha256(embeddings_PH.detach().cpu().float().contiguous().numpy().tobytes()).hexdigest()
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float32)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for _, tensor in sorted(tensors.items()):
+        digest.update(_plain(tensor).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    if not file.exists():
+        raise PromptError(
+            f"{file.parent} has no {file.name}", "a saved prompt's directory", "Check the path, or save it again"
+        )
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise _broken(file, str(error)) from error
 
 
 def _read_embeddings(path: Path) -> Tensor:
     """The `[P, H]` tensor of a prompt directory."""
     file = path / WEIGHTS_FILE
-    if not file.exists():
-        raise PromptError(
-            f"{path} has no {WEIGHTS_FILE}", "a saved prompt's directory", "Check the path, or save it again"
-        )
-    try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise _broken(file, str(error)) from error
+    tensors = _read_tensors(file)
     if list(tensors) != [_TENSOR] or tensors[_TENSOR].ndim != 2:
         shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
         raise PromptError(
@@ -220,96 +324,55 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+def _read_fields(path: Path) -> dict[str, Any]:
+    """What a saved prompt's JSON tells: fields of `SoftPrompt`, num_virtual_tokens and, of ours, embeddings_sha256."""
+    return _read_own(path) if (path / OWN_FILE).exists() else _read_peft(path)
+
+
 def _read_peft(path: Path) -> dict[str, Any]:
     config = _read_json(path / PEFT_FILE)
-    if config.get("peft_type") not in _PEFT_TYPES or config.get("num_transformer_submodules") not in (1, None):
+    kind, task_type = config.get("peft_type"), config.get("task_type") or "CAUSAL_LM"
+    if kind not in _PEFT_TYPES or task_type not in _TASK_TYPES:
         raise PromptError(
-            f"{path} is a PEFT adapter of type {config.get('peft_type')} for {config.get('task_type')}",
-            f"{' or '.join(_PEFT_TYPES)} for a causal language model",
+            f"{path} is a PEFT adapter of type {kind} for {task_type}",
+            f"{' or '.join(_PEFT_TYPES)} for {' or '.join(_TASK_TYPES)}",
             "Give a soft prompt",
         )
-    return config
+    if config.get("num_transformer_submodules") not in (1, None):
+        raise PromptError(
+            f"{path} is a PEFT adapter with virtual tokens for the decoder too (num_transformer_submodules: 2)",
+            "virtual tokens for the encoder alone, all that PEFT itself uses when it generates",
+            "Train it with num_transformer_submodules=1",
+        )
+    return {
+        "base_name": config.get("base_model_name_or_path"),
+        "revision": config.get("revision"),
+        "task_type": task_type,
+        "num_virtual_tokens": config.get("num_virtual_tokens"),
+    }
 
 
-def _from_own(path: Path, embeddings_PH: Tensor) -> SoftPrompt:
+def _read_own(path: Path) -> dict[str, Any]:
     own = _read_json(path / OWN_FILE)
     if own.get("format_version") != FORMAT_VERSION:
         raise PromptError(
             f"{path / OWN_FILE} has format version {own.get('format_version')}", f"{FORMAT_VERSION}", "Upgrade ptuning"
         )
-    if own.get("embeddings_sha256") != _digest(embeddings_PH):
-        raise _broken(path / WEIGHTS_FILE, f"its tensor is not the one {OWN_FILE} describes")
     try:
         print_ = own["base"]["fingerprint"]
-        return SoftPrompt(
-            embeddings_PH,
-            Task(**own["task"]) if own["task"] else None,
-            own["base"]["name"],
-            Fingerprint(print_["architecture"], tuple(print_["weights"]), print_["dtype"]) if print_ else None,
-            encoder=own["encoder"],
-            init=own["init"],
-            training=own["training"],
-            results=own["results"],
-            revision=own["base"]["revision"],
-            library_version=own["library_version"],
-        )
+        return {
+            "task": Task(**own["task"]) if own["task"] else None,
+            "base_name": own["base"]["name"],
+            "fingerprint": Fingerprint(**{**print_, "weights": tuple(print_["weights"])}) if print_ else None,
+            "revision": own["base"]["revision"],
+            "task_type": own["base"].get("task_type", "CAUSAL_LM"),
+            "num_virtual_tokens": own.get("num_virtual_tokens"),
+            **{key: own[key] for key in ("encoder", "init", "training", "results", "library_version")},
+            "embeddings_sha256": own["embeddings_sha256"],
+        }
     except (KeyError, TypeError, ConfigError) as error:
         raise _broken(path / OWN_FILE, f"{type(error).__name__}: {error}") from error
 
 
 def _broken(file: Path, reason: str) -> PromptError:
     return PromptError(f"{file} is truncated or broken ({reason})", "a whole saved prompt", "Save or copy it again")
-
-
-_CARD = """---
-library_name: ptuning
-base_model: {base}
-tags: [prompt-tuning, p-tuning]
----
-# Soft prompt
-
-{num_virtual_tokens} virtual tokens of width {width} for the frozen model {base}, made by ptuning {version}.
-{placement}
-
-{sections}
-"""
-_USE = """```python
-import ptuning
-
-lm = ptuning.PromptedLM.from_pretrained({base}, {{"task": "THIS DIRECTORY"}})
-lm.{method}([{row}], prompt="task")
-```"""
-
-
-def _card(prompt: SoftPrompt) -> str:
-    """The model card: what it is, what was measured, how to load it."""
-    task, base = prompt.task, json.dumps(prompt.base_name)
-    asked, use = [], []
-    if task is not None:
-        answer = f"Answer: `{task.answer}`; labels: {task.verbalizer or 'free text'}"
-        asked = ["```", task.template, "```", answer]
-        row = "{" + ", ".join(f'"{name}": "..."' for name in Template.parse(task.template).field_names) + "}"
-        method = "classify" if task.is_classification else "generate"
-        use = [_USE.format(base=base, method=method, row=row)] if prompt.base_name else []
-    training = [f"- {key}: {value}" for key, value in prompt.training.items()]
-    sections = {"Task": asked, "Results": results_table(prompt.results), "Training": training, "Use": use}
-    return _CARD.format(
-        base=base,
-        num_virtual_tokens=prompt.num_virtual_tokens,
-        width=prompt.width,
-        version=prompt.library_version,
-        placement=_LEADS if prompt.is_peft_adapter else _DOES_NOT_LEAD,
-        sections="\n".join(f"## {title}\n\n" + "\n".join(lines) + "\n" for title, lines in sections.items() if lines),
-    )
-
-
-def results_table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Results as the lines of a Markdown table."""
-    if not results:
-        return []
-    lines = ["| | rows | accuracy | 95 % interval | loss |", "|---|---|---|---|---|"]
-    for name, measured in results.items():
-        low, high = measured["interval"]
-        accuracy, interval = f"{measured['accuracy']:.3f}", f"{low:.3f} to {high:.3f}"
-        lines.append(f"| {name} | {measured['num_rows']:,} | {accuracy} | {interval} | {measured['loss']:.3f} |")
-    return lines

@@ -3,6 +3,7 @@
 Knows nothing of models or of what a training state holds.
 """
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from ptuning.config import RunConfig
+from ptuning.config import RunConfig, defaults
 from ptuning.errors import TrainingError
 from ptuning.files import disk_errors, no_space, whole_file
 
@@ -54,7 +55,7 @@ class RunDirectory:
             raise TrainingError(
                 f"output_dir {self.path} {what}", "a new or empty directory", f"{remedy} train.output_dir"
             )
-        changed = _changed(self._saved_config(), yaml.safe_load(config.to_yaml()))
+        changed = _changed(_with_defaults(self._saved_config()), yaml.safe_load(config.to_yaml()))
         if changed:
             raise TrainingError(
                 f"--resume of {self.path} with other settings ({', '.join(changed)})",
@@ -158,6 +159,12 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except ValueError:
         return float("inf")
+
+
+def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved config with the settings that have come since: a run made before them goes on as it was."""
+    known = {field.name: defaults(field.type) for field in dataclasses.fields(RunConfig)}
+    return {name: {**known.get(name, {}), **each} if isinstance(each, dict) else each for name, each in saved.items()}
 
 
 def _changed(saved: Any, now: Any, name: str = "") -> list[str]:

@@ -5,6 +5,7 @@ Knows nothing of tensors, models or files. A slot is a run of negative ids: virt
 """
 
 import bisect
+import itertools
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,6 +76,12 @@ class Template:
     def num_virtual_tokens(self) -> int:
         """P, the virtual tokens of all slots together."""
         return sum(part.num_virtual_tokens for part in self.parts if isinstance(part, Slot))
+
+    @property
+    def num_leading(self) -> int:
+        """The virtual tokens that stand before everything else."""
+        leading = itertools.takewhile(lambda part: isinstance(part, Slot), self.parts)
+        return Template(tuple(leading)).num_virtual_tokens
 
     @property
     def field_names(self) -> tuple[str, ...]:
@@ -162,11 +169,16 @@ class TemplateEncoder:
             so after a leading slot: virtual tokens stand before everything, as in PEFT.
         chat: Whether the text becomes the user's turn of the model's chat template, which then brings its own
             begin-of-text token.
+        closes: Whether what the tokenizer puts behind a text, an encoder's end-of-text token, closes the row.
     """
 
-    def __init__(self, template: Template, tokenizer: "PreTrainedTokenizerBase", chat: bool = False) -> None:
+    def __init__(
+        self, template: Template, tokenizer: "PreTrainedTokenizerBase", chat: bool = False, closes: bool = False
+    ) -> None:
         self.template = template.in_chat(tokenizer) if chat else template
-        self._begin = [] if chat else _begin_of_text_ids(tokenizer)
+        begin, end = _frame_ids(tokenizer)
+        self._begin = [] if chat else begin
+        self._end = end if closes else []
         self._tokenizer = tokenizer
         self._special = special_words(tokenizer)
 
@@ -212,7 +224,7 @@ class TemplateEncoder:
             else:
                 ids += [*begin, *next(tokenized)]
                 begin = []
-        return [*ids, *begin]
+        return [*ids, *begin, *self._end]
 
     def _cut(self, row: Mapping[str, str], room: int, where: str) -> list[int]:
         """The most of the row's longest field that fits; by bisection, since text does not split where tokens do."""
@@ -342,12 +354,12 @@ def special_words(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     return sorted((word for word in added if len(word) > 1), key=len, reverse=True)
 
 
-def _begin_of_text_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """What the tokenizer puts in front of a text, e.g. `[bos]`; empty for most GPT-2-like tokenizers."""
+def _frame_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and behind a text, e.g. `[bos]` and `[]`; nothing for most GPT-2-like ones."""
     bare = tokenizer("a", add_special_tokens=False).input_ids
-    marked = tokenizer("a").input_ids
-    start = next(i for i in range(len(marked)) if marked[i : i + len(bare)] == bare)
-    return marked[:start]
+    framed = tokenizer("a").input_ids
+    start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
+    return framed[:start], framed[start + len(bare) :]
 
 
 def _placeholder(template: str, name: str, spec: str, conversion: str | None) -> Part:

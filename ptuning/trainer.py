@@ -6,35 +6,33 @@ seed and the step, so a run that is killed and resumed makes the same steps as o
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import math
 import random
-import resource
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor
 from tqdm import tqdm
 
 from ptuning import encoders, initializers
 from ptuning.backbone import Backbone
 from ptuning.config import RunConfig
-from ptuning.data import BatchStream, Coder, Example, collate, num_cut, read_rows, warn_of_cut
+from ptuning.data import BatchStream, Example, num_cut, warn_of_cut
+from ptuning.engine import accelerator, peak_memory_bytes
 from ptuning.errors import TrainingError
 from ptuning.evaluation import Metrics, evaluate, sides
-from ptuning.forward import require_path
+from ptuning.forward import Prompt, require_path
 from ptuning.interrupts import Interrupted, noted_interrupts
 from ptuning.objective import loss_sum
 from ptuning.prompt import SoftPrompt
+from ptuning.rows import read_rows
 from ptuning.run_directory import BEST, LAST, RunDirectory
 from ptuning.schedule import rate
 from ptuning.start import start_embeddings
@@ -98,13 +96,15 @@ class Trainer:
         data, self.task = config.data, config.data.task
         sources = {"train": data.train, "validation": data.validation, "test": data.test}
         self.rows = {split: read_rows(source, split, self.task.columns) for split, source in sources.items() if source}
-        self.accelerator = _accelerator(config)
+        self.accelerator = accelerator(config)
         set_seed(self.settings.seed)
         device = str(self.accelerator.device) if config.model.device == "auto" else config.model.device
         self.backbone = Backbone.from_pretrained(**{**dataclasses.asdict(config.model), "device": device})
         require_path(self.backbone, self.settings.forward)
+        with self._run_again_in_backward():  # says so now where the model cannot
+            pass
         self.weights_sha256 = self.backbone.weights_sha256()
-        self.coder = Coder(self.task, self.backbone.tokenizer, self.backbone.max_positions)
+        self.coder = self.backbone.coder(self.task)
         self.examples = {split: self.coder.encode(each) for split, each in self.rows.items()}
         self.start_PH = start_embeddings(config, self.backbone, self.coder, self.examples["train"])
         encoder = encoders.build(config.prompt.encoder, self.start_PH, config.prompt.hidden_size)
@@ -182,13 +182,13 @@ class Trainer:
         first = self.progress.step * self.batches_per_step + rank
         numbers = [self.stream[i] for i in range(first, first + self.batches_per_step, processes)]
         examples = [[self.examples["train"][i] for i in rows] for rows in numbers]
-        batches = [collate(each, self.backbone.pad_id) for each in examples]
+        batches = [self.backbone.collate(each) for each in examples]
         num_label_tokens = self._sum(sum(len(batch.targets_N) for batch in batches))
         total = 0.0
         for batch in batches:
             is_last = batch is batches[-1]
-            with nullcontext() if is_last else self.accelerator.no_sync(self.encoder):
-                loss = loss_sum(self.backbone, self.encoder(), batch, self.settings.forward)
+            with nullcontext() if is_last else self.accelerator.no_sync(self.encoder), self._run_again_in_backward():
+                loss = loss_sum(self.backbone, self._prompt(self.encoder), batch, self.settings.forward)
                 self.accelerator.backward(loss * processes / num_label_tokens)
             total += float(loss.detach())
         loss_total = self._sum(total)
@@ -225,7 +225,7 @@ class Trainer:
         self.accelerator.log(record, step=self.progress.step)
 
     def _validate(self, bar: tqdm) -> None:
-        metrics = self._evaluate(self._prompt_PH(), self._validation_sample(), None)
+        metrics = self._evaluate(self._trained_prompt(), self._validation_sample(), None)
         if self._speaks:
             bar.write(f"step {self.progress.step}: validation {metrics}", file=sys.stderr)
         self._log({f"eval_{key}": value for key, value in metrics.as_dict().items()})
@@ -241,12 +241,12 @@ class Trainer:
         else:
             progress.num_evaluations_without_improvement += 1
 
-    def _evaluate(self, prompt_PH: Tensor, examples: Sequence[Example], label: str | None) -> Metrics:
+    def _evaluate(self, prompt: Prompt, examples: Sequence[Example], label: str | None) -> Metrics:
         """Evaluates on all processes, each its share of the rows."""
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         share, settings = examples[rank::processes], self.settings
         metrics = evaluate(
-            *(self.backbone, prompt_PH, share, self.coder.label_ids),
+            *(self.backbone, prompt, share, self.coder.label_ids),
             *(settings.per_device_eval_batch_size, settings.forward, label if self._speaks else None),
         )
         return Metrics(*(type(value)(self._sum(value)) for value in dataclasses.astuple(metrics)))
@@ -264,9 +264,17 @@ class Trainer:
         total = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
         return float(self.accelerator.reduce(total, reduction="sum"))
 
+    @staticmethod
+    def _prompt(encoder: Any) -> Prompt:
+        """What the forward pass takes: the encoder's embeddings, or the encoder where it reads each row first."""
+        return encoder if getattr(encoder, "module", encoder).reads_text else encoder()
+
     @torch.no_grad()
-    def _prompt_PH(self) -> Tensor:
-        return self.encoder().detach()
+    def _trained_prompt(self) -> Prompt:
+        return self._prompt(self.accelerator.unwrap_model(self.encoder))
+
+    def _run_again_in_backward(self) -> AbstractContextManager[None]:
+        return self.backbone.checkpointed() if self.settings.gradient_checkpointing else nullcontext()
 
     def _require_finite(self, value: float, what: str) -> None:
         if math.isfinite(value):
@@ -327,10 +335,9 @@ class Trainer:
         best = self.run.load_checkpoint(BEST)
         if best is not None:
             self.accelerator.unwrap_model(self.encoder).load_state_dict(best["encoder"])
-        prompt_PH = self._prompt_PH()
         split = next((split for split in ("test", "validation") if split in self.examples), None)
-        results = self._results(split, prompt_PH) if split else {}
-        prompt = self._soft_prompt(prompt_PH, {name: metrics.as_dict() for name, metrics in results.items()})
+        results = self._results(split) if split else {}
+        prompt = self._soft_prompt({name: metrics.as_dict() for name, metrics in results.items()})
         metrics = {
             "split": split,
             "results": prompt.results,
@@ -343,20 +350,24 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return TrainResult(prompt, self.run.prompt, metrics)
 
-    def _results(self, split: str, prompt_PH: Tensor) -> dict[str, Metrics]:
-        compared = sides(self.backbone, prompt_PH, self.task, self.rows[split], with_baseline=True)
-        return {name: self._evaluate(prompt, rows, f"{split} rows, {name}") for name, prompt, rows, _ in compared}
+    def _results(self, split: str) -> dict[str, Metrics]:
+        prompt = self._trained_prompt()
+        compared = sides(self.backbone, prompt, self.task, self.rows[split], with_baseline=True)
+        return {name: self._evaluate(each, rows, f"{split} rows, {name}") for name, each, rows, _ in compared}
 
-    def _soft_prompt(self, prompt_PH: Tensor, results: dict[str, Any]) -> SoftPrompt:
+    def _soft_prompt(self, results: dict[str, Any]) -> SoftPrompt:
         config, progress = self.config, self.progress
+        encoder = self.accelerator.unwrap_model(self.encoder)
         init = {"kind": config.prompt.init, "text": config.prompt.init_text, "prompt": config.prompt.init_prompt}
         token_ids = initializers.ids_of(self.backbone.vocabulary_VH.float(), self.start_PH)
         return SoftPrompt(
-            prompt_PH.cpu(),
+            encoder.prompt_PH if encoder.reads_text else encoder(),
             self.task,
             self.backbone.name,
             self.backbone.fingerprint,
             revision=config.model.revision,
+            task_type=self.backbone.task_type,
+            weights=encoder.state_dict() if encoder.reads_text else {},
             encoder={"name": config.prompt.encoder, "hidden_size": config.prompt.hidden_size},
             init={**init, "token_ids": token_ids},
             training={
@@ -373,26 +384,3 @@ class Trainer:
             },
             results=results,
         )
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory used so far: the accelerator's where there is one, else the process's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _accelerator(config: RunConfig) -> Accelerator:
-    """One process or many, as the launcher says; the frozen model's precision is its own, not autocast's."""
-    tracker = config.train.report_to
-    if tracker != "none" and importlib.util.find_spec(tracker) is None:
-        raise TrainingError(
-            f"train.report_to: {tracker}, which is not installed", "a tracker", f"pip install {tracker}"
-        )
-    return Accelerator(
-        cpu=config.model.device == "cpu",
-        mixed_precision="no",
-        log_with=None if tracker == "none" else tracker,
-        project_dir=config.train.output_dir,
-    )

@@ -91,7 +91,7 @@ def tiny_backbone(family: str = "llama", seed: int = 0, **changes: object) -> Ba
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=0.2)
-    return Backbone(model, tokenizer, f"tiny-{family}")
+    return Backbone.of(model, tokenizer, f"tiny-{family}")
 
 
 @pytest.fixture(scope="session")

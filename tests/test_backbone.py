@@ -10,8 +10,7 @@ from conftest import ASSETS, FAMILIES, tiny_backbone, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertLMHeadModel
 
-from ptuning import backbone as backbones
-from ptuning import objective
+from ptuning import loading, objective
 from ptuning.backbone import Backbone
 from ptuning.data import Example, collate
 from ptuning.encoders import Residual
@@ -38,7 +37,7 @@ def saved(model_directory, tmp_path):
 
 def test_model_is_frozen_and_in_eval_mode():
     model = tiny_backbone("gpt2").model.train().requires_grad_(True)
-    frozen = Backbone(model, None)
+    frozen = Backbone.of(model, None)
     assert not any(parameter.requires_grad for parameter in frozen.model.parameters())
     assert not any(module.training for module in frozen.model.modules())
 
@@ -165,7 +164,7 @@ def test_precision_is_bfloat16_where_the_processor_computes_in_it(model_director
 @pytest.mark.parametrize(("supported", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_precision_of_a_gpu_is_bfloat16_only_where_it_is_not_emulated(monkeypatch, supported, dtype):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported or including_emulation)
-    assert backbones._dtype("auto", torch.device("cuda")) == dtype
+    assert loading._dtype("auto", torch.device("cuda")) == dtype
 
 
 def test_precision_that_is_named_is_taken(model_directory):

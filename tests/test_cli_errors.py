@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 
 from ptuning import cli, run_directory
 from ptuning.backbone import Backbone
-from ptuning.data import Row
 from ptuning.prompt import OWN_FILE, WEIGHTS_FILE, SoftPrompt
+from ptuning.rows import Row
 from ptuning.run_directory import RunDirectory
 from ptuning.template import Task
 
@@ -276,7 +276,7 @@ def test_a_hub_data_sets_validation_split_is_read_where_there_was_no_test(
         asked.append((source, split))
         return [Row(values, "row") for values in review_rows(2)]
 
-    monkeypatch.setattr("ptuning.data.read_rows", rows)
+    monkeypatch.setattr("ptuning.rows.read_rows", rows)
     assert run("evaluate", path).status == 0
     assert asked == [("org/name", "validation")]
 

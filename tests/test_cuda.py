@@ -11,11 +11,12 @@ import ptuning
 from ptuning import cli, encoders, initializers, objective
 from ptuning.backbone import Backbone
 from ptuning.config import RunConfig
-from ptuning.data import Coder, Row, collate
+from ptuning.data import Coder, collate
 from ptuning.evaluation import evaluate
 from ptuning.forward import label_logits, shared_prefix, splice
 from ptuning.interrupts import Interrupted
 from ptuning.predict import PromptedLM
+from ptuning.rows import Row
 from ptuning.template import Task
 from ptuning.trainer import Trainer, train
 
@@ -26,7 +27,7 @@ ROWS = [{"text": text, "label": "positive"} for text in ("the film", "a very dul
 
 def on_cuda(backbone: Backbone) -> Backbone:
     """The same model on the GPU, in the same precision."""
-    return Backbone(copy.deepcopy(backbone.model).cuda(), backbone.tokenizer, backbone.name)
+    return Backbone.of(copy.deepcopy(backbone.model).cuda(), backbone.tokenizer, backbone.name)
 
 
 def measured(path, backbone, batch):

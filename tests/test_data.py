@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from ptuning.data import IGNORED, BatchStream, Coder, Example, Row, as_row, by_length, collate, num_cut, read_rows
+from ptuning.data import IGNORED, BatchStream, Coder, Example, by_length, collate, num_cut
 from ptuning.errors import DataError
+from ptuning.rows import Row, as_row, read_rows
 from ptuning.template import Task, text_ids
 
 TOKENIZER = tiny_tokenizer()

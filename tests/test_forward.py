@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptuning import forward, initializers
-from ptuning.data import Coder, Example, Row, collate, read_rows
+from ptuning.data import Coder, Example, collate
 from ptuning.encoders import Residual
 from ptuning.errors import ModelError
 from ptuning.forward import label_logits, shared_prefix, splice
 from ptuning.objective import label_scores
+from ptuning.rows import Row, read_rows
 from ptuning.template import Task, Verbalizer
 
 REVIEWS = ASSETS / "movie_reviews" / "validation.csv"
@@ -238,4 +239,6 @@ def test_a_real_reviews_scores_do_not_depend_on_its_batch(real_backbone, reviews
         for path in (splice, shared_prefix):
             for side in ("right", "left"):
                 assert (scores(path, reviews, side) - alone_BC).abs().max() < 1e-4, (path, side)
-        assert (label_scores(real_backbone, prompt_PH, reviews, label_ids) - alone_BC).abs().max() < 1e-4
+        assert (
+            label_scores(real_backbone, prompt_PH, reviews, [label_ids] * len(reviews)) - alone_BC
+        ).abs().max() < 1e-4

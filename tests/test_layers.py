@@ -9,17 +9,18 @@ import ptuning
 
 PACKAGE = Path(ptuning.__file__).parent
 LEVELS = {
-    **dict.fromkeys(("errors",), 0),
-    **dict.fromkeys(
-        ("files", "fingerprint", "interrupts", "template", "initializers", "encoders", "assets", "settings"), 1
-    ),
-    **dict.fromkeys(("backbone", "config", "data", "prompt"), 2),
-    **dict.fromkeys(("forward", "run_directory", "schedule", "start"), 3),
-    "objective": 4,
-    "evaluation": 5,
-    **dict.fromkeys(("trainer", "predict"), 6),
-    "inspection": 7,
-    "cli": 8,
+    "errors": 0,
+    **dict.fromkeys(("assets", "encoders", "files", "fingerprint", "initializers", "interrupts"), 1),
+    **dict.fromkeys(("loading", "rows", "settings", "template"), 1),
+    **dict.fromkeys(("card", "config", "data"), 2),
+    **dict.fromkeys(("backbone", "engine", "prompt", "run_directory", "schedule"), 3),
+    **dict.fromkeys(("prefix", "start"), 4),
+    **dict.fromkeys(("forward", "library"), 5),
+    **dict.fromkeys(("generation", "objective"), 6),
+    **dict.fromkeys(("conversation", "evaluation"), 7),
+    **dict.fromkeys(("predict", "trainer"), 8),
+    "inspection": 9,
+    "cli": 10,
 }
 
 

@@ -7,10 +7,11 @@ import torch
 from conftest import review_rows
 
 from ptuning import objective
-from ptuning.data import Coder, Example, Row, collate
+from ptuning.data import Coder, Example, collate
 from ptuning.encoders import Embedding
 from ptuning.evaluation import WITH, WITHOUT, Metrics, evaluate, evaluate_rows
 from ptuning.initializers import from_vocabulary
+from ptuning.rows import Row
 from ptuning.template import Task
 
 ONE_TOKEN = {"negative": " negative", "positive": " positive"}
@@ -84,7 +85,7 @@ def test_label_scores_are_the_summed_log_probabilities_of_the_labels_texts(backb
     examples, label_ids = classification(backbone, verbalizer)
     expected = [[sum(token_scores(backbone, prompt_PH, example, ids)[0]) for ids in label_ids] for example in examples]
     with torch.no_grad():
-        scores_BC = objective.label_scores(backbone, prompt_PH, examples, label_ids)
+        scores_BC = objective.label_scores(backbone, prompt_PH, examples, [label_ids] * len(examples))
     assert scores_BC.shape == (len(examples), len(verbalizer))
     assert (scores_BC - torch.tensor(expected)).abs().max() < 1e-4
 
@@ -94,9 +95,9 @@ def test_labels_of_one_token_are_scored_in_one_forward_as_they_would_be_one_by_o
     examples, label_ids = classification(any_backbone, ONE_TOKEN)
     assert [len(ids) for ids in label_ids] == [1, 1]
     with torch.no_grad():
-        reference_BC = objective.whole_label_scores(any_backbone, prompt_PH, examples, label_ids)
+        reference_BC = objective.whole_label_scores(any_backbone, prompt_PH, examples, [label_ids] * len(examples))
         monkeypatch.setattr(objective, "whole_label_scores", pytest.fail)
-        scores_BC = objective.label_scores(any_backbone, prompt_PH, examples, label_ids)
+        scores_BC = objective.label_scores(any_backbone, prompt_PH, examples, [label_ids] * len(examples))
     assert (scores_BC - reference_BC).abs().max() < 1e-4
     assert reference_BC.std() > 0.1
 
@@ -105,8 +106,10 @@ def test_label_scores_do_not_look_at_the_rows_own_answers(backbone, prompt_PH):
     examples, label_ids = classification(backbone, ONE_TOKEN)
     unanswered = [dataclasses.replace(example, answer_ids=[]) for example in examples]
     with torch.no_grad():
-        scores_BC = objective.label_scores(backbone, prompt_PH, examples, label_ids)
-        assert torch.equal(objective.label_scores(backbone, prompt_PH, unanswered, label_ids), scores_BC)
+        scores_BC = objective.label_scores(backbone, prompt_PH, examples, [label_ids] * len(examples))
+        assert torch.equal(
+            objective.label_scores(backbone, prompt_PH, unanswered, [label_ids] * len(examples)), scores_BC
+        )
 
 
 def test_answer_scores_sum_over_the_answers_tokens(backbone, prompt_PH):
@@ -136,7 +139,11 @@ def test_position_that_is_scored_is_the_one_that_is_trained(any_backbone, verbal
 
     def score():
         with torch.no_grad():
-            return float(objective.label_scores(any_backbone, encoder(), examples, label_ids)[0, examples[0].label])
+            return float(
+                objective.label_scores(any_backbone, encoder(), examples, [label_ids] * len(examples))[
+                    0, examples[0].label
+                ]
+            )
 
     before = score()
     assert objective.loss_sum(any_backbone, encoder(), batch).item() == pytest.approx(-before, abs=1e-4)
@@ -220,7 +227,7 @@ def test_rows_are_measured_with_the_prompt_and_without(backbone, prompt_PH):
 
 def test_template_that_is_nothing_without_its_prompt_has_no_baseline(backbone, prompt_PH, monkeypatch, caplog):
     rows = [Row({"text": text, "label": "positive"}, "row") for text in ("", "a")]
-    monkeypatch.setattr("ptuning.template._begin_of_text_ids", lambda tokenizer: [])
+    monkeypatch.setattr("ptuning.template._frame_ids", lambda tokenizer: ([], []))
     task = Task("{prompt:4}{text}", verbalizer=ONE_TOKEN)
     assert list(evaluate_rows(backbone, prompt_PH, task, rows, 2, with_baseline=True)) == [WITH]
     assert "no baseline: without the prompt nothing stands before some answers" in caplog.text

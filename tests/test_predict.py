@@ -7,11 +7,12 @@ import torch
 from conftest import tiny_backbone
 
 from ptuning import objective
-from ptuning.data import Coder, Example, Row, collate
+from ptuning.data import Coder, Example, collate
 from ptuning.errors import DataError, PromptError
 from ptuning.forward import splice
 from ptuning.predict import Classification, PromptedLM
 from ptuning.prompt import SoftPrompt
+from ptuning.rows import Row
 from ptuning.template import Task
 
 SENTIMENT = Task("{prompt:4}review: {text}\nsentiment:", verbalizer={"negative": " negative", "positive": " positive"})
@@ -67,14 +68,13 @@ def log_probability(lm, name, row, answer_ids):
 def give_ids(lm, monkeypatch):
     """Makes `generate` return the answers' ids, which tell more than their text."""
 
-    def ids_up_to_the_end(ids_BN, skip_special_tokens):
-        assert skip_special_tokens
+    def ids_up_to_the_end(backbone, ids_BN, settings):
         rows = ids_BN.tolist()
         ends = [next((i + 1 for i, token in enumerate(ids) if token in lm.backbone.end_ids), len(ids)) for ids in rows]
         assert all(set(ids[end:]) <= {lm.backbone.pad_id} for ids, end in zip(rows, ends, strict=True))
         return [ids[:end] for ids, end in zip(rows, ends, strict=True)]
 
-    monkeypatch.setattr(lm.backbone.tokenizer, "batch_decode", ids_up_to_the_end)
+    monkeypatch.setattr("ptuning.predict.texts_of", ids_up_to_the_end)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
@@ -84,7 +84,7 @@ def test_classification_is_the_softmax_of_the_label_scores_in_the_rows_order(bac
     for example in (found := examples_of(lm, "sentiment"))[0]:
         with torch.no_grad():
             scores_1C = objective.whole_label_scores(
-                backbone, lm.prompts["sentiment"].embeddings_PH, [example], found[1], "splice"
+                backbone, lm.prompts["sentiment"].embeddings_PH, [example], [found[1]], "splice"
             )
         expected.append(scores_1C.softmax(dim=1)[0].tolist())
     answers = lm.classify(ROWS, "sentiment")
@@ -148,9 +148,10 @@ def test_generation_gives_text_without_special_tokens(lm, monkeypatch):
     tokenizer = lm.backbone.tokenizer
     expected = [tokenizer.decode(greedy(lm, "free", example, 5)) for example in examples_of(lm, "free")[0]]
     assert lm.generate(ROWS, "free", max_new_tokens=5) == expected
-    monkeypatch.setattr(lm.backbone.model, "generate", lambda **_: torch.tensor([[310, 311, 1, 2], [310, 0, 311, 1]]))
-    written = tokenizer.decode([310, 311])
-    assert lm.generate(ROWS[:2], "free") == [written, written]
+    written = torch.tensor([[310, 311, 1, 2], [310, 0, 311, 1]])
+    monkeypatch.setattr(lm.backbone, "generate", lambda *_, **__: written)
+    text = tokenizer.decode([310, 311])
+    assert lm.generate(ROWS[:2], "free") == [text, text]
 
 
 def test_generation_stops_each_row_at_an_end_of_the_models_own(monkeypatch):

@@ -12,10 +12,11 @@ from conftest import ASSETS, FAMILIES, tiny_backbone
 from safetensors.torch import load_file, save_file
 
 from ptuning import initializers, prompt
-from ptuning.data import Coder, Row, collate, read_rows
+from ptuning.data import Coder, collate
 from ptuning.errors import PromptError
 from ptuning.forward import label_logits
 from ptuning.prompt import SoftPrompt
+from ptuning.rows import Row, read_rows
 from ptuning.template import Task, Template
 
 TASK = Task("{prompt:4}review: {text}\nsentiment:", verbalizer={"negative": " negative", "positive": " positive"})
@@ -194,7 +195,7 @@ def test_failed_overwriting_keeps_the_older_prompt_whole(backbone, tmp_path, mon
     def fail(_):
         raise KeyboardInterrupt("in the middle of saving")
 
-    monkeypatch.setattr(prompt, "_card", fail)
+    monkeypatch.setattr(prompt, "model_card", fail)
     with pytest.raises(KeyboardInterrupt, match="in the middle of saving"):
         whole_prompt(backbone, embeddings_PH=embeddings(seed=1)).save(directory)
     assert files(directory) == before

@@ -1,0 +1,69 @@
+"""A saved prompt's model card and result table, as Markdown.
+
+Knows nothing of tensors or directories: a card is made of what `ptuning.json` says.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ptuning.template import Task, Template
+
+_CARD = """---
+library_name: ptuning
+base_model: {base}
+tags: [prompt-tuning, p-tuning]
+---
+# Soft prompt
+
+{num_virtual_tokens} virtual tokens of width {width} for the frozen model {base}, made by ptuning {version}.
+{placement}
+
+{sections}
+"""
+_USE = """```python
+import ptuning
+
+lm = ptuning.PromptedLM.from_pretrained({base}, {{"task": "THIS DIRECTORY"}})
+lm.{method}([{row}], prompt="task")
+```"""
+
+
+def model_card(own: Mapping[str, Any], placement: str) -> str:
+    """The model card: what it is, what was measured, how to load it.
+
+    Args:
+        own: The prompt's `ptuning.json`.
+        placement: A sentence on what else can load it.
+    """
+    base = json.dumps(own["base"]["name"])
+    task = Task(**own["task"]) if own["task"] else None
+    asked, use = [], []
+    if task is not None:
+        answer = f"Answer: `{task.answer}`; labels: {task.verbalizer or 'free text'}"
+        asked = ["```", task.template, "```", answer]
+        row = "{" + ", ".join(f'"{name}": "..."' for name in Template.parse(task.template).field_names) + "}"
+        method = "classify" if task.is_classification else "generate"
+        use = [_USE.format(base=base, method=method, row=row)] if own["base"]["name"] else []
+    training = [f"- {key}: {value}" for key, value in own["training"].items()]
+    sections = {"Task": asked, "Results": results_table(own["results"]), "Training": training, "Use": use}
+    return _CARD.format(
+        base=base,
+        num_virtual_tokens=own["num_virtual_tokens"],
+        width=own["width"],
+        version=own["library_version"],
+        placement=placement,
+        sections="\n".join(f"## {title}\n\n" + "\n".join(lines) + "\n" for title, lines in sections.items() if lines),
+    )
+
+
+def results_table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Results as the lines of a Markdown table."""
+    if not results:
+        return []
+    lines = ["| | rows | accuracy | 95 % interval | loss |", "|---|---|---|---|---|"]
+    for name, measured in results.items():
+        low, high = measured["interval"]
+        accuracy, interval = f"{measured['accuracy']:.3f}", f"{low:.3f} to {high:.3f}"
+        lines.append(f"| {name} | {measured['num_rows']:,} | {accuracy} | {interval} | {measured['loss']:.3f} |")
+    return lines

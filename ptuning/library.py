@@ -1,0 +1,200 @@
+"""The prompts that a model holds: named, of any length, loaded when first used, each run once and kept.
+
+Knows nothing of rows, answers or generation.
+"""
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptuning.backbone import Backbone, CausalBackbone
+from ptuning.encoders import Conditioned
+from ptuning.errors import PromptError
+from ptuning.prefix import Prefix, RowPrompts
+from ptuning.prompt import SoftPrompt, Summary, is_prompt_directory
+from ptuning.template import Template
+
+
+@dataclass(frozen=True)
+class PromptInfo:
+    """A line of the list of prompts."""
+
+    name: str
+    """What it is called by."""
+    num_virtual_tokens: int | None
+    """P; None for a PEFT adapter that has not been loaded."""
+    template: str | None
+    """How rows become text; None for a prompt without a task."""
+    labels: tuple[str, ...]
+    """The labels it chooses among; none where it writes text."""
+    results: Mapping[str, Mapping[str, Any]]
+    """What was measured after training -> its metrics."""
+    num_bytes: int
+    """Memory it holds now: embeddings, and the kept keys and values once it has been used."""
+
+    def __str__(self) -> str:
+        """One line for people."""
+        measured = [f"{name}: accuracy {each['accuracy']:.3f}" for name, each in self.results.items()]
+        answers = " | ".join(self.labels) or "text"
+        parts = [f"{self.num_virtual_tokens} virtual tokens", repr(self.template), answers, *measured]
+        return f"{self.name}: {'; '.join(parts)} ({self.num_bytes / 1e6:.2f} MB held)"
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A prompt on the model's device, its leading virtual tokens run."""
+
+    prompt: Tensor | Conditioned
+    """`[P, H]` in the model's precision, or the encoder that reads each row."""
+    prefix: Prefix | None
+    """What the model keeps of the leading virtual tokens; None where it can keep nothing."""
+    source: SoftPrompt
+    """What it was made of."""
+    made_for: tuple[Any, ...]
+    """What else it depends on: the model's device and precision, the version of the source's numbers."""
+
+    @property
+    def num_bytes(self) -> int:
+        """The memory it takes."""
+        tensors = [self.prompt] if isinstance(self.prompt, Tensor) else self.prompt.parameters()
+        own = sum(each.numel() * each.element_size() for each in tensors)
+        return own + (self.prefix.num_bytes if self.prefix else 0)
+
+
+class PromptLibrary(MutableMapping[str, SoftPrompt]):
+    """Name -> soft prompt, beside one frozen model.
+
+    Prompts are added, replaced and removed as in a dictionary, given as a `SoftPrompt` or a saved prompt's directory.
+    `print(library)` lists them.
+
+    Args:
+        backbone: The frozen model.
+        prompts: Name -> prompt or directory; or one directory, whose subdirectories that are prompts, or runs that hold
+            one, become prompts by their own names, each read when it is first used.
+        allow_other_base: Whether prompts tuned on another base model of the same width are taken.
+
+    Raises:
+        PromptError: When a prompt was made for another base model, or a directory holds none.
+    """
+
+    def __init__(
+        self, backbone: Backbone, prompts: Mapping[str, Any] | str | Path, allow_other_base: bool = False
+    ) -> None:
+        self._backbone, self._allow_other_base = backbone, allow_other_base
+        self._held: dict[str, SoftPrompt | Path] = {}
+        self._ready: dict[str, Ready] = {}
+        if isinstance(prompts, Mapping):
+            self.update(prompts)
+        else:
+            self._held.update(_prompts_in(Path(prompts)))
+
+    def __getitem__(self, name: str) -> SoftPrompt:
+        """The prompt of that name, read from its directory where it has not been yet."""
+        held = self._held[name]
+        if isinstance(held, Path):
+            held = SoftPrompt.load(held)
+            self._require_base(held)
+            self._held[name] = held
+        return held
+
+    def __setitem__(self, name: str, prompt: SoftPrompt | str | Path) -> None:
+        """Adds a prompt, or replaces the one of that name; raises `PromptError` for one of another base model."""
+        loaded = prompt if isinstance(prompt, SoftPrompt) else SoftPrompt.load(prompt)
+        self._require_base(loaded)
+        self._held[name] = loaded
+        self._ready.pop(name, None)
+
+    def __delitem__(self, name: str) -> None:
+        """Removes a prompt and frees what it held."""
+        del self._held[name]
+        self._ready.pop(name, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __str__(self) -> str:
+        """A line a prompt."""
+        return "\n".join(map(str, self.infos())) or "no prompts"
+
+    def infos(self) -> list[PromptInfo]:
+        """What is known of each prompt; those that have not been used are not loaded for it."""
+        return [self._info(name) for name in self]
+
+    def ready(self, name: str) -> Ready:
+        """The prompt as the forward pass wants it, made once and again only after it or the model has changed."""
+        prompt, backbone = self[name], self._backbone
+        made_for = (backbone.device, backbone.dtype, prompt.embeddings_PH._version)
+        ready = self._ready.get(name)
+        if ready is None or ready.source is not prompt or ready.made_for != made_for:
+            ready = self._ready[name] = self._made_ready(prompt, made_for)
+        return ready
+
+    def of_rows(self, names: list[str]) -> RowPrompts:
+        """The named prompts, one a row, none of them conditioned."""
+        different = list(dict.fromkeys(names))
+        ready = [self.ready(name) for name in different]
+        prompts = [each.prompt for each in ready if isinstance(each.prompt, Tensor)]
+        prefixes = [each.prefix for each in ready if each.prefix is not None]
+        return RowPrompts(prompts, prefixes, tuple(map(different.index, names)))
+
+    @torch.no_grad()
+    def _made_ready(self, prompt: SoftPrompt, made_for: tuple[Any, ...]) -> Ready:
+        made = prompt.on(self._backbone.device)
+        if isinstance(made, Tensor):
+            made = made.to(self._backbone.dtype)
+        if not isinstance(self._backbone, CausalBackbone) or not self._backbone.shares_prefix:
+            return Ready(made, None, prompt, made_for)
+        prefix = Prefix.of(self._backbone, made[: _num_leading(prompt)]) if isinstance(made, Tensor) else None
+        return Ready(made, prefix, prompt, made_for)
+
+    def _info(self, name: str) -> PromptInfo:
+        held = self._held[name]
+        known = Summary.read(held) if isinstance(held, Path) else held
+        num_bytes = 0 if isinstance(held, Path) else held.num_bytes
+        if name in self._ready:
+            num_bytes += self._ready[name].num_bytes
+        template, labels = (known.task.template, tuple(known.task.verbalizer or ())) if known.task else (None, ())
+        return PromptInfo(name, known.num_virtual_tokens, template, labels, known.results, num_bytes)
+
+    def _require_base(self, prompt: SoftPrompt) -> None:
+        own = self._backbone
+        prompt.require_base(own.name, own.width, own.fingerprint, own.task_type, self._allow_other_base)
+
+
+def base_revision(prompts: Mapping[str, Any] | str | Path, base: str) -> str | None:
+    """The revision of a base model from the hub that the first of the prompts tuned on it names."""
+    found = prompts if isinstance(prompts, Mapping) else _prompts_in(Path(prompts))
+    known = (each if isinstance(each, SoftPrompt) else Summary.read(Path(each)) for each in found.values())
+    return next((each.revision for each in known if each.base_name == base), None)
+
+
+def _num_leading(prompt: SoftPrompt) -> int:
+    """The virtual tokens that stand before everything in the prompt's template."""
+    if prompt.task is None:
+        return prompt.num_virtual_tokens
+    return Template.parse(prompt.task.template).num_leading
+
+
+def _prompts_in(directory: Path) -> dict[str, Path]:
+    """The prompts in a directory's subdirectories: name -> the prompt's own directory."""
+    if not directory.is_dir():
+        raise PromptError(f"prompt directory {directory} does not exist", "a directory of prompts", "Check the path")
+    found = {}
+    for each in sorted(directory.iterdir()):
+        places = [place for place in (each, each / "prompt") if is_prompt_directory(place)]
+        if places:
+            found[each.name] = places[0]
+    if not found:
+        raise PromptError(
+            f"{directory} holds no saved prompts",
+            "a directory whose subdirectories are prompts, or runs",
+            "Check the path; for one prompt give {name: directory}",
+        )
+    return found

@@ -1,0 +1,142 @@
+"""Loads a language model and its tokenizer from a directory or the hub: device, precision, int8 weights.
+
+Knows nothing of prompts or of what a model is used for. What cannot be loaded is told in one line.
+"""
+
+import logging as std_logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.utils import logging
+
+from ptuning.errors import ModelError
+
+_NOISY = ("transformers", "torchao", "torch.utils._pytree")
+
+
+def load(name: str, dtype: str, device: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
+    """Loads a causal or an encoder-decoder language model, and its tokenizer.
+
+    Args:
+        name: A model directory, or a hub name.
+        dtype: float32, bfloat16, float16; auto: bfloat16 where the hardware computes in it, else float32.
+        device: cpu, cuda, …; auto: the first accelerator if there is one.
+        revision: Branch, tag or commit of a hub model.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Raises:
+        ModelError: When it is missing or broken.
+    """
+    place = _device(device)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        with _quietly():
+            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+            is_pair = AutoConfig.from_pretrained(name, **options).is_encoder_decoder
+            kind: Any = AutoModelForSeq2SeqLM if is_pair else AutoModelForCausalLM
+            loaded = kind.from_pretrained(name, dtype=_dtype(dtype, place), output_loading_info=True, **options)
+    except Exception as error:  # transformers, safetensors and json each raise their own kinds
+        raise cannot_load(name, str(error)) from error
+    model, info = loaded
+    num_embeddings = model.get_input_embeddings().num_embeddings
+    highest = _highest_id(tokenizer)
+    if highest >= num_embeddings:
+        raise cannot_load(name, f"its tokenizer has the id {highest} and the model {num_embeddings} embeddings")
+    if info["missing_keys"]:
+        raise cannot_load(name, f"it lacks weights such as {min(info['missing_keys'])}")
+    return model.to(place), tokenizer
+
+
+def cannot_load(name: str, reason: str) -> ModelError:
+    """The error for a model that is missing, broken or of the wrong kind."""
+    what = f"model directory {name}" if Path(name).is_dir() else f"model {name}, no directory here,"
+    return ModelError(
+        f"{what} cannot be loaded ({reason})",
+        "a directory with a whole language model, or a hub model's name",
+        "Check the name and the files in it",
+    )
+
+
+def quantize_int8(model: Any) -> None:
+    """Replaces the weights of the model's linear layers, but for the head, by 8-bit whole numbers and a scale a row.
+
+    They are multiplied as floating-point numbers: memory is saved, gradients flow through as before (torchao's
+    weight-only quantization).
+
+    Raises:
+        ModelError: When torchao is not installed, or the model keeps its weights elsewhere than in linear layers.
+    """
+    try:
+        with _quietly():
+            from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError:
+        raise ModelError(
+            "model.quantization: int8 without torchao", "torchao installed", "pip install torchao"
+        ) from None
+    head = model.get_output_embeddings()
+
+    def is_quantized(module: nn.Module, name: str) -> bool:
+        return isinstance(module, nn.Linear) and module is not head
+
+    if not any(is_quantized(module, name) for name, module in model.named_modules()):
+        raise ModelError(
+            f"model.quantization: int8 with a {model.config.model_type} model, which has no linear layers to quantize",
+            "a model of linear layers",
+            "Set model.quantization to none",
+        )
+    quantize_(model, Int8WeightOnlyConfig(), filter_fn=is_quantized)
+
+
+def _highest_id(tokenizer: Any) -> int:
+    """The highest id that text can have: special tokens of other modalities may stand beyond the embeddings."""
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return max(set(tokenizer.get_vocab().values()) - special)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Holds warnings and progress bars of what loads a model back: a mistake is told in one line; downloads show.
+
+    Those of torchao, which transformers imports where it is installed, are of kernels for other machines than this.
+    """
+    levels = {name: std_logging.getLogger(name).level for name in _NOISY}
+    for name in _NOISY:
+        std_logging.getLogger(name).setLevel(std_logging.ERROR)
+    hook = logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **{**options, "disable": True}))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(hook)
+        for name, level in levels.items():
+            std_logging.getLogger(name).setLevel(level)
+
+
+def _device(device: str) -> torch.device:
+    if device != "auto":
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(f"device {device} ({error})", "a device of this machine", "Use auto or cpu") from None
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
+
+
+def _dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+    return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 natively; emulated bfloat16 is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

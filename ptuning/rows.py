@@ -1,0 +1,180 @@
+"""Data files and hub data sets -> rows of text, every bad one named by its file and line.
+
+Knows nothing of templates, tokens or models.
+"""
+
+import csv
+import json
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ptuning.errors import DataError
+
+_FILE_KINDS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row's columns as text, and where it stands."""
+
+    values: Mapping[str, str]
+    """Column name -> text."""
+    where: str
+    """Its file and line, for errors."""
+
+
+def read_rows(source: str, split: str, columns: Iterable[str]) -> list[Row]:
+    """Reads a data file, or a hub data set's split.
+
+    Args:
+        source: Path of a csv, tsv, json, jsonl or parquet file; or a hub name, `org/name` or `org/name:subset`.
+        split: The split to take of a hub data set.
+        columns: The columns that are needed; their values must be text (whole numbers are taken for labels).
+
+    Raises:
+        DataError: When it is missing, empty, lacks a column, or has a row that is not text.
+    """
+    kind = Path(source).suffix.lower()
+    if kind in _FILE_KINDS and not Path(source).is_file():
+        raise DataError(f"data file {source} does not exist", "a csv, json(l) or parquet file", "Check the path")
+    readers = {".csv": _read_csv, ".tsv": _read_csv, ".json": _read_json, ".jsonl": _read_json}
+    read = readers.get(kind, lambda source: _read_datasets(source, split))
+    names = list(columns)
+    try:
+        rows = [as_row(values, where, names) for values, where in read(source)]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source} is not UTF-8 text ({error})", "a UTF-8 file", "Convert it") from error
+    except OSError as error:
+        raise DataError(
+            f"{source} cannot be read ({error.strerror})", "a data file", "Check its permissions"
+        ) from error
+    if not rows:
+        raise DataError(f"{source} has no rows", "one row or more", "Check the file")
+    return rows
+
+
+def as_row(values: Mapping[str, Any], where: str, columns: Sequence[str]) -> Row:
+    """Checks that a row has the columns and that they hold text; whole numbers are taken as their digits."""
+    require_columns(Row(values, where), columns)
+    texts = dict(values)
+    for name in columns:
+        value = values[name]
+        if isinstance(value, int) and not isinstance(value, bool):
+            texts[name] = str(value)
+        elif not isinstance(value, str) or not _is_unicode(value):
+            raise DataError(f"{where}: column {name!r} holds {value!r}", "text", "Correct or remove the row")
+    return Row(texts, where)
+
+
+def require_columns(row: Row, columns: Iterable[str]) -> None:
+    """Raises `DataError` when the row lacks one of the columns."""
+    missing = [name for name in columns if name not in row.values]
+    if missing:
+        raise DataError(
+            f"{row.where} has no column {missing[0]!r}",
+            f"the template's and the answer's columns (there are: {', '.join(map(str, row.values)) or 'none'})",
+            "Correct the template, the answer or the data",
+        )
+
+
+def _is_unicode(text: str) -> bool:
+    """False for halves of surrogate pairs, which JSON can write and no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read_csv(source: str) -> Iterator[tuple[dict[str, Any], str]]:
+    csv.field_size_limit(sys.maxsize)
+    with Path(source).open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t" if source.lower().endswith(".tsv") else ",", strict=True)
+        try:
+            names = list(reader.fieldnames or ())
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise DataError(f"{source} has two columns {twice[0]!r}", "a name a column", "Rename one")
+            for values in reader:
+                where = f"{source} line {reader.line_num}"
+                if None in values:
+                    raise DataError(
+                        f"{where} has more cells than the header", "a cell a column", "Quote cells with commas"
+                    )
+                yield values, where
+        except csv.Error as error:
+            raise DataError(
+                f"{source} line {reader.line_num + 1} is not CSV ({error})", "a cell a column", "Correct it"
+            ) from error
+
+
+def _read_json(source: str) -> Iterator[tuple[dict[str, Any], str]]:
+    with Path(source).open(encoding="utf-8-sig") as file:
+        if source.lower().endswith(".json"):
+            yield from _json_records(source, file.read())
+            return
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _json_record(line, f"{source} line {number}")
+
+
+def _json_records(source: str, text: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """A .json file: an array of objects, or an object a line."""
+    try:
+        records = json.loads(text)
+    except (ValueError, RecursionError):
+        records = [line for line in text.split("\n") if line.strip()]  # JSON text may hold other line ends
+    for number, record in enumerate(records if isinstance(records, list) else [records], 1):
+        yield _json_record(record, f"{source} record {number}")
+
+
+def _json_record(record: Any, where: str) -> tuple[dict[str, Any], str]:
+    try:
+        values = json.loads(record) if isinstance(record, str) else record
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON ({error})", "an object a line", "Correct it") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{where} holds {values!r}", "an object with columns as keys", "Correct it")
+    return values, where
+
+
+def _read_datasets(source: str, split: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Parquet files and hub data sets, through `datasets`."""
+    import datasets
+
+    try:
+        with _quietly():
+            if Path(source).suffix.lower() == ".parquet":
+                table = datasets.Dataset.from_parquet(source)
+            else:
+                name, _, subset = source.partition(":")
+                table = datasets.load_dataset(name, subset or None, split=split)
+    except Exception as error:  # each file format and each way a hub can fail has its own kind
+        raise DataError(
+            f"{source} cannot be read ({type(error).__name__}: {error})",
+            f"a data file ({', '.join(_FILE_KINDS)}) or a hub data set with a split {split!r}",
+            "Check the name",
+        ) from error
+    for number, values in enumerate(table):
+        yield values, f"{source} row {number}"
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Holds the messages and progress bars of `datasets` back: what goes wrong is told in one line."""
+    import datasets
+
+    level, had_bars = datasets.logging.get_verbosity(), not datasets.are_progress_bars_disabled()
+    datasets.logging.set_verbosity(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(level)
+        if had_bars:
+            datasets.enable_progress_bars()
