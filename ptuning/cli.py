@@ -5,6 +5,7 @@ Exit status: 0 done; 2 a mistake of the user's, told in one line on stderr; 130 
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from typing import Any, NoReturn
 
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError, PTuningError
 
+# transformers imports torchao where it is installed, which then tells of kernels for machines other than this one.
+_NOISY = ("torchao", "torch.utils._pytree")
 _DESCRIPTION = "Soft-prompt tuning for frozen language models."
 
 
@@ -25,6 +28,8 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         if given[:1] == ["train"]:
             _train(given[1:])
@@ -64,10 +69,15 @@ def _parser() -> argparse.ArgumentParser:
 
     for command in (evaluate, predict):
         command.add_argument("--batch-size", type=_positive, default=32, help="rows read at once (default: 32)")
+        command.add_argument("--max-batch-tokens", type=_positive, help="tokens read at once (default: no limit)")
 
     inspect = _prompt_command(commands, "inspect", "what a prompt decodes to", _inspect)
     inspect.add_argument("--top-k", type=int, default=5, help="neighbours a virtual token (default: 5)")
     inspect.add_argument("--metric", choices=("cosine", "l2"), default="cosine", help="what near means")
+    row = inspect.add_mutually_exclusive_group()
+    row.add_argument("--input", help="for a conditioned prompt: the text whose own prompt is shown")
+    row.add_argument("--data", help="for a conditioned prompt: rows whose own prompts are shown")
+    inspect.add_argument("--max-rows", type=_positive, default=5, help="rows of --data that are shown (default: 5)")
     return parser
 
 
@@ -136,7 +146,10 @@ def _load(parsed: argparse.Namespace) -> Any:
     base = parsed.model or SoftPrompt.load(parsed.prompt).base_name
     if base is None:
         raise PromptError(f"{parsed.prompt} names no base model", "a base model", "Give one with --model")
-    options = {"batch_size": parsed.batch_size, "progress": parsed.data is not None} if "data" in parsed else {}
+    options: dict[str, Any] = {}
+    if "batch_size" in parsed:
+        options = {"batch_size": parsed.batch_size, "max_batch_tokens": parsed.max_batch_tokens}
+        options["progress"] = parsed.data is not None
     try:
         return PromptedLM.from_pretrained(
             *(base, {"prompt": parsed.prompt}, parsed.dtype, parsed.device, parsed.allow_other_base),
@@ -162,10 +175,8 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     source = parsed.data or used.get(split)
     if source is None:
         raise DataError("no rows to evaluate on", "a data file with answers", "Give one with --data")
-    results = evaluate_rows(
-        *(lm.backbone, prompt.on(lm.backbone.device), task),
-        *(read_rows(source, split, task.columns), parsed.batch_size, parsed.baseline),
-    )
+    rows, limits = read_rows(source, split, task.columns), (parsed.batch_size, parsed.baseline, parsed.max_batch_tokens)
+    results = evaluate_rows(lm.backbone, prompt.on(lm.backbone.device), task, rows, *limits)
     measured = {name: metrics.as_dict() for name, metrics in results.items()}
     if parsed.json:
         print(json.dumps({"prompt": parsed.prompt, "data": source, "results": measured}))
@@ -175,15 +186,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
 
 def _predict(parsed: argparse.Namespace) -> None:
     lm = _load(parsed)
-    columns = lm.columns("prompt")
-    if parsed.data is not None:
-        from ptuning.rows import read_rows
-
-        rows = [row.values for row in read_rows(parsed.data, "test", columns)]
-    elif len(columns) == 1:
-        rows = [{columns[0]: parsed.input}]
-    else:
-        raise DataError(f"--input for a template with the columns {columns}", "one column", "Use --data")
+    rows = _rows(parsed, lm)
     if lm.task("prompt").is_classification:
         answers = [{"label": each.label, "scores": each.scores} for each in lm.classify(rows)]
         lines = [f"{each['label']} {each['scores'][each['label']]:.3f}" for each in answers]
@@ -193,12 +196,28 @@ def _predict(parsed: argparse.Namespace) -> None:
     print(json.dumps({"answers": answers}) if parsed.json else "\n".join(" ".join(line.split()) for line in lines))
 
 
+def _rows(parsed: argparse.Namespace, lm: Any) -> list[Any]:
+    """The rows of --data, or the one of --input."""
+    columns = lm.columns("prompt")
+    if parsed.data is not None:
+        from ptuning.rows import read_rows
+
+        return [row.values for row in read_rows(parsed.data, "test", columns)]
+    if len(columns) != 1:
+        raise DataError(f"--input for a template with the columns {columns}", "one column", "Use --data")
+    return [{columns[0]: parsed.input}]
+
+
 def _inspect(parsed: argparse.Namespace) -> None:
     from ptuning.inspection.nearest import inspect, table
 
     lm = _load(parsed)
-    inspection = inspect(lm.prompts["prompt"], lm.backbone, parsed.top_k, parsed.metric)
-    print(json.dumps(inspection.as_dict()) if parsed.json else "\n".join(table(inspection)))
+    rows = _rows(parsed, lm)[: parsed.max_rows] if parsed.input is not None or parsed.data is not None else [None]
+    made = [inspect(lm.prompts["prompt"], lm.backbone, parsed.top_k, parsed.metric, row) for row in rows]
+    if parsed.json:
+        print(json.dumps({"rows": [each.as_dict() for each in made]} if parsed.data is not None else made[0].as_dict()))
+    else:
+        print("\n\n".join("\n".join(table(each)) for each in made))
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def evaluate(
     batch_size: int = 32,
     path: str = "auto",
     progress: str | None = None,
+    max_batch_tokens: int | None = None,
 ) -> Metrics:
     """Evaluates a prompt.
 
@@ -95,9 +96,10 @@ def evaluate(
         batch_size: Rows read at once.
         path: The forward path.
         progress: What to call the progress bar; None shows none.
+        max_batch_tokens: Tokens read at once; None: no limit.
     """
     num_correct, total = 0, 0.0
-    batches = by_length(examples, batch_size)
+    batches = by_length(examples, batch_size, max_batch_tokens)
     with tqdm(total=len(examples), desc=progress, unit="row", disable=progress is None) as bar:
         for rows in batches:
             chosen = [examples[i] for i in rows]
@@ -129,13 +131,27 @@ def sides(
 
 
 def evaluate_rows(
-    backbone: Backbone, prompt: Prompt, task: Task, rows: Sequence[Row], batch_size: int, with_baseline: bool
+    backbone: Backbone,
+    prompt: Prompt,
+    task: Task,
+    rows: Sequence[Row],
+    batch_size: int,
+    with_baseline: bool,
+    max_batch_tokens: int | None = None,
 ) -> dict[str, Metrics]:
     """Evaluates a prompt on rows, and the same words without it where `with_baseline`; name -> metrics."""
     results = {}
     for name, its_prompt, examples, coder in sides(backbone, prompt, task, rows, with_baseline):
         warn_of_cut(name, examples)
-        results[name] = evaluate(backbone, its_prompt, examples, coder.label_ids, batch_size, progress=name)
+        results[name] = evaluate(
+            backbone,
+            its_prompt,
+            examples,
+            coder.label_ids,
+            batch_size,
+            progress=name,
+            max_batch_tokens=max_batch_tokens,
+        )
     return results
 
 

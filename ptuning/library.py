@@ -3,7 +3,7 @@
 Knows nothing of rows, answers or generation.
 """
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ class PromptLibrary(MutableMapping[str, SoftPrompt]):
 
     def __setitem__(self, name: str, prompt: SoftPrompt | str | Path) -> None:
         """Adds a prompt, or replaces the one of that name; raises `PromptError` for one of another base model."""
-        loaded = prompt if isinstance(prompt, SoftPrompt) else SoftPrompt.load(prompt)
+        loaded = as_prompt(prompt)
         self._require_base(loaded)
         self._held[name] = loaded
         self._ready.pop(name, None)
@@ -165,13 +165,19 @@ class PromptLibrary(MutableMapping[str, SoftPrompt]):
 
     def _require_base(self, prompt: SoftPrompt) -> None:
         own = self._backbone
-        prompt.require_base(own.name, own.width, own.fingerprint, own.task_type, self._allow_other_base)
+        prompt.require_base(own.name, own.width, own.fingerprint, self._allow_other_base, own.task_type)
 
 
-def base_revision(prompts: Mapping[str, Any] | str | Path, base: str) -> str | None:
+def as_prompt(prompt: SoftPrompt | str | Path) -> SoftPrompt:
+    """The prompt itself, or the one saved in that directory."""
+    return prompt if isinstance(prompt, SoftPrompt) else SoftPrompt.load(prompt)
+
+
+def base_revision(prompts: Mapping[str, SoftPrompt] | str | Path, base: str) -> str | None:
     """The revision of a base model from the hub that the first of the prompts tuned on it names."""
-    found = prompts if isinstance(prompts, Mapping) else _prompts_in(Path(prompts))
-    known = (each if isinstance(each, SoftPrompt) else Summary.read(Path(each)) for each in found.values())
+    known: Iterable[SoftPrompt | Summary] = (
+        prompts.values() if isinstance(prompts, Mapping) else map(Summary.read, _prompts_in(Path(prompts)).values())
+    )
     return next((each.revision for each in known if each.base_name == base), None)
 
 

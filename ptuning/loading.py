@@ -3,7 +3,6 @@
 Knows nothing of prompts or of what a model is used for. What cannot be loaded is told in one line.
 """
 
-import logging as std_logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +14,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.utils import logging
 
 from ptuning.errors import ModelError
-
-_NOISY = ("transformers", "torchao", "torch.utils._pytree")
 
 
 def load(name: str, dtype: str, device: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
@@ -72,8 +69,7 @@ def quantize_int8(model: Any) -> None:
         ModelError: When torchao is not installed, or the model keeps its weights elsewhere than in linear layers.
     """
     try:
-        with _quietly():
-            from torchao.quantization import Int8WeightOnlyConfig, quantize_
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError:
         raise ModelError(
             "model.quantization: int8 without torchao", "torchao installed", "pip install torchao"
@@ -81,15 +77,22 @@ def quantize_int8(model: Any) -> None:
     head = model.get_output_embeddings()
 
     def is_quantized(module: nn.Module, name: str) -> bool:
-        return isinstance(module, nn.Linear) and module is not head
+        return type(module) is nn.Linear and module is not head
 
+    unfit = ModelError(
+        f"model.quantization: int8 with a {model.config.model_type} model, whose weights are not in linear layers",
+        "a model of linear layers",
+        "Set model.quantization to none",
+    )
     if not any(is_quantized(module, name) for name, module in model.named_modules()):
-        raise ModelError(
-            f"model.quantization: int8 with a {model.config.model_type} model, which has no linear layers to quantize",
-            "a model of linear layers",
-            "Set model.quantization to none",
-        )
+        raise unfit
     quantize_(model, Int8WeightOnlyConfig(), filter_fn=is_quantized)
+    ids_1T = torch.tensor([[1, 2]], device=model.device)
+    try:
+        with torch.no_grad():
+            model(input_ids=ids_1T, **({"decoder_input_ids": ids_1T} if model.config.is_encoder_decoder else {}))
+    except NotImplementedError:  # a layer's code reads the weights of its linear layers by itself
+        raise unfit from None
 
 
 def _highest_id(tokenizer: Any) -> int:
@@ -100,20 +103,15 @@ def _highest_id(tokenizer: Any) -> int:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Holds warnings and progress bars of what loads a model back: a mistake is told in one line; downloads show.
-
-    Those of torchao, which transformers imports where it is installed, are of kernels for other machines than this.
-    """
-    levels = {name: std_logging.getLogger(name).level for name in _NOISY}
-    for name in _NOISY:
-        std_logging.getLogger(name).setLevel(std_logging.ERROR)
+    """Holds transformers' warnings and progress bars back, so that a mistake is told in one line; downloads show."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
     hook = logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **{**options, "disable": True}))
     try:
         yield
     finally:
         logging.set_tqdm_hook(hook)
-        for name, level in levels.items():
-            std_logging.getLogger(name).setLevel(level)
+        logging.set_verbosity(level)
 
 
 def _device(device: str) -> torch.device:

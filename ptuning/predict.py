@@ -19,7 +19,7 @@ from ptuning.data import Coder, Example, by_length, warn_of_cut
 from ptuning.errors import DataError, PromptError
 from ptuning.forward import Prompt
 from ptuning.generation import Piece, settings_of, stream, texts_of, write
-from ptuning.library import PromptLibrary, base_revision
+from ptuning.library import PromptLibrary, as_prompt, base_revision
 from ptuning.objective import answer_scores, label_scores
 from ptuning.prompt import SoftPrompt
 from ptuning.rows import Row, as_row
@@ -125,9 +125,12 @@ class PromptedLM:
 
         A hub model is loaded at the revision that the prompts were tuned on.
         """
-        revision = base_revision(prompts, str(base))
+        found: Mapping[str, SoftPrompt] | str | Path = (
+            prompts if isinstance(prompts, str | Path) else {name: as_prompt(each) for name, each in prompts.items()}
+        )
+        revision = base_revision(found, str(base))
         backbone = Backbone.from_pretrained(base, dtype, device, revision, trust_remote_code, quantization)
-        return cls(backbone, prompts, allow_other_base, batch_size, progress, max_batch_tokens)
+        return cls(backbone, found, allow_other_base, batch_size, progress, max_batch_tokens)
 
     def classify(
         self, rows: Sequence[Mapping[str, Any]], prompt: Choice | Sequence[Choice] | None = None

@@ -134,7 +134,12 @@ class SoftPrompt:
         )
 
     def require_base(
-        self, name: str, width: int, fingerprint: Fingerprint, task_type: str, allow_other_base: bool = False
+        self,
+        name: str,
+        width: int,
+        fingerprint: Fingerprint,
+        allow_other_base: bool = False,
+        task_type: str = "CAUSAL_LM",
     ) -> None:
         """Raises `PromptError` when the base model is not the one the prompt was tuned on.
 
@@ -142,8 +147,8 @@ class SoftPrompt:
             name: The base model's name, for the message.
             width: Its H, which must always agree.
             fingerprint: Its fingerprint.
-            task_type: Its family, which must always agree.
             allow_other_base: Whether another base model of the same width will do.
+            task_type: Its family, which must always agree.
         """
         if self.width != width:
             raise PromptError(
@@ -232,7 +237,7 @@ class SoftPrompt:
             "num_virtual_tokens": self.num_virtual_tokens,
             "token_dim": self.width,
             "num_transformer_submodules": 1,
-            "num_attention_heads": architecture.get("num_attention_heads"),
+            "num_attention_heads": architecture.get("num_attention_heads") or 1,  # PEFT asks for it, and uses none
             "num_layers": architecture.get("num_hidden_layers"),
             "prompt_tuning_init": "RANDOM",
         }

@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 import torch
-from conftest import ASSETS, FAMILIES, tiny_backbone, tiny_tokenizer
+from conftest import ASSETS, SIX
+from families import tiny_backbone, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertLMHeadModel
 
@@ -42,7 +43,7 @@ def test_model_is_frozen_and_in_eval_mode():
     assert not any(module.training for module in frozen.model.modules())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SIX)
 def test_training_a_prompt_leaves_every_weight_as_it_was(family):
     backbone = tiny_backbone(family)
     before = backbone.weights_sha256()
@@ -90,7 +91,7 @@ def test_vocabulary_is_scaled_as_gemma_scales_it():
 
 def test_vocabulary_is_whole_whatever_it_is_embedded_in(monkeypatch):
     backbone = tiny_backbone()
-    monkeypatch.setattr(backbones, "_EMBED_CHUNK", 100)
+    monkeypatch.setattr("ptuning.backbone._EMBED_CHUNK", 100)
     assert torch.equal(backbone.vocabulary_VH, backbone.model.get_input_embeddings().weight)
     assert not backbone.vocabulary_VH.requires_grad
 
@@ -193,13 +194,11 @@ def test_rows_are_filled_with_whatever_the_tokenizer_has():
 
 
 def test_model_without_a_position_table_has_no_limit(monkeypatch):
-    monkeypatch.setitem(FAMILIES, "bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4})
     assert tiny_backbone("gpt2").max_positions == 96
     assert tiny_backbone("bloom").max_positions is None
 
 
 def test_model_that_takes_no_positions_is_run_without_them(monkeypatch):
-    monkeypatch.setitem(FAMILIES, "bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4})
     bloom = tiny_backbone("bloom")
     prompt_PH = from_vocabulary(bloom.vocabulary_VH, 2)
     examples = [Example([-1, -2, 5, 6, 7, 8], [9]), Example([-1, -2, 7], [8, 9])]

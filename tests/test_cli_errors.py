@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
-from conftest import review_rows, tiny_backbone, write_csv
+from conftest import review_rows, write_csv
+from families import tiny_backbone
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ptuning import cli, run_directory
-from ptuning.backbone import Backbone
+from ptuning.backbone import Backbone, CausalBackbone
 from ptuning.prompt import OWN_FILE, WEIGHTS_FILE, SoftPrompt
 from ptuning.rows import Row
 from ptuning.run_directory import RunDirectory
@@ -461,7 +462,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_is_begun_anew(
 def test_a_forward_path_that_the_model_cannot_take_is_told_before_anything_is_written(
     refused: Refused, run_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Backbone, "shares_prefix", False)
+    monkeypatch.setattr(CausalBackbone, "shares_prefix", False)
     refused("train", "--config", run_config, "--train.forward", "shared_prefix", match="Use forward: auto")
 
 

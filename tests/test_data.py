@@ -9,7 +9,7 @@ import datasets
 import pyarrow
 import pytest
 import torch
-from conftest import tiny_tokenizer
+from families import tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet

@@ -7,7 +7,7 @@ import torch
 
 from ptuning import encoders
 from ptuning.config import PromptConfig
-from ptuning.errors import ConfigError
+from ptuning.errors import ConfigError, PromptError
 
 P, H = 5, 12
 every_encoder = pytest.mark.parametrize("name", encoders.BY_NAME)
@@ -17,17 +17,26 @@ def start(num_virtual_tokens=P, width=H, seed=0):
     return torch.randn(num_virtual_tokens, width, generator=torch.Generator().manual_seed(seed))
 
 
+def made(encoder):
+    """The prompt: of the encoder that reads text, that of some row."""
+    if not encoder.reads_text:
+        return encoder()
+    text_BT = torch.tensor([[True, True, False, True], [False] * 4])
+    return encoder(torch.randn(2, 4, H, generator=torch.Generator().manual_seed(8)), text_BT)[0]
+
+
 def step(encoder, learning_rate=1e-2):
     """One AdamW step on a loss that each number of the prompt takes part in."""
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=learning_rate)
-    (encoder() * start(*encoder().shape, seed=9)).sum().backward()
+    prompt_PH = made(encoder)
+    (prompt_PH * start(*prompt_PH.shape, seed=9)).sum().backward()
     optimizer.step()
 
 
 @every_encoder
 def test_step_0_gives_exactly_the_start(name):
     start_PH = start()
-    made_PH = encoders.build(name, start_PH)()
+    made_PH = made(encoders.build(name, start_PH))
     assert torch.equal(made_PH, start_PH)
     assert made_PH.dtype == torch.float32
 
@@ -44,7 +53,7 @@ def test_first_step_changes_every_virtual_token(name):
     encoder = encoders.build(name, start())
     step(encoder)
     assert max(parameter.grad.abs().max() for parameter in encoder.parameters()) > 0
-    assert ((encoder() - start()).abs().amax(dim=1) > 1e-4).all()
+    assert ((made(encoder) - start()).abs().amax(dim=1) > 1e-4).all()
 
 
 @every_encoder
@@ -63,13 +72,13 @@ def test_state_gives_the_same_bits_whatever_the_new_start(name):
     torch.manual_seed(1)
     other = encoders.build(name, start(seed=1))
     other.load_state_dict(encoder.state_dict())
-    assert torch.equal(other(), encoder())
+    assert torch.equal(made(other), made(encoder))
 
 
 @every_encoder
 def test_shape_is_known(name):
     encoder = encoders.build(name, start())
-    assert (encoder.num_virtual_tokens, encoder.width) == (P, H) == tuple(encoder().shape)
+    assert (encoder.num_virtual_tokens, encoder.width) == (P, H) == tuple(made(encoder).shape)
 
 
 def test_registry_holds_what_a_config_may_name():
@@ -85,6 +94,7 @@ def test_registry_holds_what_a_config_may_name():
         ("residual", 7, [(7, H), (H, 7)]),
         ("lstm", None, [(H, H), (H, H)]),
         ("lstm", 6, [(6, 6), (H, 6)]),
+        ("conditioned", None, [(64, H), (64, H), (H, 64)]),
     ],
 )
 def test_hidden_size_is_respected(name, hidden_size, shapes):
@@ -113,3 +123,31 @@ def test_lstm_reads_the_virtual_tokens_as_one_sequence():
 def test_lstm_of_odd_width_is_refused():
     with pytest.raises(ConfigError, match=r"prompt.hidden_size: 7 with encoder lstm; expected an even number"):
         encoders.build("lstm", start(), 7)
+
+
+def test_conditioned_prompt_depends_on_the_rows_own_text_only():
+    torch.manual_seed(0)
+    encoder = encoders.build("conditioned", start())
+    for _ in range(3):
+        step(encoder)
+    text_BTH = torch.randn(2, 4, H)
+    text_BT = torch.tensor([[True, True, True, True], [True, True, False, False]])
+    both_BPH = encoder(text_BTH, text_BT)
+    assert (both_BPH[0] - both_BPH[1]).abs().max() > 1e-4
+    alone_BPH = encoder(text_BTH[1:, :2], text_BT[1:, :2])
+    assert torch.allclose(both_BPH[1:], alone_BPH, atol=1e-6)
+    changed_BTH = text_BTH.clone()
+    changed_BTH[1, 2:] += 5  # where there is no text
+    assert torch.equal(encoder(changed_BTH, text_BT)[1], both_BPH[1])
+    changed_BTH[1, 0] += 5
+    assert not torch.equal(encoder(changed_BTH, text_BT)[1], both_BPH[1])
+
+
+def test_conditioned_encoder_comes_back_from_its_weights():
+    encoder = encoders.build("conditioned", start(), hidden_size=7)
+    step(encoder)
+    again = encoders.Conditioned.from_weights(encoder.state_dict())
+    assert torch.equal(made(again), made(encoder))
+    assert again.queries_PW.shape == (P, 7)
+    with pytest.raises(PromptError, match=r"weights prompt_PH .*; expected a conditioned encoder's"):
+        encoders.Conditioned.from_weights({"prompt_PH": start()})

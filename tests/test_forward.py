@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from conftest import ASSETS, FAMILIES, tiny_backbone
+from conftest import ASSETS
+from families import tiny_backbone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -191,10 +192,7 @@ def test_rows_share_one_run_of_the_prompt(backbone, monkeypatch):
 
 
 @pytest.mark.parametrize("family", ["mamba", "lfm2"])
-def test_model_without_a_shareable_cache_is_spliced(family, monkeypatch):
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}
-    monkeypatch.setitem(FAMILIES, family, small | (heads if family == "lfm2" else {"state_size": 4}))
+def test_model_without_a_shareable_cache_is_spliced(family):
     backbone = tiny_backbone(family)
     assert not backbone.shares_prefix
     prompt_PH, examples = prompt_of(backbone, 4), [example(4, n, 1, seed=n) for n in (3, 9, 1)]

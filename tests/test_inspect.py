@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from conftest import tiny_backbone
+from families import tiny_backbone
 
 import ptuning
 from ptuning.errors import PromptError

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import tiny_backbone
+from families import tiny_backbone
 
 from ptuning import objective
 from ptuning.data import Coder, Example, collate
@@ -323,7 +323,7 @@ def test_text_is_cut_to_leave_room_for_the_answer(monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [{"num_return_sequences": 2}, {"return_dict_in_generate": True}, {"input_ids": None}, {"max_new_tokens": 0}],
+    [{"num_return_sequences": 2}, {"return_dict_in_generate": True}, {"input_ids": None}, {"inputs_embeds": None}],
 )
 def test_options_that_would_not_give_one_text_a_row_are_refused(lm, options):
     with pytest.raises(PromptError, match=rf"{next(iter(options))}=.*; expected options that give one text a row"):
@@ -362,4 +362,7 @@ def test_hub_model_is_loaded_at_the_revision_that_the_prompt_was_tuned_on(backbo
     monkeypatch.setattr("ptuning.predict.Backbone.from_pretrained", from_pretrained)
     for base in ("org/name", "org/other"):
         PromptedLM.from_pretrained(base, {"p": directory}, trust_remote_code=base == "org/other")
-    assert asked == [("org/name", "auto", "auto", "v2", False), ("org/other", "auto", "auto", None, True)]
+    assert asked == [
+        ("org/name", "auto", "auto", "v2", False, "none"),
+        ("org/other", "auto", "auto", None, True, "none"),
+    ]

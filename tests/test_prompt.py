@@ -8,7 +8,8 @@ from collections import defaultdict
 import peft
 import pytest
 import torch
-from conftest import ASSETS, FAMILIES, tiny_backbone
+from conftest import ASSETS, SIX
+from families import tiny_backbone
 from safetensors.torch import load_file, save_file
 
 from ptuning import initializers, prompt
@@ -192,7 +193,7 @@ def test_failed_overwriting_keeps_the_older_prompt_whole(backbone, tmp_path, mon
     directory = whole_prompt(backbone).save(tmp_path / "prompt")
     before = files(directory)
 
-    def fail(_):
+    def fail(*_):
         raise KeyboardInterrupt("in the middle of saving")
 
     monkeypatch.setattr(prompt, "model_card", fail)
@@ -203,7 +204,7 @@ def test_failed_overwriting_keeps_the_older_prompt_whole(backbone, tmp_path, mon
 
 
 @peft_warns
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SIX)
 def test_peft_reads_our_prompt_and_gives_our_logits(family, tmp_path):
     backbone = tiny_backbone(family)
     soft_prompt = whole_prompt(backbone)
@@ -232,7 +233,7 @@ PEFT_CONFIGS = {
 
 @peft_warns
 @pytest.mark.parametrize("kind", PEFT_CONFIGS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SIX)
 def test_prompt_that_peft_saved_gives_its_logits_here(family, kind, tmp_path):
     torch.manual_seed(0)
     model = peft.get_peft_model(tiny_backbone(family).model, PEFT_CONFIGS[kind]()).eval()
@@ -275,7 +276,7 @@ def test_peft_prompt_for_an_encoder_and_a_decoder_is_refused(tmp_path):
     model = peft.get_peft_model(tiny_backbone().model, PEFT_CONFIGS["prompt_tuning"]())
     model.save_pretrained(tmp_path / "adapter")
     changed_json(tmp_path / "adapter" / "adapter_config.json", num_transformer_submodules=2, task_type="SEQ_2_SEQ_LM")
-    with pytest.raises(PromptError, match=r"for SEQ_2_SEQ_LM; expected .* for a causal language model"):
+    with pytest.raises(PromptError, match=r"for the decoder too .*; expected virtual tokens for the encoder alone"):
         SoftPrompt.load(tmp_path / "adapter")
 
 

@@ -3,7 +3,7 @@
 import string
 
 import pytest
-from conftest import tiny_tokenizer
+from families import tiny_tokenizer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

@@ -325,7 +325,7 @@ def test_new_run_starts_from_a_saved_prompt(run_config: Path, tmp_path: Path) ->
         ["--prompt.init=prompt", f"--prompt.init_prompt={first.directory}", f"--train.output_dir={tmp_path}/second"],
     )
     second = trainer.Trainer(settings, RunDirectory(settings.train.output_dir))
-    assert torch.equal(second._prompt_PH(), first.prompt.embeddings_PH)
+    assert torch.equal(second._trained_prompt(), first.prompt.embeddings_PH)
 
 
 def test_training_for_generation_learns_answers_and_their_end(run_config: Path, tmp_path: Path) -> None:

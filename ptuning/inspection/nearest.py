@@ -4,7 +4,7 @@ Knows nothing of tasks or of what the prompt does: geometry alone, which says li
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,11 +13,17 @@ from torch import Tensor
 
 from ptuning.backbone import Backbone
 from ptuning.errors import PromptError
+from ptuning.forward import embeddings_of
 from ptuning.prompt import SoftPrompt
+from ptuning.rows import as_row
 
 FIDELITY_NOTE = (
     "A virtual token that still decodes to the token it was initialised from says nothing about what was learned: a "
     "token's neighbourhood is so wide that even large changes stay inside it."
+)
+_BASE_NOTE = (
+    "This is the base of a conditioned prompt; each row's own is the base and what was read of the row, and is shown "
+    f"where a row is given. {FIDELITY_NOTE}"
 )
 Metric = Literal["cosine", "l2"]
 _CHUNK = 16384  # vocabulary rows compared at a time, so that memory does not grow with the vocabulary
@@ -65,6 +71,8 @@ class Inspection:
     """The vocabulary's norms at 5, 50 and 95 %."""
     num_init: int
     """Virtual tokens that still decode to the token they were initialised from."""
+    row: Mapping[str, str] | None = None
+    """The row whose own prompt this is; None for a prompt that is the same for all rows, or for the base of one."""
     note: str = FIDELITY_NOTE
     """What a decoding can and cannot say."""
 
@@ -74,7 +82,13 @@ class Inspection:
 
 
 @torch.no_grad()
-def inspect(prompt: SoftPrompt, backbone: Backbone, k: int = 5, metric: Metric = "cosine") -> Inspection:
+def inspect(
+    prompt: SoftPrompt,
+    backbone: Backbone,
+    k: int = 5,
+    metric: Metric = "cosine",
+    row: Mapping[str, Any] | None = None,
+) -> Inspection:
     """Decodes a prompt to its nearest vocabulary tokens.
 
     Args:
@@ -82,9 +96,11 @@ def inspect(prompt: SoftPrompt, backbone: Backbone, k: int = 5, metric: Metric =
         backbone: The base model it was tuned on; only its input embeddings and tokenizer are used.
         k: Neighbours a virtual token.
         metric: cosine, or l2.
+        row: For a conditioned prompt the template's columns, to see what it makes of that row; None: its base.
 
     Raises:
-        PromptError: When the widths differ, or `k` is not between 1 and the vocabulary's size.
+        PromptError: When the widths differ, `k` is not between 1 and the vocabulary's size, or a row is given to a
+            prompt that does not read it.
     """
     vocabulary_VH = backbone.vocabulary_VH
     if prompt.width != backbone.width:
@@ -93,11 +109,36 @@ def inspect(prompt: SoftPrompt, backbone: Backbone, k: int = 5, metric: Metric =
         )
     if not 1 <= k <= len(vocabulary_VH):
         raise PromptError(f"k={k} neighbours", f"from 1 to {len(vocabulary_VH)}", "Correct --top-k")
-    prompt_PH = prompt.embeddings_PH.to(backbone.device)
+    if row is None:
+        prompt_PH, note = (
+            prompt.embeddings_PH.to(backbone.device),
+            _BASE_NOTE if prompt.is_conditioned else FIDELITY_NOTE,
+        )
+    else:
+        prompt_PH, note = prompt_of_row(prompt, backbone, row), FIDELITY_NOTE
+    init_ids = prompt.init.get("token_ids") or [None] * prompt.num_virtual_tokens
+    tokens = _decoded(prompt_PH, init_ids, backbone, k, metric)
+    quantiles = [float(_norms(vocabulary_VH).quantile(q)) for q in (0.05, 0.5, 0.95)]
+    named = dict(zip(("5", "50", "95"), quantiles, strict=True))
+    return Inspection(metric, tokens, named, sum(token.is_init for token in tokens), row and dict(row), note)
+
+
+def prompt_of_row(prompt: SoftPrompt, backbone: Backbone, row: Mapping[str, Any]) -> Tensor:
+    """What a conditioned prompt makes of a row: `[P, H]`; raises `PromptError` for another prompt."""
+    if not prompt.is_conditioned or prompt.task is None:
+        raise PromptError("a row for a prompt that is the same for every row", "no row", "Leave it out")
+    coder = backbone.coder(prompt.task)
+    batch = backbone.collate(coder.encode_questions([as_row(row, "the row", coder.columns)])).to(backbone.device)
+    return embeddings_of(prompt.on(backbone.device), backbone, batch)[0]
+
+
+def _decoded(
+    prompt_PH: Tensor, init_ids: Sequence[int | None], backbone: Backbone, k: int, metric: Metric
+) -> list[VirtualToken]:
+    vocabulary_VH = backbone.vocabulary_VH
     similarity_PK, ids_PK = nearest(prompt_PH, vocabulary_VH, k, metric)
     norms_V, norms_P = _norms(vocabulary_VH), prompt_PH.norm(dim=1)
     percentiles_P = (norms_V[None] < norms_P[:, None]).float().mean(dim=1) * 100
-    init_ids = prompt.init.get("token_ids") or [None] * prompt.num_virtual_tokens
     tokens = []
     for position, init_id in enumerate(init_ids):
         ids, similarities = ids_PK[position].tolist(), similarity_PK[position].tolist()
@@ -112,9 +153,7 @@ def inspect(prompt: SoftPrompt, backbone: Backbone, k: int = 5, metric: Metric =
                 float(percentiles_P[position]),
             )
         )
-    quantiles = [float(norms_V.quantile(q)) for q in (0.05, 0.5, 0.95)]
-    named = dict(zip(("5", "50", "95"), quantiles, strict=True))
-    return Inspection(metric, tokens, named, sum(token.is_init for token in tokens))
+    return tokens
 
 
 def nearest(prompt_PH: Tensor, vocabulary_VH: Tensor, k: int, metric: Metric) -> tuple[Tensor, Tensor]:
@@ -162,6 +201,7 @@ def table(inspection: Inspection) -> Sequence[str]:
     """The inspection as lines for a terminal."""
     norms = inspection.vocabulary_norm_percentiles
     lines = [
+        *([f"the prompt made of {dict(inspection.row)}"] if inspection.row else []),
         f"nearest vocabulary tokens by {inspection.metric}; vocabulary norms: "
         + ", ".join(f"{value:.3f} at {share} %" for share, value in norms.items()),
         f"{'':>3}  {'initialised from':<18}{'still':<7}{'norm':>7}{'pct':>6}  nearest",

@@ -1,0 +1,117 @@
+"""Tiny random models of many architectures and their tokenizers; every dropout is on, to be seen if it acts."""
+
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
+
+from ptuning.backbone import Backbone
+
+WORDS = [
+    "a",
+    "good",
+    "bad",
+    "film",
+    "plot",
+    "was",
+    "very",
+    "dull",
+    "and",
+    "bright",
+    "the",
+    "capital",
+    "of",
+    "is",
+    "in",
+    "review",
+    "sentiment",
+    "positive",
+    "negative",
+]
+WINDOW = 6  # of those that look back a little only: shorter than some prompts
+_SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+_DROPS = {**_SIZE, "attention_dropout": 0.3}
+_GROUPED = {**_DROPS, "num_key_value_heads": 2}
+_HEADS = {**_GROUPED, "head_dim": 8}
+_EXPERTS = {"num_experts_per_tok": 2, "num_local_experts": 4}
+ATTENTION: dict[str, dict[str, Any]] = {
+    "llama": _GROUPED,
+    "mistral": {**_HEADS, "sliding_window": WINDOW},
+    "qwen2": _GROUPED,
+    "qwen3": _HEADS,
+    "gemma2": {**_HEADS, "sliding_window": WINDOW},
+    "gemma3_text": {**_HEADS, "num_hidden_layers": 3, "sliding_window": WINDOW,
+                    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96},
+    "opt": {**_DROPS, "dropout": 0.3, "ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 96},
+    "gpt_neox": {**_SIZE, "attention_dropout": 0.3, "hidden_dropout": 0.3},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "hidden_dropout": 0.3, "attention_dropout": 0.3},
+    "phi3": {**_GROUPED, "resid_pdrop": 0.3, "embd_pdrop": 0.3},
+    "falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_dropout": 0.3},
+    "granite": {**_GROUPED, "embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.7,
+                "attention_multiplier": 0.3},
+    "gpt_oss": {**_HEADS, **_EXPERTS, "sliding_window": WINDOW},
+    "mixtral": {**_GROUPED, **_EXPERTS},
+    "deepseek_v3": {**_DROPS, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4,
+                    "v_head_dim": 8, "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2,
+                    "n_group": 1, "topk_group": 1, "moe_intermediate_size": 16, "first_k_dense_replace": 1},
+}  # fmt: skip
+OTHER_STATE: dict[str, dict[str, Any]] = {  # what is not attention alone, where the fast path must step aside
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "state_size": 4},
+    "lfm2": {**_SIZE, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]},
+    "qwen3_next": {**_HEADS, "layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2,
+                   "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+                   "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+                   "shared_expert_intermediate_size": 16},
+}  # fmt: skip
+ENCODER_DECODER: dict[str, dict[str, Any]] = {
+    "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.3,
+           "decoder_start_token_id": 2},
+}  # fmt: skip
+FAMILIES = ATTENTION | OTHER_STATE | ENCODER_DECODER
+
+
+def tiny_tokenizer(frame: str = "<s> $A") -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with a few words, begin-of-text and end-of-text tokens, and a chat template.
+
+    Args:
+        frame: What stands around a text: a begin-of-text token, or an encoder's end-of-text token.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges: list[tuple[str, str]] = []
+    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", "<pad>", *alphabet])}
+    for word in WORDS:
+        pieces = list(f"Ġ{word}")
+        while len(pieces) > 1:
+            pair = (pieces[0], pieces[1])
+            if "".join(pair) not in vocabulary:
+                merges.append(pair)
+                vocabulary["".join(pair)] = len(vocabulary)
+            pieces = ["".join(pair), *pieces[2:]]
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    ids = [(token, vocabulary[token]) for token in ("<s>", "</s>")]
+    tokenizer.post_processor = processors.TemplateProcessing(single=frame, special_tokens=ids)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast.chat_template = (
+        "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<s>assistant:{% endif %}"
+    )
+    return fast
+
+
+def tiny_backbone(family: str = "llama", seed: int = 0, std: float = 0.2, **changes: object) -> Backbone:
+    """A tiny random model of a family; by default with weights so large that rows differ clearly."""
+    is_pair = family in ENCODER_DECODER
+    tokenizer = tiny_tokenizer("$A </s>" if is_pair else "<s> $A")
+    ids = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    config = CONFIG_MAPPING[family](**{**FAMILIES[family], **ids, **changes})
+    torch.manual_seed(seed)
+    model = (AutoModelForSeq2SeqLM if is_pair else AutoModelForCausalLM).from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=std)
+    return Backbone.of(model, tokenizer, f"tiny-{family}")
