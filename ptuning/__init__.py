@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ptuning.backbone import Backbone as Backbone
     from ptuning.config import RunConfig as RunConfig
+    from ptuning.ensemble import Ensemble as Ensemble
     from ptuning.errors import PTuningError as PTuningError
     from ptuning.inspection.nearest import inspect as inspect
     from ptuning.predict import PromptedLM as PromptedLM
@@ -27,6 +28,7 @@ __version__ = metadata.version("ptuning")
 _MODULES = ("data", "encoders", "initializers", "objective")
 _NAMES = {
     "Backbone": "backbone",
+    "Ensemble": "ensemble",
     "PTuningError": "errors",
     "PromptedLM": "predict",
     "RunConfig": "config",

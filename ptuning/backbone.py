@@ -148,7 +148,7 @@ class Backbone(ABC):
 
     @property
     def heeds_mask(self) -> bool:
-        """Whether rows of unequal length may be continued together."""
+        """Whether rows may be continued together."""
         return True
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -274,7 +274,10 @@ class CausalBackbone(Backbone):
     @cached_property
     @torch.no_grad()
     def heeds_mask(self) -> bool:
-        """Whether padding in front of a row changes nothing; RWKV, for one, reads it as text."""
+        """Whether padding in front of a row changes nothing, so that rows may be continued together.
+
+        RWKV reads it as text, and in transformers 5.23 also continues rows of one length wrongly beside each other.
+        """
         embeddings_BTH = self.embed(torch.tensor([[3, 1, 2], [1, 2, 2]], device=self.device))
         mask_BT = torch.tensor([[0, 1, 1], [1, 1, 0]], device=self.device)
         inputs = {"attention_mask": mask_BT, "position_ids": positions(mask_BT), "use_cache": False}

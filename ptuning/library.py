@@ -58,11 +58,10 @@ class Ready:
     """What else it depends on: the model's device and precision, the version of the source's numbers."""
 
     @property
-    def num_bytes(self) -> int:
-        """The memory it takes."""
-        tensors = [self.prompt] if isinstance(self.prompt, Tensor) else self.prompt.parameters()
-        own = sum(each.numel() * each.element_size() for each in tensors)
-        return own + (self.prefix.num_bytes if self.prefix else 0)
+    def tensors(self) -> list[Tensor]:
+        """All it holds."""
+        own = [self.prompt] if isinstance(self.prompt, Tensor) else list(self.prompt.parameters())
+        return own + [each for layer in (self.prefix.layers if self.prefix else ()) for each in layer]
 
 
 class PromptLibrary(MutableMapping[str, SoftPrompt]):
@@ -157,9 +156,11 @@ class PromptLibrary(MutableMapping[str, SoftPrompt]):
     def _info(self, name: str) -> PromptInfo:
         held = self._held[name]
         known = Summary.read(held) if isinstance(held, Path) else held
-        num_bytes = 0 if isinstance(held, Path) else held.num_bytes
-        if name in self._ready:
-            num_bytes += self._ready[name].num_bytes
+        tensors = [] if isinstance(held, Path) else held.tensors
+        tensors = tensors + (self._ready[name].tensors if name in self._ready else [])
+        num_bytes = sum(
+            {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values()
+        )
         template, labels = (known.task.template, tuple(known.task.verbalizer or ())) if known.task else (None, ())
         return PromptInfo(name, known.num_virtual_tokens, template, labels, known.results, num_bytes)
 

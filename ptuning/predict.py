@@ -4,7 +4,6 @@ Knows nothing of training or of files other than saved prompts.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from ptuning.backbone import Backbone
 from ptuning.conversation import Conversation
 from ptuning.data import Coder, Example, by_length, warn_of_cut
+from ptuning.ensemble import Classification, Ensemble, combined
 from ptuning.errors import DataError, PromptError
 from ptuning.forward import Prompt
 from ptuning.generation import Piece, settings_of, stream, texts_of, write
@@ -26,26 +26,6 @@ from ptuning.rows import Row, as_row
 from ptuning.template import Task
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True)
-class Classification:
-    """A row's label."""
-
-    label: str
-    """The most likely label."""
-    scores: dict[str, float]
-    """Label -> its probability among the labels, or its share of the votes; they sum to 1."""
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    """Several prompts for one task that answer each row together, in one batch."""
-
-    prompts: tuple[str, ...]
-    """Their names."""
-    combine: Literal["mean", "majority"] = "mean"
-    """mean: their probabilities are averaged. majority: each has a vote; of equal votes the likelier label wins."""
 
 
 Choice: TypeAlias = str | Ensemble
@@ -153,9 +133,10 @@ class PromptedLM:
             return [dict(zip(names, its_scores[: len(names)], strict=True)) for names, its_scores in named]
 
         by_row: dict[int, list[dict[str, float]]] = {}
-        for each, its_scores in zip(asked, self._in_batches(asked, scores), strict=True):
+        longest = max((coder.longest_label for coder in labels.values()), default=0)
+        for each, its_scores in zip(asked, self._in_batches(asked, scores, longest), strict=True):
             by_row.setdefault(each.row, []).append(its_scores)
-        return [_combined(by_row[i], choice.combine) for i, choice in enumerate(choices)]
+        return [combined(by_row[i], choice.combine) for i, choice in enumerate(choices)]
 
     def score(self, rows: Sequence[Mapping[str, Any]], prompt: str | Sequence[str] | None = None) -> list[float]:
         """The log-probability of each row's own answer, in nats, summed over the answer's tokens.
@@ -228,7 +209,7 @@ class PromptedLM:
             ids_BN = write(self.backbone, self._prompt_of(batch), [each.example for each in batch], settings)
             return texts_of(self.backbone, ids_BN, settings)
 
-        return self._in_batches(asked, texts, max_new_tokens)
+        return self._in_batches(asked, texts, max_new_tokens, continues=True)
 
     def conversation(self, prompt: str | None = None) -> Conversation:
         """Begins a conversation whose turns go on from the cache of those before them.
@@ -306,14 +287,20 @@ class PromptedLM:
             raise PromptError(f"classify with prompt {name!r}, which has no verbalizer", "labels", "Use generate")
         return coder
 
-    def _batches(self, asked: Sequence[Asked], num_new_tokens: int = 0) -> list[list[int]]:
-        """Places of what is asked in batches that can be run together, of similar length."""
+    def _batches(self, asked: Sequence[Asked], num_new_tokens: int, continues: bool) -> list[list[int]]:
+        """Places of what is asked in batches that can be run together, of similar length.
+
+        Args:
+            asked: What is asked.
+            num_new_tokens: What each row may grow by.
+            continues: Whether the rows are written on, which some models can do to one row at a time only.
+        """
         self._require_small(asked, num_new_tokens)
         groups: dict[Any, list[int]] = {}
         for i, each in enumerate(asked):
             own = each.name if self.prompts[each.name].is_conditioned else None
-            length = len(each.example) if num_new_tokens and not self.backbone.heeds_mask else None
-            groups.setdefault((own, length), []).append(i)
+            alone = i if continues and not self.backbone.heeds_mask else None
+            groups.setdefault((own, alone), []).append(i)
         return [
             [group[i] for i in batch]
             for group in groups.values()
@@ -337,19 +324,22 @@ class PromptedLM:
         asked: Sequence[Asked],
         answer: Callable[[list[Asked]], Sequence[Answer]],
         num_new_tokens: int = 0,
+        continues: bool = False,
     ) -> list[Answer]:
         """Answers what is asked in batches, and gives the answers back in its order."""
         warn_of_cut("answering", [each.example for each in asked])
         answers: dict[int, Answer] = {}
         with torch.no_grad(), tqdm(total=len(asked), unit="row", disable=not self.progress) as bar:
-            for batch in self._batches(asked, num_new_tokens):
+            for batch in self._batches(asked, num_new_tokens, continues):
                 answers.update(zip(batch, answer([asked[i] for i in batch]), strict=True))
                 bar.update(len(batch))
         return [answers[i] for i in range(len(asked))]
 
     def _streamed(self, asked: Sequence[Asked], settings: dict[str, Any]) -> Iterator[Piece]:
         warn_of_cut("answering", [each.example for each in asked])
-        batches = [[asked[i] for i in batch] for batch in self._batches(asked, settings["max_new_tokens"])]
+        batches = [
+            [asked[i] for i in batch] for batch in self._batches(asked, settings["max_new_tokens"], continues=True)
+        ]
         prompted = [
             (self._prompt_of(batch), [each.row for each in batch], [each.example for each in batch])
             for batch in batches
@@ -364,13 +354,3 @@ class PromptedLM:
         if self.prompts[names[0]].is_conditioned:
             return self.prompts.ready(names[0]).prompt
         return self.prompts.of_rows(names)
-
-
-def _combined(scores: Sequence[dict[str, float]], combine: str) -> Classification:
-    """The answer of several prompts, or of one."""
-    mean = {label: sum(each[label] for each in scores) / len(scores) for label in scores[0]}
-    if combine == "mean":
-        return Classification(max(mean, key=mean.__getitem__), mean)
-    votes = Counter(max(each, key=each.__getitem__) for each in scores)
-    shares = {label: votes[label] / len(scores) for label in mean}
-    return Classification(max(mean, key=lambda label: (shares[label], mean[label])), shares)

@@ -41,11 +41,6 @@ class Prefix:
         )
         return cls(tuple((keys, values) for keys, values, _ in cache), len(prompt_PH))
 
-    @property
-    def num_bytes(self) -> int:
-        """The memory it takes."""
-        return sum(each.numel() * each.element_size() for layer in self.layers for each in layer)
-
 
 @dataclass(frozen=True)
 class RowPrompts:

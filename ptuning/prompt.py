@@ -93,9 +93,9 @@ class SoftPrompt:
         return self.embeddings_PH.shape[1]
 
     @property
-    def num_bytes(self) -> int:
-        """The memory of its numbers."""
-        return sum(each.numel() * each.element_size() for each in (self.embeddings_PH, *self.weights.values()))
+    def tensors(self) -> list[Tensor]:
+        """All it holds."""
+        return [self.embeddings_PH, *self.weights.values()]
 
     @property
     def is_conditioned(self) -> bool:

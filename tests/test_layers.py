@@ -10,7 +10,7 @@ import ptuning
 PACKAGE = Path(ptuning.__file__).parent
 LEVELS = {
     "errors": 0,
-    **dict.fromkeys(("assets", "encoders", "files", "fingerprint", "initializers", "interrupts"), 1),
+    **dict.fromkeys(("assets", "encoders", "ensemble", "files", "fingerprint", "initializers", "interrupts"), 1),
     **dict.fromkeys(("loading", "rows", "settings", "template"), 1),
     **dict.fromkeys(("card", "config", "data"), 2),
     **dict.fromkeys(("backbone", "engine", "prompt", "run_directory", "schedule"), 3),

@@ -1,6 +1,7 @@
 """Answers are those of the plain definitions, in the rows' order, whatever the batch and the prompt of each row."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from families import tiny_backbone
 
 from ptuning import objective
 from ptuning.data import Coder, Example, collate
+from ptuning.ensemble import Classification, Ensemble, combined
 from ptuning.errors import DataError, PromptError
 from ptuning.forward import splice
-from ptuning.predict import Classification, PromptedLM
+from ptuning.predict import PromptedLM
 from ptuning.prompt import SoftPrompt
 from ptuning.rows import Row
 from ptuning.template import Task
@@ -366,3 +368,142 @@ def test_hub_model_is_loaded_at_the_revision_that_the_prompt_was_tuned_on(backbo
         ("org/name", "auto", "auto", "v2", False, "none"),
         ("org/other", "auto", "auto", None, True, "none"),
     ]
+
+
+def test_rows_with_different_prompts_are_read_in_one_forward(backbone, monkeypatch):
+    lm = prompted(backbone, batch_size=32)
+    lm.prompts["long"] = prompt_for(backbone, dataclasses.replace(SENTIMENT, template="{prompt:9}{text}"), seed=3)
+    names = ["sentiment", "long", "long", "sentiment", "sentiment"]
+    alone = [lm.classify([row], name)[0] for row, name in zip(ROWS, names, strict=True)]
+    sizes = []
+    run = type(backbone).run
+    monkeypatch.setattr(
+        type(backbone), "run", lambda self, **i: sizes.append(len(i["inputs_embeds"])) or run(self, **i)
+    )
+    together = lm.classify(ROWS, names)
+    assert sizes == [5]
+    for one, other in zip(together, alone, strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-5)
+
+
+def test_prompts_may_have_different_labels(backbone):
+    three = {"a": " very good", "b": " in the film", "c": " dull"}
+    lm = prompted(backbone, batch_size=32)
+    lm.prompts["three"] = prompt_for(backbone, dataclasses.replace(SENTIMENT, verbalizer=three), seed=3)
+    names = ["sentiment", "three", "sentiment", "three", "three"]
+    alone = [lm.classify([row], name)[0] for row, name in zip(ROWS, names, strict=True)]
+    for one, other in zip(lm.classify(ROWS, names), alone, strict=True):
+        assert one.label == other.label
+        assert one.scores == pytest.approx(other.scores, abs=1e-5)
+    assert set(alone[1].scores) == set(three)
+
+
+@pytest.fixture
+def three(backbone):
+    return PromptedLM(backbone, {name: prompt_for(backbone, SENTIMENT, seed) for seed, name in enumerate("abc")})
+
+
+def test_ensemble_averages_its_prompts_probabilities(three):
+    single = [three.classify(ROWS, name) for name in "abc"]
+    for i, answer in enumerate(three.classify(ROWS, Ensemble(("a", "b", "c")))):
+        mean = sum(each[i].scores["positive"] for each in single) / 3
+        assert answer.scores["positive"] == pytest.approx(mean, abs=1e-6)
+        assert sum(answer.scores.values()) == pytest.approx(1, abs=1e-6)
+        assert answer.label == ("positive" if mean > 0.5 else "negative")
+
+
+def test_ensemble_may_count_votes(three):
+    single = [three.classify(ROWS, name) for name in "abc"]
+    answers = three.classify(ROWS, Ensemble(("a", "b", "c"), "majority"))
+    for i, answer in enumerate(answers):
+        votes = sum(each[i].label == "positive" for each in single)
+        assert answer.scores == pytest.approx({"negative": 1 - votes / 3, "positive": votes / 3})
+        assert answer.label == ("positive" if votes > 1 else "negative")
+    assert len({answer.scores["positive"] for answer in answers}) > 1
+
+
+def test_equal_votes_go_to_the_likelier_label():
+    scores = [{"x": 0.9, "y": 0.1}, {"x": 0.4, "y": 0.6}]
+    assert combined(scores, "majority") == Classification("x", {"x": 0.5, "y": 0.5})
+    assert combined([{"x": 0.6, "y": 0.4}, {"x": 0.1, "y": 0.9}], "majority").label == "y"
+
+
+def test_ensembles_and_single_prompts_share_a_batch(three):
+    choices = ["a", Ensemble(("b", "c")), "b", Ensemble(("a",)), Ensemble(("a", "c"), "majority")]
+    alone = [three.classify([row], choice)[0] for row, choice in zip(ROWS, choices, strict=True)]
+    for one, other in zip(three.classify(ROWS, choices), alone, strict=True):
+        assert (one.label, one.scores) == (other.label, pytest.approx(other.scores, abs=1e-5))
+
+
+def test_ensembles_that_cannot_be_are_refused(three, backbone):
+    three.prompts["other"] = prompt_for(backbone, dataclasses.replace(SENTIMENT, verbalizer={"x": " a", "y": " the"}))
+    for prompts in (("a", "other"), ()):
+        with pytest.raises(PromptError, match=r"an ensemble of .*; expected prompts with the same labels"):
+            three.classify(ROWS, Ensemble(prompts))
+    with pytest.raises(PromptError, match="prompt='z'"):
+        three.classify(ROWS, Ensemble(("a", "z")))
+    for method in (three.score, three.generate):
+        with pytest.raises(PromptError, match=r"(score|generate) with an ensemble; expected a prompt's name"):
+            method(ROWS, Ensemble(("a", "b")))
+
+
+@pytest.mark.parametrize("method", ["classify", "score", "generate"])
+@pytest.mark.parametrize("limit", [60, 100])
+def test_no_batch_has_more_tokens_than_allowed_and_rows_keep_their_order(backbone, method, limit, monkeypatch):
+    sizes = []
+    forward = backbone.model.forward
+
+    @functools.wraps(forward)  # transformers looks at what the model takes
+    def noted(**inputs):
+        mask, cache = inputs.get("attention_mask"), inputs.get("past_key_values")
+        length = 0 if cache is None else cache.get_seq_length()
+        given = inputs["inputs_embeds"] if inputs.get("inputs_embeds") is not None else inputs["input_ids"]
+        sizes.append(given.shape[0] * (given.shape[1] + length))
+        assert mask is None or mask.shape[1] == given.shape[1] + length
+        return forward(**inputs)
+
+    def answers(lm):
+        made = getattr(lm, method)(rows, names, **options)
+        return [each.label if isinstance(each, Classification) else each for each in made]
+
+    rows = [{**ROWS[i % len(ROWS)], "label": "positive", "capital": "x"} for i in range(23)]
+    names = ["sentiment"] * 12 + ["long"] * 11
+    options = {"max_new_tokens": 3} if method == "generate" else {}
+    prompts = {"sentiment": prompt_for(backbone, SENTIMENT)}
+    prompts["long"] = prompt_for(backbone, dataclasses.replace(SENTIMENT, template="{prompt:9}{text}"), seed=3)
+    expected = answers(PromptedLM(backbone, prompts))
+    bounded = PromptedLM(backbone, prompts, max_batch_tokens=limit)
+    for name in prompts:
+        bounded.prompts.ready(name)
+    monkeypatch.setattr(backbone.model, "forward", noted)
+    received = answers(bounded)
+    assert received == (pytest.approx(expected, abs=1e-4) if method == "score" else expected)
+    assert limit / 2 < max(sizes) <= limit
+
+
+def test_row_that_alone_has_too_many_tokens_is_told_before_anything_runs(backbone, monkeypatch):
+    lm = PromptedLM(backbone, {"p": prompt_for(backbone, SENTIMENT)}, max_batch_tokens=30)
+    monkeypatch.setattr(backbone.model, "forward", pytest.fail)
+    with pytest.raises(DataError, match=r"row 2 of \d+ tokens, virtual and new ones included; .*max_batch_tokens=30"):
+        lm.classify(ROWS)
+
+
+@pytest.mark.parametrize("method", ["classify", "generate"])
+def test_disabled_prompt_is_the_base_model_with_the_same_words(backbone, method):
+    prompt = prompt_for(backbone, SENTIMENT)
+    lm = PromptedLM(backbone, {"on": prompt, "off": prompt.disabled()}, batch_size=32)
+    mixed = getattr(lm, method)(ROWS * 2, ["off", "on"] * 5)
+    ids = [backbone.tokenizer(f"review: {row['text']}\nsentiment:").input_ids for row in ROWS]
+    with torch.no_grad():
+        logits = [backbone.model(torch.tensor([each])).logits[0, -1] for each in ids]
+        written = [backbone.model.generate(torch.tensor([each]), max_new_tokens=50, do_sample=False) for each in ids]
+    offs = {i % 5: mixed[i] for i in range(0, 10, 2)}
+    label_ids = [
+        backbone.tokenizer(text, add_special_tokens=False).input_ids[0] for text in SENTIMENT.verbalizer.values()
+    ]
+    for i, answer in offs.items():
+        if method == "classify":
+            scores = logits[i][label_ids].softmax(dim=0).tolist()
+            assert list(answer.scores.values()) == pytest.approx(scores, abs=1e-5)
+        else:
+            assert answer == backbone.tokenizer.decode(written[i][0, len(ids[i]) :], skip_special_tokens=True)

@@ -1,0 +1,39 @@
+"""The label of a row, and how several prompts' answers become one.
+
+Knows nothing of models.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Classification:
+    """A row's label."""
+
+    label: str
+    """The most likely label."""
+    scores: dict[str, float]
+    """Label -> its probability among the labels, or its share of the votes; they sum to 1."""
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Several prompts for one task that answer each row together, in one batch."""
+
+    prompts: tuple[str, ...]
+    """Their names."""
+    combine: Literal["mean", "majority"] = "mean"
+    """mean: their probabilities are averaged. majority: each has a vote; of equal votes the likelier label wins."""
+
+
+def combined(scores: Sequence[Mapping[str, float]], combine: str) -> Classification:
+    """The answer of several prompts, or of one."""
+    mean = {label: sum(each[label] for each in scores) / len(scores) for label in scores[0]}
+    if combine == "mean":
+        return Classification(max(mean, key=mean.__getitem__), mean)
+    votes = Counter(max(each, key=each.__getitem__) for each in scores)
+    shares = {label: votes[label] / len(scores) for label in mean}
+    return Classification(max(mean, key=lambda label: (shares[label], mean[label])), shares)

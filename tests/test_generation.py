@@ -1,0 +1,210 @@
+"""Streams, stop strings, and which way of generating is taken where."""
+
+import threading
+
+import pytest
+import torch
+from families import FAMILIES, tiny_backbone
+
+from ptuning import generation
+from ptuning.errors import ModelError, PromptError
+from ptuning.generation import Piece, RowText, settings_of
+from ptuning.predict import PromptedLM
+from ptuning.prompt import SoftPrompt
+from ptuning.template import Task
+
+ROWS = [{"text": text} for text in ("the film was good", "bad", "a very dull plot in the capital", "", "bright")]
+
+
+def prompted(backbone, num_virtual_tokens=4, **options):
+    drawn = torch.randn(num_virtual_tokens, backbone.width, generator=torch.Generator().manual_seed(0))
+    task = Task(f"{{prompt:{num_virtual_tokens}}}{{text}} is", "{answer}")
+    prompt = SoftPrompt(drawn * backbone.vocabulary_VH.std(), task, backbone.name, backbone.fingerprint)
+    return PromptedLM(backbone, {"p": prompt}, **options)
+
+
+@pytest.fixture(scope="module")
+def lm(backbone):
+    return prompted(backbone, batch_size=2)
+
+
+@pytest.fixture
+def caches(monkeypatch):
+    """For each call of the model's generate, how many columns had been run before it."""
+    lengths = []
+    generate = generation.CausalBackbone.generate
+
+    def noted(self, *arguments, **settings):
+        cache = settings.get("past_key_values")
+        lengths.append(0 if cache is None else cache.get_seq_length())
+        return generate(self, *arguments, **settings)
+
+    monkeypatch.setattr(generation.CausalBackbone, "generate", noted)
+    return lengths
+
+
+def told(pieces):
+    texts = [""] * len(ROWS)
+    for piece in pieces:
+        assert isinstance(piece, Piece)
+        assert piece.text
+        texts[piece.row] += piece.text
+    return texts
+
+
+@pytest.mark.parametrize("options", [{}, {"stop_strings": ["i", "xy"]}, {"do_sample": True, "top_k": 20}])
+def test_pieces_joined_are_the_answers(lm, options):
+    torch.manual_seed(0)
+    expected = lm.generate(ROWS, max_new_tokens=12, **options)
+    torch.manual_seed(0)
+    assert told(lm.generate(ROWS, max_new_tokens=12, stream=True, **options)) == expected
+
+
+def test_text_comes_before_the_end(lm, monkeypatch):
+    finished = threading.Event()
+    write = generation.write
+
+    def slow_write(*arguments):
+        ids_BN = write(*arguments)
+        finished.set()
+        return ids_BN
+
+    monkeypatch.setattr(generation, "write", slow_write)
+    pieces = lm.generate(ROWS[:1], max_new_tokens=60, stream=True)
+    next(pieces)
+    assert not finished.is_set()
+    list(pieces)
+    assert finished.is_set()
+
+
+def test_nobody_listening_ends_the_writing(lm, monkeypatch):
+    num_steps = []
+    put = generation._RowStreamer.put
+    monkeypatch.setattr(generation._RowStreamer, "put", lambda *a: num_steps.append(1) or put(*a))
+    pieces = lm.generate(ROWS, max_new_tokens=2000, stream=True)
+    next(pieces)
+    pieces.close()
+    assert len(num_steps) < 1000
+    assert threading.active_count() < 10
+
+
+def test_what_goes_wrong_while_streaming_is_raised_to_the_reader(lm, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(generation, "write", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(lm.generate(ROWS, stream=True))
+
+
+def test_mistakes_are_told_before_the_first_piece_is_asked_for(lm):
+    with pytest.raises(PromptError, match=r"stream=True, num_beams=.*; expected one beam"):
+        lm.generate(ROWS, stream=True, num_beams=2)
+    with pytest.raises(PromptError, match="prompt='x'"):
+        lm.generate(ROWS, "x", stream=True)
+
+
+def test_stop_string_ends_an_answer_and_is_left_out(lm):
+    free = lm.generate(ROWS, max_new_tokens=20)
+    stop = free[0][2:4]
+    stopped = lm.generate(ROWS, max_new_tokens=20, stop_strings=[stop])
+    assert stopped == [text.partition(stop)[0] for text in free]
+    assert stopped[0] == free[0].partition(stop)[0] != free[0]
+
+
+def row_text(backbone, **settings):
+    return RowText(backbone, {"eos_token_id": [1], **settings})
+
+
+def test_half_a_character_and_the_beginning_of_a_stop_string_are_held_back(backbone):
+    ids = backbone.tokenizer("é<<>", add_special_tokens=False).input_ids
+    assert len(ids) == 5  # the first letter is two bytes
+    row = row_text(backbone, stop_strings=["<>"])
+    assert [row.add([token]) for token in ids] == ["", "é", "", "<", ""]
+    assert (row.has_ended, row.finish()) == (True, "")
+    row = row_text(backbone, stop_strings=["<>"])
+    assert "".join(row.add([token]) for token in ids[:4]) + row.finish() == "é<<"
+
+
+def test_nothing_is_told_behind_the_end_of_text(backbone):
+    row = row_text(backbone)
+    assert row.add([300, 1, 301]) == backbone.tokenizer.decode([300])
+    assert row.has_ended
+    assert row.add([302]) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens=0; expected a token or more"),
+        ({"stop_strings": "x"}, "stop_strings='x'; expected a list of texts"),
+        ({"stop_strings": [""]}, r"stop_strings=\[''\]; expected a list of texts, none of them empty"),
+        ({"use_cache": False}, r"generate\(use_cache=…\); expected options that leave the cache to ptuning"),
+        ({"past_key_values": None}, r"generate\(past_key_values=…\); expected options that leave the cache"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(lm, options, told):
+    with pytest.raises(PromptError, match=told):
+        lm.generate(ROWS, **options)
+
+
+def test_generation_goes_on_from_the_kept_prefix(lm, caches):
+    lm.generate(ROWS, max_new_tokens=2)
+    assert caches == [4, 4, 4]
+
+
+def test_options_that_need_a_cache_of_their_own_get_whole_rows(lm, caches):
+    expected = lm.generate(ROWS[:1], max_new_tokens=8)
+    for option in ({"cache_implementation": "static"}, {"prompt_lookup_num_tokens": 2}):
+        assert lm.generate(ROWS[:1], max_new_tokens=8, **option) == expected
+    assert caches == [4, 0, 0]
+
+
+def test_padding_never_stands_between_prefix_and_text_of_a_windowed_model(caches):
+    windowed = prompted(tiny_backbone("mistral"), batch_size=32)
+    windowed.generate(ROWS, max_new_tokens=2)  # of unequal lengths
+    windowed.generate(ROWS[:1] * 2, max_new_tokens=2)
+    wide = prompted(tiny_backbone("mistral", sliding_window=200), batch_size=32)
+    wide.generate(ROWS, max_new_tokens=2)
+    assert caches == [0, 4, 4]
+
+
+def test_repetition_penalty_sees_the_rows_own_words_and_nothing_else(backbone):
+    """The same whatever stands beside a row, and whichever way it is generated."""
+    options = {"max_new_tokens": 8, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2}
+    together = prompted(backbone, batch_size=32)
+    alone = [together.generate([row], **options)[0] for row in ROWS]
+    assert together.generate(ROWS, **options) == alone
+    assert together.generate(ROWS, cache_implementation="static", **options) == alone
+    assert alone != [together.generate([row], max_new_tokens=8)[0] for row in ROWS]
+
+
+@pytest.fixture
+def rwkv(monkeypatch):
+    """A model that reads padding as text."""
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32, "intermediate_size": 48}
+    monkeypatch.setitem(FAMILIES, "rwkv", {**shape, "context_length": 96})
+    return tiny_backbone("rwkv")
+
+
+def test_rows_of_a_model_that_reads_padding_are_continued_one_by_one(rwkv, backbone):
+    assert backbone.heeds_mask
+    assert not rwkv.heeds_mask
+    lm = prompted(rwkv, batch_size=32)
+    alone = [lm.generate([row], max_new_tokens=5)[0] for row in ROWS]
+    assert lm.generate(ROWS, max_new_tokens=5) == alone
+
+
+def test_model_that_can_only_begin_from_ids_is_told(monkeypatch):
+    shape = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}
+    monkeypatch.setitem(FAMILIES, "falcon_h1", {**FAMILIES["qwen3"], **shape, "mamba_chunk_size": 8})
+    lm = prompted(tiny_backbone("falcon_h1"))
+    with pytest.raises(ModelError, match=r"lets FalconH1ForCausalLM begin from ids only.*Use classify or score"):
+        lm.generate(ROWS)
+    assert len(lm.score([{**row, "answer": "x"} for row in ROWS])) == len(ROWS)
+
+
+def test_settings_are_greedy_and_end_at_the_models_ends(backbone):
+    settings = settings_of(backbone, 5, (), {"eos_token_id": 7})
+    assert (settings["do_sample"], settings["max_new_tokens"], settings["eos_token_id"]) == (False, 5, 7)
+    assert "stop_strings" not in settings
