@@ -419,3 +419,33 @@ def test_all_processes_stop_where_one_of_them_is_interrupted(
 def test_rows_that_were_cut_are_told_before_training(run_config: Path, caplog: pytest.LogCaptureFixture) -> None:
     trained(run_config, "--data.max_length=22", "--train.max_steps=1")
     assert "train: 14 of 64 rows lost the end of their text" in caplog.text
+
+
+def test_checkpointed_run_makes_the_same_steps(run_config: Path, tmp_path: Path) -> None:
+    plain = trained(run_config)
+    saving = trained(run_config, "--train.gradient_checkpointing=true", f"--train.output_dir={tmp_path}/saving")
+    assert (saving.prompt.embeddings_PH - plain.prompt.embeddings_PH).abs().max() < 1e-4
+    for one, other in zip(log(tmp_path / "saving"), log(tmp_path / "run"), strict=True):
+        assert one.get("loss") == pytest.approx(other.get("loss"), abs=1e-4)
+
+
+def test_run_on_an_int8_base_learns_and_its_prompt_fits_the_whole_base(run_config: Path, model_directory: Path) -> None:
+    result = trained(run_config, "--model.quantization=int8", "--train.max_steps=30")
+    baseline, tuned = result.metrics["results"].values()
+    assert tuned["loss"] < baseline["loss"] - 1
+    for quantization in ("none", "int8"):
+        lm = ptuning.PromptedLM.from_pretrained(model_directory, {"p": result.directory}, quantization=quantization)
+        assert len(lm.classify([{"text": "the film was good"}])) == 1
+
+
+def test_run_from_before_a_setting_came_goes_on(run_config: Path, tmp_path: Path) -> None:
+    trained(run_config)
+    saved = tmp_path / "run" / "config.yaml"
+    new = ("gradient_checkpointing", "quantization")
+    lines = saved.read_text().splitlines(keepends=True)
+    saved.write_text("".join(line for line in lines if not line.strip().startswith(new)))
+    assert trained(run_config, resume=True).prompt.training["steps"] == 12
+    with pytest.raises(
+        TrainingError, match=r"with other settings .train.gradient_checkpointing: True instead of False"
+    ):
+        trained(run_config, "--train.gradient_checkpointing=true", resume=True)
