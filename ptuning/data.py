@@ -5,6 +5,7 @@ Knows nothing of files, models or training.
 
 import dataclasses
 import logging
+import math
 import random
 import sys
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,7 @@ from ptuning.template import Task, Template, TemplateEncoder, Verbalizer, text_i
 _log = logging.getLogger(__name__)
 
 IGNORED = -100  # a label that is not a label, as everywhere in the field
+FEWEST_BATCHES = 10**9  # a batch's cost that no padding outweighs
 _BATCHES_PER_WINDOW = 50  # rows are shuffled, then grouped by length within windows of this many batches
 
 
@@ -251,28 +253,39 @@ class BatchStream:
 
 
 def by_length(
-    examples: Sequence[Example], batch_size: int, max_batch_tokens: int | None = None, num_new_tokens: int = 0
+    examples: Sequence[Example],
+    batch_size: int,
+    max_batch_tokens: int | None = None,
+    num_new_tokens: int = 0,
+    overhead_tokens: int = FEWEST_BATCHES,
 ) -> list[list[int]]:
-    """Row numbers in batches of similar length, the longest first.
+    """Row numbers in batches of similar length, the longest first: the cheapest way to part the sorted rows.
 
     Args:
         examples: The rows.
         batch_size: The most rows a batch may have.
         max_batch_tokens: The most tokens it may have, padding included; None: no limit. A longer row stands alone.
         num_new_tokens: What each row may grow by.
+        overhead_tokens: What a batch costs besides its tokens, in tokens; by default so much that there are as few
+            batches as can be.
     """
-    batches: list[list[int]] = []
-    leading = rest = 0  # the longest in the batch; leading virtual tokens and the rest are padded apart
-    for i in sorted(range(len(examples)), key=lambda i: -len(examples[i])):
-        own_leading = num_leading(examples[i])
-        own_rest = len(examples[i]) + num_new_tokens - own_leading
-        width = max(leading, own_leading) + max(rest, own_rest)
-        is_full = not batches or len(batches[-1]) == batch_size
-        if is_full or (max_batch_tokens is not None and width * (len(batches[-1]) + 1) > max_batch_tokens):
-            batches.append([])
-            leading = rest = 0
-        batches[-1].append(i)
-        leading, rest = max(leading, own_leading), max(rest, own_rest)
+    order = sorted(range(len(examples)), key=lambda i: -len(examples[i]))
+    shapes = [(num_leading(examples[i]), len(examples[i]) + num_new_tokens) for i in order]
+    limit = math.inf if max_batch_tokens is None else max_batch_tokens
+    costs, ends = [0] * (len(order) + 1), [0] * len(order)  # of the rows from each place on; where its batch ends
+    for start in reversed(range(len(order))):
+        leading = rest = 0  # the longest in the batch: leading virtual tokens and the rest are padded apart
+        choices: list[tuple[int, int]] = []
+        for num_rows, (own_leading, length) in enumerate(shapes[start : start + batch_size], 1):
+            leading, rest = max(leading, own_leading), max(rest, length - own_leading)
+            if choices and (leading + rest) * num_rows > limit:
+                break
+            choices.append((costs[start + num_rows] + rest * num_rows + overhead_tokens, start + num_rows))
+        costs[start], ends[start] = min(choices)
+    batches, start = [], 0
+    while start < len(order):
+        batches.append(order[start : ends[start]])
+        start = ends[start]
     return batches
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ptuning.backbone import Backbone
 from ptuning.conversation import Conversation
-from ptuning.data import Coder, Example, by_length, warn_of_cut
+from ptuning.data import FEWEST_BATCHES, Coder, Example, by_length, warn_of_cut
 from ptuning.ensemble import Classification, Ensemble, combined
 from ptuning.errors import DataError, PromptError
 from ptuning.forward import Prompt
@@ -301,11 +301,12 @@ class PromptedLM:
             own = each.name if self.prompts[each.name].is_conditioned else None
             alone = i if continues and not self.backbone.heeds_mask else None
             groups.setdefault((own, alone), []).append(i)
+        overhead = FEWEST_BATCHES if continues else self.backbone.overhead_tokens  # each step of writing costs a run
         return [
             [group[i] for i in batch]
             for group in groups.values()
             for batch in by_length(
-                [asked[i].example for i in group], self.batch_size, self.max_batch_tokens, num_new_tokens
+                *([asked[i].example for i in group], self.batch_size, self.max_batch_tokens, num_new_tokens, overhead)
             )
         ]
 

@@ -1,5 +1,6 @@
 """Reading rows, encoding them, and batches of them."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -396,3 +397,45 @@ def test_batches_by_length_cover_all_rows_longest_first() -> None:
     assert sorted(order) == list(range(len(LENGTHS)))
     assert [LENGTHS[row] for row in order] == sorted(LENGTHS, reverse=True)
     assert [len(batch) for batch in batches] == [8] * 12 + [7]
+
+
+@pytest.mark.parametrize(
+    ("overhead", "expected"),
+    [
+        (10**9, [[0, 1, 2, 7], [3, 4, 5, 6]]),
+        (30, [[0, 1, 7], [2, 3, 4], [5, 6]]),
+        (8, [[0, 1, 7], [2, 3, 4], [5, 6]]),
+    ],
+)
+def test_rows_are_parted_where_that_saves_more_than_a_batch_costs(overhead: int, expected: list) -> None:
+    examples = [Example([-1, *range(length)], []) for length in (40, 39, 20, 19, 20, 10, 9, 40)]
+    assert [sorted(batch) for batch in by_length(examples, 4, overhead_tokens=overhead)] == expected
+
+
+@settings(max_examples=50, deadline=None, database=None, derandomize=True)
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=7), overhead=st.integers(0, 20))
+def test_no_way_of_parting_the_sorted_rows_is_cheaper(lengths: list[int], overhead: int) -> None:
+    def cost(batches: list[list[int]]) -> int:
+        return sum(len(batch) * max(lengths[i] for i in batch) + overhead for batch in batches)
+
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    every_way = []
+    for cuts in itertools.product([False, True], repeat=len(lengths) - 1):
+        places = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), len(lengths)]
+        batches = [order[start:end] for start, end in itertools.pairwise(places)]
+        if all(len(batch) <= 3 for batch in batches):
+            every_way.append(cost(batches))
+    examples = [Example(list(range(length)), []) for length in lengths]
+    assert cost(by_length(examples, 3, overhead_tokens=overhead)) == min(every_way)
+
+
+@pytest.mark.parametrize("limit", [50, 120, 1000])
+def test_batches_stay_below_their_tokens_padding_included(limit: int) -> None:
+    shapes = [(0, 40), (9, 5), (4, 20), (0, 3), (9, 30), (4, 4)] * 3
+    examples = [Example([*range(-1, -leading - 1, -1), *range(rest)], []) for leading, rest in shapes]
+    batches = by_length(examples, 8, max_batch_tokens=limit, num_new_tokens=2)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(examples)))
+    for batch in batches:
+        width = max(shapes[i][0] for i in batch) + max(shapes[i][1] for i in batch) + 2
+        assert len(batch) <= 8
+        assert width * len(batch) <= limit or len(batch) == 1

@@ -69,7 +69,7 @@ def test_run_trains_resumes_and_is_used_from_the_command_line(t5_config: Path, t
     commands = (["evaluate", "--baseline"], ["predict", "--input", "the film was good"], ["inspect", "--top-k", "2"])
     told = []
     for name, *options in commands:
-        assert cli.main([name, str(result.directory), *options, "--json"]) == 0
+        assert cli.main([name, str(result.directory), *options, "--dtype", "float32", "--json"]) == 0
         told.append(json.loads(capsys.readouterr().out))
     assert told[0]["results"]["soft prompt"]["loss"] == pytest.approx(tuned["loss"], abs=1e-4)
     assert set(told[1]["answers"][0]["scores"]) == {"negative", "positive"}
