@@ -12,8 +12,9 @@ from torch import Tensor
 from ptuning.backbone import Backbone, CausalBackbone
 from ptuning.data import Coder, Example
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
-from ptuning.forward import Prompt, embeddings_of, place
+from ptuning.forward import Prompt, embeddings_of
 from ptuning.generation import settings_of, texts_of
+from ptuning.placement import place
 from ptuning.prefix import RowPrompts
 from ptuning.rows import as_row
 from ptuning.template import text_ids
@@ -98,7 +99,7 @@ class Conversation:
         self._prompt_PH = made if made.ndim == 2 else made[0]
         if not backbone.shares_prefix:
             return
-        if isinstance(self._prompt, RowPrompts) and 0 < self._prompt.num_leading[0] < len(ids):
+        if isinstance(self._prompt, RowPrompts) and self._prompt.begins(batch):
             self._cache, _ = self._prompt.spread(backbone)
         else:
             self._cache = backbone.new_cache()

@@ -10,6 +10,7 @@ import random
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -21,6 +22,18 @@ from ptuning.template import Task, Template, TemplateEncoder, Verbalizer, text_i
 
 _log = logging.getLogger(__name__)
 
+_PROBES = (
+    "",
+    "a",
+    "The",
+    " a",
+    "1",
+    "é",
+    "(",
+    '"',
+    "\n",
+    "-",
+)  # beginnings of texts: what stands before joins with none
 IGNORED = -100  # a label that is not a label, as everywhere in the field
 FEWEST_BATCHES = 10**9  # a batch's cost that no padding outweighs
 _BATCHES_PER_WINDOW = 50  # rows are shuffled, then grouped by length within windows of this many batches
@@ -53,13 +66,15 @@ class Batch:
     """1 where a row has a token, 0 where it is padded, `[B, T]`."""
     labels_BT: Tensor
     """The answers' ids where they stand in the row, elsewhere -100, `[B, T]`."""
-    num_leading: tuple[int, ...]
-    """Each row's leading virtual tokens that come before every position whose logits are needed."""
+    num_unscored: tuple[int, ...]
+    """How many tokens each row has before the first position whose logits are needed."""
+    shared_ids: tuple[int, ...]
+    """What all rows begin with, before every such position; nothing where there is one row only."""
 
     @property
     def num_shared(self) -> int:
-        """Leading virtual tokens that every row has."""
-        return min(self.num_leading)
+        """How many tokens all rows begin with."""
+        return len(self.shared_ids)
 
     @property
     def scored_BT(self) -> Tensor:
@@ -147,6 +162,13 @@ class Coder:
         """Encodes rows to be continued; only the model's positions limit what may be written. Raises like `encode`."""
         return self._questions(rows, [min(self.max_length, self._max_positions - max_new_tokens)] * len(rows))
 
+    @cached_property
+    def common_ids(self) -> tuple[int, ...]:
+        """What every row begins with, virtual tokens and words, and which is never all of a row."""
+        rows = [Row(dict.fromkeys(self.columns, text), "a row") for text in _PROBES]
+        ids = [each.ids for each in self._questions(rows, [sys.maxsize] * len(rows))]
+        return tuple(_common_beginning(ids)[: min(map(len, ids)) - 1])
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that the template needs."""
@@ -198,14 +220,28 @@ def collate(examples: Sequence[Example], pad_id: int, padding_side: str = "right
     ids_BT, mask_BT = padded([[*each.ids, *each.answer_ids] for each in examples], pad_id, padding_side)
     labels = [[*[IGNORED] * len(each.ids), *each.answer_ids] for each in examples]
     labels_BT, _ = padded(labels, IGNORED, padding_side)
-    return Batch(ids_BT, mask_BT, labels_BT, tuple(map(num_leading, examples)))
+    return Batch(ids_BT, mask_BT, labels_BT, *_beginnings(examples))
 
 
 def collate_pairs(examples: Sequence[Example], pad_id: int, padding_side: str = "right") -> PairBatch:
     """Pads examples to an encoder-decoder's batch: questions and answers apart. Arguments as in `collate`."""
     ids_BT, mask_BT = padded([each.ids for each in examples], pad_id, padding_side)
     labels_BA, _ = padded([each.answer_ids for each in examples], IGNORED, "right")
-    return PairBatch(ids_BT, mask_BT, labels_BA, tuple(map(num_leading, examples)))
+    return PairBatch(ids_BT, mask_BT, labels_BA, *_beginnings(examples))
+
+
+def _beginnings(examples: Sequence[Example]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """`num_unscored` and `shared_ids` of a batch."""
+    num_unscored = tuple(len(each.ids) - 1 for each in examples)
+    if len(examples) == 1:
+        return num_unscored, ()
+    return num_unscored, tuple(_common_beginning([each.ids for each in examples]))[: min(num_unscored)]
+
+
+def _common_beginning(rows: Sequence[list[int]]) -> list[int]:
+    """What all rows begin with."""
+    first, last = min(rows), max(rows)  # in the order of a dictionary, so that those between share what these share
+    return first[: next((i for i, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))]
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int, padding_side: str) -> tuple[Tensor, Tensor]:
@@ -258,6 +294,7 @@ def by_length(
     max_batch_tokens: int | None = None,
     num_new_tokens: int = 0,
     overhead_tokens: int = FEWEST_BATCHES,
+    num_run: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Row numbers in batches of similar length, the longest first: the cheapest way to part the sorted rows.
 
@@ -268,13 +305,14 @@ def by_length(
         num_new_tokens: What each row may grow by.
         overhead_tokens: What a batch costs besides its tokens, in tokens; by default so much that there are as few
             batches as can be.
+        num_run: How many leading tokens of each row have been run already.
     """
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i]))
-    shapes = [(num_leading(examples[i]), len(examples[i]) + num_new_tokens) for i in order]
+    shapes = [(num_run[i] if num_run else 0, len(examples[i]) + num_new_tokens) for i in order]
     limit = math.inf if max_batch_tokens is None else max_batch_tokens
     costs, ends = [0] * (len(order) + 1), [0] * len(order)  # of the rows from each place on; where its batch ends
     for start in reversed(range(len(order))):
-        leading = rest = 0  # the longest in the batch: leading virtual tokens and the rest are padded apart
+        leading = rest = 0  # the longest in the batch: what has been run and the rest are padded apart
         choices: list[tuple[int, int]] = []
         for num_rows, (own_leading, length) in enumerate(shapes[start : start + batch_size], 1):
             leading, rest = max(leading, own_leading), max(rest, length - own_leading)
@@ -287,12 +325,6 @@ def by_length(
         batches.append(order[start : ends[start]])
         start = ends[start]
     return batches
-
-
-def num_leading(example: Example) -> int:
-    """The example's leading virtual tokens that precede its first scored position."""
-    leading = next((i for i, token in enumerate(example.ids) if token >= 0), len(example.ids))
-    return min(leading, len(example.ids) - 1)
 
 
 def num_cut(examples: Iterable[Example]) -> int:

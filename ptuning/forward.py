@@ -1,19 +1,19 @@
 """Label logits of a batch, two ways to the same numbers.
 
 `splice` is the definition: the virtual tokens' embeddings are put in their places and the model reads the whole row.
-`shared_prefix` is the fast way: the rows' leading virtual tokens are run once a prompt and their keys and values put
-before the rest of each row. Knows nothing of losses, labels' meaning or training.
+`shared_prefix` is the fast way: what all rows of a prompt begin with, virtual tokens and words, is run once and its
+keys and values are put before the rest of each row. Knows nothing of losses, labels' meaning or training.
 """
 
 from typing import TypeAlias
 
 import torch
-from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ptuning.backbone import Backbone, CausalBackbone, positions
 from ptuning.data import Batch
 from ptuning.errors import ModelError
+from ptuning.placement import place
 from ptuning.prefix import Prefix, RowPrompts
 
 Prompt: TypeAlias = Tensor | RowPrompts | nn.Module
@@ -44,13 +44,12 @@ def label_logits(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "
 
 
 def can_share(backbone: Backbone, prompt: Prompt, batch: Batch) -> bool:
-    """Whether the rows' leading virtual tokens can be run before the rows."""
+    """Whether what the rows begin with can be run before the rows."""
     if not backbone.shares_prefix or backbone.is_checkpointed:
         return False
     if isinstance(prompt, RowPrompts):
-        run = prompt.num_leading if prompt.prefixes else ()
-        return any(run) and all(own >= num for own, num in zip(batch.num_leading, run, strict=True))
-    return isinstance(prompt, Tensor) and prompt.ndim == 2 and batch.num_shared > 0
+        return prompt.begins(batch)
+    return isinstance(prompt, Tensor) and prompt.ndim == 2 and any(i < 0 for i in batch.shared_ids)
 
 
 def require_path(backbone: Backbone, path: str) -> None:
@@ -69,18 +68,18 @@ def splice(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
 
 
 def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
-    """The leading virtual tokens once a prompt at batch 1, then the rest of the rows. Shapes as in `label_logits`."""
+    """What the rows begin with once a prompt at batch 1, then the rest of the rows. Shapes as in `label_logits`."""
     require_path(backbone, "shared_prefix")
     if not can_share(backbone, prompt, batch):
         return splice(backbone, prompt, batch)
     assert isinstance(backbone, CausalBackbone)
     if isinstance(prompt, Tensor):
-        prefix = Prefix.of(backbone, prompt[: batch.num_shared])
+        prefix = Prefix.of(backbone, prompt, batch.shared_ids)
         prompt = RowPrompts([prompt], [prefix], (0,) * len(batch.ids_BT))
     assert isinstance(prompt, RowPrompts)
     cache, prefix_mask_BP = prompt.spread(backbone)
-    num_leading_B1 = prefix_mask_BP.sum(dim=1, keepdim=True)
-    is_rest_BT = (batch.mask_BT > 0) & ((batch.ids_BT >= 0) | (batch.ids_BT < -num_leading_B1))
+    num_run_B1 = prefix_mask_BP.sum(dim=1, keepdim=True)
+    is_rest_BT = (batch.mask_BT > 0) & (positions(batch.mask_BT) >= num_run_B1)
     # What is left of each row moves to the left: padding between prefix and text would use up a sliding window.
     order_BR = is_rest_BT.int().argsort(dim=1, descending=True, stable=True)[:, : int(is_rest_BT.sum(dim=1).max())]
     ids_BR, mask_BR, scored_BR = (each.gather(1, order_BR) for each in (batch.ids_BT, is_rest_BT, batch.scored_BT))
@@ -88,7 +87,7 @@ def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
         scored_BR,
         inputs_embeds=place(backbone, prompt.embeddings, ids_BR),
         attention_mask=torch.cat([prefix_mask_BP, mask_BR.long()], dim=1),
-        position_ids=num_leading_B1 + positions(mask_BR.long()),
+        position_ids=num_run_B1 + positions(mask_BR.long()),
         past_key_values=cache,
         use_cache=True,
     )
@@ -101,24 +100,3 @@ def embeddings_of(prompt: Prompt, backbone: Backbone, batch: Batch) -> Tensor:
     if isinstance(prompt, RowPrompts):
         return prompt.embeddings
     return prompt(backbone.embed(batch.ids_BT.clamp(min=0)), batch.text_BT)
-
-
-def place(backbone: Backbone, prompt: Tensor, ids_BT: Tensor) -> Tensor:
-    """Input embeddings `[B, T, H]` of ids, virtual tokens (negative ids) taken from each row's prompt.
-
-    Args:
-        backbone: The frozen model.
-        prompt: `[P, H]`, or `[B, P, H]` with one prompt a row.
-        ids_BT: Token ids; virtual token i is -(i + 1).
-    """
-    embeddings_BTH = backbone.embed(ids_BT.clamp(min=0))
-    if not prompt.shape[-2]:
-        return embeddings_BTH
-    index_BT = (-1 - ids_BT).clamp(min=0)
-    if prompt.ndim == 2:
-        prompt_BTH = prompt.to(embeddings_BTH)[index_BT]
-    else:
-        rows_B1 = rearrange(torch.arange(len(ids_BT), device=ids_BT.device), "b -> b 1")
-        prompt_BTH = prompt.to(embeddings_BTH)[rows_B1, index_BT]
-    is_virtual_BTH = repeat(ids_BT < 0, "b t -> b t h", h=embeddings_BTH.shape[2])
-    return torch.where(is_virtual_BTH, prompt_BTH, embeddings_BTH)

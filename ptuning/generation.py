@@ -15,9 +15,10 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from ptuning.backbone import Backbone, CausalBackbone
-from ptuning.data import Batch, Example, padded
+from ptuning.data import IGNORED, Batch, Example, padded
 from ptuning.errors import PromptError
-from ptuning.forward import Prompt, can_share, embeddings_of, place
+from ptuning.forward import Prompt, can_share, embeddings_of
+from ptuning.placement import place
 from ptuning.prefix import RowPrompts
 
 _SEVERAL_TEXTS = {"num_return_sequences", "return_dict_in_generate", "inputs", "input_ids", "inputs_embeds"}
@@ -75,7 +76,7 @@ def write(backbone: Backbone, prompt: Prompt, examples: Sequence[Example], setti
     cache = None
     if isinstance(prompt, RowPrompts) and isinstance(backbone, CausalBackbone) and can_share(backbone, prompt, batch):
         apart = _prefixes_apart(prompt, examples, backbone)
-        if _may_continue(backbone, apart, settings):
+        if _may_continue(backbone, apart, max(prompt.num_run), settings):
             num_beams = _setting(backbone, settings, "num_beams") or 1
             choice = tuple(k for k in prompt.choice for _ in range(num_beams))
             cache, _ = dataclasses.replace(prompt, choice=choice).spread(backbone)
@@ -87,18 +88,18 @@ def write(backbone: Backbone, prompt: Prompt, examples: Sequence[Example], setti
 
 def _prefixes_apart(prompt: RowPrompts, examples: Sequence[Example], backbone: Backbone) -> Batch:
     """The rows with their prefixes, which have been run, in columns of their own, and both parts padded in front."""
-    rows = [(each.ids[:num], each.ids[num:]) for each, num in zip(examples, prompt.num_leading, strict=True)]
+    rows = [(each.ids[:num], each.ids[num:]) for each, num in zip(examples, prompt.num_run, strict=True)]
     parts = [padded(part, backbone.pad_id, "left") for part in zip(*rows, strict=True)]
     ids_BT, mask_BT = (torch.cat(each, dim=1).to(backbone.device) for each in zip(*parts, strict=True))
-    return Batch(ids_BT, mask_BT, torch.full_like(ids_BT, -100), prompt.num_leading)
+    return Batch(ids_BT, mask_BT, torch.full_like(ids_BT, IGNORED), (), ())
 
 
-def _may_continue(backbone: CausalBackbone, apart: Batch, settings: dict[str, Any]) -> bool:
+def _may_continue(backbone: CausalBackbone, apart: Batch, num_run: int, settings: dict[str, Any]) -> bool:
     """Whether generation may go on from kept prefixes: padding behind a prefix must not push it out of a window."""
     if any(_setting(backbone, settings, name) for name in _NEEDS_WHOLE_ROWS):
         return False
     length = apart.ids_BT.shape[1] + settings["max_new_tokens"]
-    has_gaps = bool((apart.mask_BT == 0)[:, max(apart.num_leading) :].any())
+    has_gaps = bool((apart.mask_BT == 0)[:, num_run:].any())
     return backbone.window is None or not has_gaps or length <= backbone.window
 
 

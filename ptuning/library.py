@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ptuning.backbone import Backbone, CausalBackbone
+from ptuning.data import Example
 from ptuning.encoders import Conditioned
 from ptuning.errors import PromptError
 from ptuning.prefix import Prefix, RowPrompts
 from ptuning.prompt import SoftPrompt, Summary, is_prompt_directory
-from ptuning.template import Template
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class PromptInfo:
 
 @dataclass(frozen=True)
 class Ready:
-    """A prompt on the model's device, its leading virtual tokens run."""
+    """A prompt on the model's device, what its rows begin with having been run."""
 
     prompt: Tensor | Conditioned
     """`[P, H]` in the model's precision, or the encoder that reads each row."""
     prefix: Prefix | None
-    """What the model keeps of the leading virtual tokens; None where it can keep nothing."""
+    """What the model keeps of what the prompt's rows begin with; None where it can keep nothing."""
     source: SoftPrompt
     """What it was made of."""
     made_for: tuple[Any, ...]
@@ -135,6 +135,12 @@ class PromptLibrary(MutableMapping[str, SoftPrompt]):
             ready = self._ready[name] = self._made_ready(prompt, made_for)
         return ready
 
+    def num_run(self, name: str, example: Example) -> int | None:
+        """How many of a row's leading tokens are kept as run; None where it does not begin as the prompt's rows do."""
+        prefix = self.ready(name).prefix
+        ids = prefix.ids if prefix else ()
+        return len(ids) if len(example.ids) > len(ids) and tuple(example.ids[: len(ids)]) == ids else None
+
     def of_rows(self, names: list[str]) -> RowPrompts:
         """The named prompts, one a row, none of them conditioned."""
         different = list(dict.fromkeys(names))
@@ -148,9 +154,10 @@ class PromptLibrary(MutableMapping[str, SoftPrompt]):
         made = prompt.on(self._backbone.device)
         if isinstance(made, Tensor):
             made = made.to(self._backbone.dtype)
-        if not isinstance(self._backbone, CausalBackbone) or not self._backbone.shares_prefix:
-            return Ready(made, None, prompt, made_for)
-        prefix = Prefix.of(self._backbone, made[: _num_leading(prompt)]) if isinstance(made, Tensor) else None
+        backbone, prefix = self._backbone, None
+        if isinstance(made, Tensor) and isinstance(backbone, CausalBackbone) and backbone.shares_prefix:
+            slot = tuple(range(-1, -len(made) - 1, -1))
+            prefix = Prefix.of(backbone, made, backbone.coder(prompt.task).common_ids if prompt.task else slot)
         return Ready(made, prefix, prompt, made_for)
 
     def _info(self, name: str) -> PromptInfo:
@@ -180,13 +187,6 @@ def base_revision(prompts: Mapping[str, SoftPrompt] | str | Path, base: str) -> 
         prompts.values() if isinstance(prompts, Mapping) else map(Summary.read, _prompts_in(Path(prompts)).values())
     )
     return next((each.revision for each in known if each.base_name == base), None)
-
-
-def _num_leading(prompt: SoftPrompt) -> int:
-    """The virtual tokens that stand before everything in the prompt's template."""
-    if prompt.task is None:
-        return prompt.num_virtual_tokens
-    return Template.parse(prompt.task.template).num_leading
 
 
 def _prompts_in(directory: Path) -> dict[str, Path]:

@@ -296,18 +296,18 @@ class PromptedLM:
             continues: Whether the rows are written on, which some models can do to one row at a time only.
         """
         self._require_small(asked, num_new_tokens)
+        num_run = [self.prompts.num_run(each.name, each.example) for each in asked]
         groups: dict[Any, list[int]] = {}
         for i, each in enumerate(asked):
             own = each.name if self.prompts[each.name].is_conditioned else None
             alone = i if continues and not self.backbone.heeds_mask else None
-            groups.setdefault((own, alone), []).append(i)
+            groups.setdefault((own, alone, num_run[i] is None), []).append(i)
         overhead = FEWEST_BATCHES if continues else self.backbone.overhead_tokens  # each step of writing costs a run
+        limits = (self.batch_size, self.max_batch_tokens, num_new_tokens, overhead)
         return [
             [group[i] for i in batch]
             for group in groups.values()
-            for batch in by_length(
-                *([asked[i].example for i in group], self.batch_size, self.max_batch_tokens, num_new_tokens, overhead)
-            )
+            for batch in by_length([asked[i].example for i in group], *limits, [num_run[i] or 0 for i in group])
         ]
 
     def _require_small(self, asked: Sequence[Asked], num_new_tokens: int) -> None:

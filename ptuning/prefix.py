@@ -1,4 +1,4 @@
-"""Leading virtual tokens run once: their keys and values, kept apart and put before the rows of a batch.
+"""What rows begin with, run once: its keys and values, kept apart and put before the rows of a batch.
 
 What stands before a row of a causal model does not depend on the row, so it is run at batch 1 and spread over the rows,
 one prompt for all or one a row. Knows nothing of tasks, names or files.
@@ -15,31 +15,34 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from ptuning.backbone import CausalBackbone
+from ptuning.data import Batch
+from ptuning.placement import place
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """What a causal model keeps of leading virtual tokens."""
+    """What a causal model keeps of the tokens that rows begin with."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]
-    """Each layer's keys and values, `[1, heads, P, D]`; whole also where the layer's window is shorter."""
-    length: int
-    """P."""
+    """Each layer's keys and values, `[1, heads, S, D]`; whole also where the layer's window is shorter."""
+    ids: tuple[int, ...]
+    """The S tokens; negative ids are virtual tokens."""
 
     @classmethod
-    def of(cls, backbone: CausalBackbone, prompt_PH: Tensor) -> "Prefix":
-        """Runs virtual tokens at batch 1, with their gradient where there is one."""
-        if not len(prompt_PH):
-            return cls((), 0)
+    def of(cls, backbone: CausalBackbone, prompt_PH: Tensor, ids: Sequence[int]) -> "Prefix":
+        """Runs tokens at batch 1, with the prompt's gradient where there is one."""
+        if not ids:
+            return cls((), ())
+        ids_1S = torch.tensor([ids], device=backbone.device)
         cache = DynamicCache()  # without the model's configuration no layer forgets what is beyond its window
         backbone.run(
-            inputs_embeds=prompt_PH.to(backbone.device, backbone.dtype)[None],
-            position_ids=torch.arange(len(prompt_PH), device=backbone.device)[None],
+            inputs_embeds=place(backbone, prompt_PH, ids_1S),
+            position_ids=torch.arange(len(ids), device=backbone.device)[None],
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        return cls(tuple((keys, values) for keys, values, _ in cache), len(prompt_PH))
+        return cls(tuple((keys, values) for keys, values, _ in cache), tuple(ids))
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,30 @@ class RowPrompts:
     prompts: Sequence[Tensor]
     """The K prompts' embeddings, each `[P, H]` with its own P."""
     prefixes: Sequence[Prefix]
-    """What was kept of each one's leading virtual tokens; empty where the model can keep nothing."""
+    """What was kept of what each one's rows begin with; empty where the model can keep nothing."""
     choice: tuple[int, ...]
     """Which of the K each row has."""
 
     @property
-    def num_leading(self) -> tuple[int, ...]:
-        """How many virtual tokens of each row's prefix have been run."""
-        return tuple(self.prefixes[k].length for k in self.choice)
+    def num_run(self) -> tuple[int, ...]:
+        """How many leading tokens of each row have been run."""
+        return tuple(len(self.prefixes[k].ids) for k in self.choice)
+
+    def begins(self, batch: Batch) -> bool:
+        """Whether each row of a batch begins with its prefix, no position of which is scored."""
+        if not self.prefixes or not any(self.num_run):
+            return False
+        if any(own < num for own, num in zip(batch.num_unscored, self.num_run, strict=True)):
+            return False
+        order_BT = batch.mask_BT.argsort(dim=1, descending=True, stable=True)
+        ids_BT = batch.ids_BT.gather(1, order_BT)
+        expected_KS = pad_sequence(
+            [torch.tensor(each.ids, dtype=torch.long) for each in self.prefixes], batch_first=True
+        )
+        expected_BS = expected_KS[list(self.choice)].to(ids_BT.device)
+        num_run_B1 = torch.tensor(self.num_run, device=ids_BT.device)[:, None]
+        is_run_BS = torch.arange(expected_BS.shape[1], device=ids_BT.device) < num_run_B1
+        return bool(((ids_BT[:, : expected_BS.shape[1]] == expected_BS) | ~is_run_BS).all())
 
     @property
     def embeddings(self) -> Tensor:
@@ -71,14 +90,14 @@ class RowPrompts:
         Shorter prefixes are padded in front, so that text follows each directly and a sliding window sees what it
         should.
         """
-        length = max(prefix.length for prefix in self.prefixes)
-        some = next(prefix for prefix in self.prefixes if prefix.length)
+        length = max(self.num_run)
+        some = next(prefix for prefix in self.prefixes if prefix.ids)
         none = tuple((keys[:, :, :0], values[:, :, :0]) for keys, values in some.layers)
         cache = backbone.new_cache()
         for i, layer in enumerate(zip(*(prefix.layers or none for prefix in self.prefixes), strict=True)):
             keys, values = (self._of_rows(each, length) for each in zip(*layer, strict=True))
             cache.update(keys, values, i)
-        num_padded_B = length - torch.tensor(self.num_leading, device=backbone.device)
+        num_padded_B = length - torch.tensor(self.num_run, device=backbone.device)
         return cache, (torch.arange(length, device=backbone.device) >= num_padded_B[:, None]).long()
 
     def _of_rows(self, states: Sequence[Tensor], length: int) -> Tensor:

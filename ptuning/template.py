@@ -5,7 +5,6 @@ Knows nothing of tensors, models or files. A slot is a run of negative ids: virt
 """
 
 import bisect
-import itertools
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -76,12 +75,6 @@ class Template:
     def num_virtual_tokens(self) -> int:
         """P, the virtual tokens of all slots together."""
         return sum(part.num_virtual_tokens for part in self.parts if isinstance(part, Slot))
-
-    @property
-    def num_leading(self) -> int:
-        """The virtual tokens that stand before everything else."""
-        leading = itertools.takewhile(lambda part: isinstance(part, Slot), self.parts)
-        return Template(tuple(leading)).num_virtual_tokens
 
     @property
     def field_names(self) -> tuple[str, ...]:

@@ -439,3 +439,25 @@ def test_batches_stay_below_their_tokens_padding_included(limit: int) -> None:
         width = max(shapes[i][0] for i in batch) + max(shapes[i][1] for i in batch) + 2
         assert len(batch) <= 8
         assert width * len(batch) <= limit or len(batch) == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{prompt:2}review: {text}", "review:"),
+        ("{prompt:2}{text} is", ""),
+        ("{text}{prompt:2}", ""),
+        ("{prompt:2} the film", " the"),  # one token must be left
+    ],
+)
+def test_what_every_row_begins_with_joins_no_text(template: str, expected: str) -> None:
+    tokenizer = tiny_tokenizer()
+    slot = [-1, -2] if template.startswith("{prompt") else []
+    coder = Coder(Task(template), tokenizer)
+    assert list(coder.common_ids) == [*slot, *tokenizer(expected).input_ids]
+
+
+def test_chat_frame_is_begun_with_by_every_row() -> None:
+    tokenizer = tiny_tokenizer()
+    coder = Coder(Task("{prompt:2}review: {text}", chat_template=True), tokenizer)
+    assert tokenizer.decode(coder.common_ids[2:]) == "<s>user: review:"

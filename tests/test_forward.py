@@ -91,14 +91,23 @@ def test_shared_prefix_equals_splice_whatever_the_rows_lengths(any_backbone, num
 
 def test_shared_prefix_equals_splice_where_slots_follow_the_text(any_backbone):
     batch = collate(templated(any_backbone, "{prompt:3}{text}{prompt:3} is"), any_backbone.pad_id)
-    assert batch.num_shared == 3
+    assert batch.shared_ids == (-1, -2, -3, 0)  # and the begin-of-text token
     assert batch.ids_BT.min() == -6
     assert_paths_agree(any_backbone, trained_encoder(any_backbone, 6), batch)
 
 
-def test_template_without_a_leading_slot_shares_nothing(backbone, monkeypatch):
+def test_words_are_run_before_the_rows_with_the_virtual_tokens_that_they_follow(any_backbone):
+    batch = collate(templated(any_backbone, "{prompt:3} a film{prompt:2} {text}"), any_backbone.pad_id)
+    words = any_backbone.tokenizer(" a film").input_ids
+    space = any_backbone.tokenizer(" ", add_special_tokens=False).input_ids
+    assert batch.shared_ids[: 5 + len(words)] == (-1, -2, -3, *words, -4, -5)
+    assert len(batch.shared_ids) <= 5 + len(words) + len(space)
+    assert_paths_agree(any_backbone, trained_encoder(any_backbone, 5), batch)
+
+
+def test_words_alone_are_not_run_apart(backbone, monkeypatch):
     batch = collate(templated(backbone, "{text}{prompt:2}:"), backbone.pad_id)
-    assert batch.num_shared == 0
+    assert batch.shared_ids == (0,)
     monkeypatch.setattr(forward, "shared_prefix", pytest.fail)
     prompt_PH = prompt_of(backbone, 2)
     assert torch.equal(label_logits(backbone, prompt_PH, batch), splice(backbone, prompt_PH, batch))

@@ -14,13 +14,14 @@ LEVELS = {
     **dict.fromkeys(("loading", "rows", "settings", "template"), 1),
     **dict.fromkeys(("card", "config", "data"), 2),
     **dict.fromkeys(("backbone", "engine", "prompt", "run_directory", "schedule"), 3),
-    **dict.fromkeys(("prefix", "start"), 4),
-    **dict.fromkeys(("forward", "library"), 5),
-    **dict.fromkeys(("generation", "objective"), 6),
-    **dict.fromkeys(("conversation", "evaluation"), 7),
-    **dict.fromkeys(("predict", "trainer"), 8),
-    "inspection": 9,
-    "cli": 10,
+    **dict.fromkeys(("placement", "start"), 4),
+    "prefix": 5,
+    **dict.fromkeys(("forward", "library"), 6),
+    **dict.fromkeys(("generation", "objective"), 7),
+    **dict.fromkeys(("conversation", "evaluation"), 8),
+    **dict.fromkeys(("predict", "trainer"), 9),
+    "inspection": 10,
+    "cli": 11,
 }
 
 

@@ -11,7 +11,7 @@ from ptuning import objective
 from ptuning.data import Coder, Example, collate
 from ptuning.ensemble import Classification, Ensemble, combined
 from ptuning.errors import DataError, PromptError
-from ptuning.forward import splice
+from ptuning.forward import label_logits, splice
 from ptuning.predict import PromptedLM
 from ptuning.prompt import SoftPrompt
 from ptuning.rows import Row
@@ -508,3 +508,41 @@ def test_disabled_prompt_is_the_base_model_with_the_same_words(backbone, method)
             assert list(answer.scores.values()) == pytest.approx(scores, abs=1e-5)
         else:
             assert answer == backbone.tokenizer.decode(written[i][0, len(ids[i]) :], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("method", ["classify", "score", "generate"])
+def test_row_whose_text_joins_the_words_before_it_is_read_whole(backbone, method):
+    task = dataclasses.replace(SENTIMENT, template="{prompt:4} the go{text}:")
+    lm = PromptedLM(backbone, {"p": prompt_for(backbone, task)}, batch_size=32)
+    rows = [{"text": text, "label": "positive"} for text in ("od", "ne", "", "od film", " and")]  # good is one token
+    run = [lm.prompts.num_run("p", each.example) for each in lm._asked(rows, lm._single(5, "p", ""), Coder.encode)]
+    assert [num is None for num in run] == [True, False, False, True, False]
+    reference = PromptedLM(backbone, {"p": prompt_for(backbone, task)})
+    expected = []
+    for row in rows:
+        example = reference._asked([row], reference._single(1, "p", ""), Coder.encode)[0].example
+        expected.append(log_probability(reference, "p", row, example.answer_ids))
+    assert lm.score(rows) == pytest.approx(expected, abs=1e-4)
+    options = {"max_new_tokens": 4} if method == "generate" else {}
+    together = getattr(lm, method)(rows, **options)
+    for row, answer in zip(rows, together, strict=True):
+        alone = getattr(lm, method)([row], **options)[0]
+        if method == "classify":
+            assert answer.scores == pytest.approx(alone.scores, abs=1e-5)
+        else:
+            assert answer == (pytest.approx(alone, abs=1e-4) if method == "score" else alone)
+
+
+def test_batch_that_does_not_begin_with_the_kept_prefixes_is_spliced(backbone):
+    lm = prompted(backbone)
+    other = PromptedLM(
+        backbone, {"p": prompt_for(backbone, dataclasses.replace(SENTIMENT, template="{prompt:4}x{text}"))}
+    )
+    examples = [each.example for each in other._asked(ROWS, other._single(5, "p", ""), Coder.encode_questions)]
+    batch = backbone.collate([dataclasses.replace(each, answer_ids=[5]) for each in examples])
+    prompts = lm.prompts.of_rows(["sentiment"] * 5)
+    assert not prompts.begins(batch)
+    assert other.prompts.of_rows(["p"] * 5).begins(batch)
+    with torch.no_grad():
+        logits_NV = label_logits(backbone, prompts, batch)
+        assert torch.equal(logits_NV, splice(backbone, lm.prompts["sentiment"].embeddings_PH, batch))
