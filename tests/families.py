@@ -102,7 +102,7 @@ def tiny_tokenizer(frame: str = "<s> $A") -> PreTrainedTokenizerFast:
     return fast
 
 
-def tiny_backbone(family: str = "llama", seed: int = 0, std: float = 0.2, **changes: object) -> Backbone:
+def tiny_model(family: str, seed: int = 0, std: float = 0.2, **changes: object) -> tuple[Any, PreTrainedTokenizerFast]:
     """A tiny random model of a family; by default with weights so large that rows differ clearly."""
     is_pair = family in ENCODER_DECODER
     tokenizer = tiny_tokenizer("$A </s>" if is_pair else "<s> $A")
@@ -114,4 +114,9 @@ def tiny_backbone(family: str = "llama", seed: int = 0, std: float = 0.2, **chan
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=std)
-    return Backbone.of(model, tokenizer, f"tiny-{family}")
+    return model, tokenizer
+
+
+def tiny_backbone(family: str = "llama", **options: Any) -> Backbone:
+    """The same as a backbone; options as in `tiny_model`."""
+    return Backbone.of(*tiny_model(family, **options), f"tiny-{family}")

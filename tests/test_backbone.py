@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from ptuning.errors import ModelError
 from ptuning.fingerprint import Fingerprint
 from ptuning.forward import shared_prefix, splice
 from ptuning.initializers import from_vocabulary
+from ptuning.rows import read_rows
+from ptuning.template import Task
 
 
 def train_one_step(backbone):
@@ -305,3 +308,35 @@ def test_real_model_is_recognised_in_bfloat16(real_backbone):
     half = Backbone.from_pretrained(ASSETS / "smollm2-135m-instruct", dtype="bfloat16", device="cpu")
     assert half.fingerprint.matches(real_backbone.fingerprint)
     assert half.weights_sha256() != real_backbone.weights_sha256()
+
+
+def test_int8_weights_are_those_of_linear_layers_but_not_the_heads(model_directory):
+    whole = Backbone.from_pretrained(model_directory, dtype="float32", device="cpu")
+    small = Backbone.from_pretrained(model_directory, dtype="float32", device="cpu", quantization="int8")
+    kinds = {name: type(each).__name__ for name, each in small.model.named_parameters()}
+    assert kinds["model.layers.0.mlp.up_proj.weight"] == "Int8Tensor"
+    assert kinds["lm_head.weight"] == kinds["model.embed_tokens.weight"] == "Parameter"
+    assert small.fingerprint.matches(whole.fingerprint)
+    assert small.weights_sha256() != whole.weights_sha256()
+    assert small.weights_sha256() == small.weights_sha256()
+
+
+def test_int8_without_torchao_is_told(model_directory, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(ModelError, match=r"int8 without torchao; .* pip install torchao"):
+        Backbone.from_pretrained(model_directory, quantization="int8")
+
+
+@pytest.mark.real_model
+def test_int8_base_gives_a_gradient_that_points_the_same_way(real_backbone):
+    """Not as near as a tiny model's (0.999, tests/conformance): bfloat16 is off this far too."""
+    small = Backbone.from_pretrained(real_backbone.name, dtype="float32", quantization="int8")
+    task = Task("{prompt:20}Review: {text}\nSentiment:", verbalizer={"negative": " negative", "positive": " positive"})
+    rows = read_rows(str(ASSETS / "movie_reviews" / "validation.csv"), "validation", task.columns)[:8]
+    batch = real_backbone.collate(real_backbone.coder(task).encode(rows))
+    gradients = []
+    for each in (real_backbone, small):
+        prompt_PH = from_vocabulary(real_backbone.vocabulary_VH, 20).requires_grad_()
+        objective.loss(each, prompt_PH, batch).backward()
+        gradients.append(prompt_PH.grad.flatten())
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98

@@ -1,6 +1,5 @@
 """The two libraries that the suite can be run against, behind one small interface: ptuning and PEFT."""
 
-import copy
 import tempfile
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
@@ -10,7 +9,7 @@ from typing import Any
 import peft
 import torch
 from definition import SEED, Line
-from families import tiny_backbone
+from families import tiny_backbone, tiny_model
 from torch import Tensor
 
 from ptuning import objective
@@ -39,7 +38,7 @@ class System(ABC):
     def __init__(self, family: str, is_quantized: bool = False, **changes: Any) -> None:
         self.backbone = tiny_backbone(family, **changes)
         self.model, self.tokenizer = self.backbone.model, self.backbone.tokenizer
-        self.plain = copy.deepcopy(self.model)  # what the definition is computed with
+        self.plain = tiny_model(family, **changes)[0].eval()  # what the definition is computed with: ours never saw it
         if is_quantized:
             quantize_int8(self.model)
 
