@@ -67,6 +67,14 @@ def _parser() -> argparse.ArgumentParser:
         "--max-new-tokens", type=_positive, default=50, help="length of a generated answer (default: 50)"
     )
 
+    predict.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a text that ends a generated answer; may be repeated",
+    )
+
     for command in (evaluate, predict):
         command.add_argument("--batch-size", type=_positive, default=32, help="rows read at once (default: 32)")
         command.add_argument("--max-batch-tokens", type=_positive, help="tokens read at once (default: no limit)")
@@ -191,7 +199,7 @@ def _predict(parsed: argparse.Namespace) -> None:
         answers = [{"label": each.label, "scores": each.scores} for each in lm.classify(rows)]
         lines = [f"{each['label']} {each['scores'][each['label']]:.3f}" for each in answers]
     else:
-        lines = lm.generate(rows, max_new_tokens=parsed.max_new_tokens)
+        lines = lm.generate(rows, max_new_tokens=parsed.max_new_tokens, stop_strings=parsed.stop)
         answers = [{"text": text} for text in lines]
     print(json.dumps({"answers": answers}) if parsed.json else "\n".join(" ".join(line.split()) for line in lines))
 

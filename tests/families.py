@@ -117,6 +117,6 @@ def tiny_model(family: str, seed: int = 0, std: float = 0.2, **changes: object) 
     return model, tokenizer
 
 
-def tiny_backbone(family: str = "llama", **options: Any) -> Backbone:
-    """The same as a backbone; options as in `tiny_model`."""
-    return Backbone.of(*tiny_model(family, **options), f"tiny-{family}")
+def tiny_backbone(family: str = "llama", seed: int = 0, **options: Any) -> Backbone:
+    """The same as a backbone; arguments as in `tiny_model`."""
+    return Backbone.of(*tiny_model(family, seed, **options), f"tiny-{family}")

@@ -140,6 +140,12 @@ def test_all_that_these_tests_break_works_unbroken(
         (["predict", "PROMPT", "--input", "a", "--max-new-tokens", "few"], "--max-new-tokens: 'few' is not a whole"),
         (["predict", "PROMPT", "--input", "a", "--dtype", "int8"], "--dtype: invalid choice: 'int8' .*'float32'"),
         (["predict", "PROMPT", "--input", "a", "--device", "toaster"], "device toaster .*machine. Use auto or cpu"),
+        (
+            ["predict", "PROMPT", "--input", "a", "--max-batch-tokens", "3"],
+            "row 0 of .* expected at most max_batch_tokens=3",
+        ),
+        (["inspect", "PROMPT", "--input", "a"], "a row for a prompt that is the same for every row"),
+        (["inspect", "PROMPT", "--input", "a", "--data", "b.csv"], "--data: not allowed with argument --input"),
         (["inspect", "PROMPT", "--top-k", "0"], "k=0 neighbours; expected from 1 to .*--top-k"),
     ],
 )
@@ -157,6 +163,7 @@ def test_a_wrong_command_line_is_told_in_one_line(
         (["--train.max_steps"], r"'--train.max_steps'; expected settings as --section.key value"),
         (["train.max_steps", "5"], r"'train.max_steps'; expected settings as --section.key value"),
         (["--train.max_steps", "many"], r"train.max_steps: 'many'; expected int"),
+        (["--model.quantization", "int4"], r"model.quantization: 'int4'; expected one of none, int8"),
         (["--model.device", "toaster"], "device toaster .*Use auto or cpu"),
     ],
 )

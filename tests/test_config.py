@@ -253,6 +253,14 @@ def test_numbers_out_of_range_are_refused(settings: dict[str, Any], match: str) 
         ),
         ({"train.early_stopping_patience": 3}, "train.early_stopping_patience without data.validation"),
         (
+            {"train.forward": "shared_prefix", "prompt.encoder": "conditioned"},
+            "train.forward: shared_prefix with prompt.encoder: conditioned; expected rows that are run whole",
+        ),
+        (
+            {"train.forward": "shared_prefix", "train.gradient_checkpointing": True},
+            "train.forward: shared_prefix with train.gradient_checkpointing: true; expected rows that are run whole",
+        ),
+        (
             {"train.forward": "shared_prefix", "data.template": "{text}{prompt:2}"},
             "train.forward: shared_prefix with template '{text}{prompt:2}'; expected .* that begins with a prompt slot",
         ),

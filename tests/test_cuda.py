@@ -1,7 +1,9 @@
 """On a GPU: the two paths agree, and a run trains, resumes, predicts and inspects; skipped where there is none."""
 
 import copy
+import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,38 @@ def test_run_on_the_gpu_is_resumed_and_its_prompt_used(run_config: Path, tmp_pat
     for command in (["evaluate"], ["predict", "--input", "the film was good"], ["inspect"]):
         assert cli.main([command[0], str(result.directory), *command[1:], "--device", "cuda", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)
+
+
+def test_many_prompts_on_the_gpu_answer_as_each_alone(any_backbone):
+    gpu = on_cuda(any_backbone)
+    prompts = {}
+    for seed, length in enumerate((4, 9, 2)):
+        task = dataclasses.replace(TASK, template=f"{{prompt:{length}}}review: {{text}}")
+        start_PH = initializers.at_random(any_backbone.vocabulary_VH, length, seed)
+        prompts[str(length)] = ptuning.SoftPrompt(start_PH, task, gpu.name, gpu.fingerprint)
+    lm, names = PromptedLM(gpu, prompts), ["4", "9", "2", "9"]
+    alone = [lm.classify([row], name)[0] for row, name in zip(ROWS, names, strict=True)]
+    for one, other in zip(lm.classify(ROWS, names), alone, strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-4)
+    texts = lm.generate(ROWS, names, max_new_tokens=4)
+    told = [""] * len(ROWS)
+    for piece in lm.generate(ROWS, names, max_new_tokens=4, stream=True):
+        told[piece.row] += piece.text
+    assert told == texts
+    assert all(each.is_cuda for each in lm.prompts.ready("9").tensors)
+
+
+def test_conditioned_prompt_and_checkpointing_on_the_gpu(backbone):
+    gpu = on_cuda(backbone)
+    encoder = encoders.Conditioned(initializers.at_random(gpu.vocabulary_VH, 4))
+    batch = collate(examples_of(gpu), gpu.pad_id)
+    gradients = []
+    for context in (nullcontext(), gpu.checkpointed()):
+        encoder.zero_grad()
+        with context:
+            objective.loss(gpu, encoder, batch).backward()
+        gradients.append(encoder.prompt_PH.grad.clone())
+    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[0].norm()
 
 
 def test_loss_in_a_loop_of_ones_own_on_the_gpu(backbone):

@@ -283,7 +283,7 @@ def _traces(model: Any) -> set[str]:
         for key, value in vars(module).items():
             found.add(f"{name}.{key}")
             if key.endswith("_hooks"):
-                found |= {f"{name}.{key}: {hook}" for hook in value.values()}
+                found.add(f"{name}.{key}: {len(value)} hooks")
     settings = {**model.generation_config.to_dict(), **model.config.to_dict()}
     return found | {f"{key}={value}" for key, value in settings.items() if "dropout" not in key}
 
