@@ -5,24 +5,22 @@ One small protocol, a class a family: `CausalBackbone` reads question and answer
 through the protocol. Knows nothing of prompts or training.
 """
 
-import functools
 import hashlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ptuning.data import Batch, Coder, Example, collate, collate_pairs
+from ptuning import checkpointing, probes
+from ptuning.data import FEWEST_BATCHES, Batch, Coder, Example, collate, collate_pairs, positions
 from ptuning.errors import DataError, ModelError
 from ptuning.fingerprint import Fingerprint
 from ptuning.loading import cannot_load, load, quantize_int8
@@ -30,8 +28,6 @@ from ptuning.template import Task
 
 _EMBED_CHUNK = 8192  # tokens embedded at a time
 _OVERHEAD_TOKENS = 80  # about what SmolLM2-135M reads in the time that one run more takes, on 2 cores
-_OVERHEAD_TOKENS_ELSEWHERE = 4096  # not measured: an accelerator is not filled by fewer
-_SAME = 1e-2  # of the largest logit: more than rounding makes in any precision
 _OPTIONAL = ("attention_mask", "position_ids")  # what an architecture may not take: ALiBi models number no positions
 
 
@@ -89,7 +85,7 @@ class Backbone(ABC):
         name = str(name_or_path)
         model, tokenizer = load(name, dtype, device, revision, trust_remote_code)
         backbone = cls.of(model, tokenizer, name)
-        if isinstance(backbone, CausalBackbone) and not backbone.is_causal():
+        if isinstance(backbone, CausalBackbone) and not backbone.is_causal:
             raise cannot_load(name, "its tokens see those that come after them")
         if quantization == "int8":
             backbone.fingerprint  # noqa: B018 - that of the model as it came, whose prompts are this one's too
@@ -145,8 +141,8 @@ class Backbone(ABC):
 
     @property
     def overhead_tokens(self) -> int:
-        """What a run costs besides its tokens, in tokens: below it parting a batch saves nothing."""
-        return _OVERHEAD_TOKENS if self.device.type == "cpu" else _OVERHEAD_TOKENS_ELSEWHERE
+        """What a run costs besides its tokens, in tokens: parting a batch must save more. Known for CPUs only."""
+        return _OVERHEAD_TOKENS if self.device.type == "cpu" else FEWEST_BATCHES
 
     @property
     def shares_prefix(self) -> bool:
@@ -156,6 +152,11 @@ class Backbone(ABC):
     @property
     def heeds_mask(self) -> bool:
         """Whether rows may be continued together."""
+        return True
+
+    @property
+    def begins_from_embeddings(self) -> bool:
+        """Whether transformers can write with the model from embeddings."""
         return True
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -203,39 +204,18 @@ class Backbone(ABC):
                 "Shorten the text or the prompt",
             )
 
-    @contextmanager
-    def checkpointed(self) -> Iterator[None]:
-        """While it lasts, layers keep only their inputs for the backward pass and are run again there.
+    def num_columns_before(self, ids_BT: Tensor) -> int:
+        """How many columns stand before the new tokens in what transformers' `generate` writes."""
+        return ids_BT.shape[1]
 
-        Through a wrapper of each layer's `forward` that is taken away again, and not transformers' own switch, which
-        works in training mode only, where there would be dropout, and drops a cache without a word.
-
-        Raises:
-            ModelError: When the model's layers cannot be run again one by one.
-        """
-        layers = [each for each in self.model.modules() if isinstance(each, GradientCheckpointingLayer)]
-        if not layers:
-            raise ModelError(
-                f"train.gradient_checkpointing with {self.name}",
-                "a model with checkpointing layers",
-                "Set train.gradient_checkpointing to false",
-            )
-        for layer in layers:
-            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
-        try:
-            yield
-        finally:
-            for layer in layers:
-                del layer.forward
+    def checkpointed(self) -> AbstractContextManager[None]:
+        """While it lasts, layers are run again in the backward pass; raises `ModelError` where they cannot be."""
+        return checkpointing.checkpointed(self.model)
 
     @property
     def is_checkpointed(self) -> bool:
-        """Whether layers are run again in the backward pass, which would change a cache twice."""
-        return any(
-            "forward" in vars(each) or (each.gradient_checkpointing and each.training)
-            for each in self.model.modules()
-            if isinstance(each, GradientCheckpointingLayer)
-        )
+        """Whether layers are run again in the backward pass, with which no cache may be shared."""
+        return checkpointing.is_checkpointed(self.model)
 
     def weights_sha256(self) -> str:
         """SHA-256 over all weights' bytes in the order of their names: equal before and after any use of ours."""
@@ -268,28 +248,24 @@ class CausalBackbone(Backbone):
     @cached_property
     def window(self) -> int | None:
         """How many positions the shortest-sighted layer sees; None where all see everything."""
-        return min((each.sliding_window for each in self.cache_layers if each.is_sliding), default=None)
-
-    @torch.no_grad()
-    def is_causal(self) -> bool:
-        """Whether a token's logits are the same whatever follows it; an encoder such as BERT would read the answer."""
-        ids_BT = torch.tensor([[1, 2], [1, 3]], device=self.device)
-        positions_BT = torch.tensor([[0, 1], [0, 1]], device=self.device)
-        logits_BV = self.run(inputs_embeds=self.embed(ids_BT), position_ids=positions_BT).logits[:, 0].float()
-        return bool((logits_BV[0] - logits_BV[1]).abs().max() <= _SAME * logits_BV.abs().max())
+        windows = [each.sliding_window for each in self.cache_layers if each.is_sliding]
+        local = getattr(self.model.config, "window_size", None)  # GPT-Neo's, of which its cache knows nothing
+        return min([*windows, *([local] if isinstance(local, int) else [])], default=None)
 
     @cached_property
-    @torch.no_grad()
-    def heeds_mask(self) -> bool:
-        """Whether padding in front of a row changes nothing, so that rows may be continued together.
+    def is_causal(self) -> bool:
+        """Whether no token sees those that come after it."""
+        return probes.is_causal(self)
 
-        RWKV reads it as text, and in transformers 5.23 also continues rows of one length wrongly beside each other.
-        """
-        embeddings_BTH = self.embed(torch.tensor([[3, 1, 2], [1, 2, 2]], device=self.device))
-        mask_BT = torch.tensor([[0, 1, 1], [1, 1, 0]], device=self.device)
-        inputs = {"attention_mask": mask_BT, "position_ids": positions(mask_BT), "use_cache": False}
-        logits_BTV = self.run(inputs_embeds=embeddings_BTH, **inputs).logits.float()
-        return bool((logits_BTV[0, 2] - logits_BTV[1, 1]).abs().max() <= _SAME * logits_BTV.abs().max())
+    @cached_property
+    def heeds_mask(self) -> bool:
+        """Whether rows may be continued together, padded in front."""
+        return probes.heeds_mask(self)
+
+    @cached_property
+    def heeds_gaps(self) -> bool:
+        """Whether padding may stand between a kept prefix and the rest of a row."""
+        return probes.heeds_gaps(self)
 
     def coder(self, task: Task) -> Coder:
         """Turns the task's rows into examples."""
@@ -326,33 +302,41 @@ class CausalBackbone(Backbone):
         return DynamicCache(config=self.model.config)
 
     def generate(self, embeddings_BTH: Tensor, ids_BT: Tensor, mask_BT: Tensor, **settings: Any) -> Tensor:
-        """Writes after each row; its own words count as written where an option looks at that (repetition penalty).
-
-        Raises:
-            ModelError: When transformers cannot begin from embeddings with this architecture.
-        """
-        if "inputs_embeds" not in inspect.signature(self.model.prepare_inputs_for_generation).parameters:
-            raise ModelError(
-                f"generate with {self.name}: transformers lets {type(self.model).__name__} begin from ids only",
-                "a model that can begin from embeddings",
-                "Use classify or score with it",
-            )
-        # A column without a token of its own repeats the row's first: no option then sees a word that is not there.
+        """Writes after each row; its own words count as written where an option looks at that (repetition penalty)."""
         is_text_BT = (mask_BT > 0) & (ids_BT >= 0)
-        first_B1 = ids_BT.gather(1, is_text_BT.int().argmax(dim=1, keepdim=True)).clamp(min=0)
         written_BN = self.model.generate(
             inputs_embeds=embeddings_BTH,
-            input_ids=torch.where(is_text_BT, ids_BT, first_B1),
+            input_ids=torch.where(is_text_BT, ids_BT, self._filling_id),
             attention_mask=mask_BT,
             **settings,
         )
-        return written_BN[:, ids_BT.shape[1] :]
+        return written_BN[:, self.num_columns_before(ids_BT) :]
+
+    @property
+    def begins_from_embeddings(self) -> bool:
+        """Whether transformers can write with the model from embeddings, and not from ids only."""
+        return "inputs_embeds" in inspect.signature(self.model.prepare_inputs_for_generation).parameters
+
+    @cached_property
+    def _filling_id(self) -> int:
+        """What stands for virtual tokens and padding where an option looks at the words: none that an answer holds."""
+        special = [self.pad_id, *self.tokenizer.all_special_ids]
+        return next((i for i in special if i not in self.end_ids), self.pad_id)
 
 
 class EncoderDecoderBackbone(Backbone):
     """An encoder-decoder such as T5: its encoder reads prompt and question (Lester et al. 2021)."""
 
     task_type, side_to_write = "SEQ_2_SEQ_LM", "right"
+
+    def __init__(self, model: Any, tokenizer: Any, name: str | None = None) -> None:
+        super().__init__(model, tokenizer, name)
+        if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
+            raise ModelError(
+                f"{self.name}, whose {type(model).__name__} does not say how its decoder begins",
+                "an encoder-decoder such as T5",
+                "Choose another model",
+            )
 
     def coder(self, task: Task) -> Coder:
         """Turns the task's rows into examples whose questions are closed by the tokenizer's end-of-text token."""
@@ -375,12 +359,11 @@ class EncoderDecoderBackbone(Backbone):
     def generate(self, embeddings_BTH: Tensor, ids_BT: Tensor, mask_BT: Tensor, **settings: Any) -> Tensor:
         """Writes an answer to each row, the decoder's start token left out."""
         written_BN = self.model.generate(inputs_embeds=embeddings_BTH, attention_mask=mask_BT, **settings)
-        return written_BN[:, 1:]
+        return written_BN[:, self.num_columns_before(ids_BT) :]
 
-
-def positions(mask_BT: Tensor) -> Tensor:
-    """Position of each token in its row, counted from 0 whatever the padding: `[B, T]`."""
-    return (mask_BT.cumsum(dim=1) - 1).clamp(min=0)
+    def num_columns_before(self, ids_BT: Tensor) -> int:
+        """The decoder's start token alone."""
+        return 1
 
 
 def _plain_tensors(tensor: Tensor) -> Iterator[Tensor]:

@@ -94,6 +94,7 @@ def _prompt_command(commands: Any, name: str, help_: str, run: Any) -> argparse.
     parser.add_argument("prompt", metavar="PROMPT_DIR", help="a saved prompt's directory")
     parser.add_argument("--model", help="the base model; by default the one the prompt names")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument("--quantization", default="none", choices=("none", "int8"), help="of the base's weights")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ...; by default the first accelerator")
     parser.add_argument("--allow-other-base", action="store_true", help="take a base the prompt was not tuned on")
     parser.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
@@ -162,6 +163,7 @@ def _load(parsed: argparse.Namespace) -> Any:
         return PromptedLM.from_pretrained(
             *(base, {"prompt": parsed.prompt}, parsed.dtype, parsed.device, parsed.allow_other_base),
             trust_remote_code=parsed.trust_remote_code,
+            quantization=parsed.quantization,
             **options,
         )
     except ModelError as error:

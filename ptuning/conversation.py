@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from ptuning.backbone import Backbone, CausalBackbone
-from ptuning.data import Coder, Example
+from ptuning.data import Batch, Coder, Example, warn_of_cut
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
 from ptuning.forward import Prompt, embeddings_of
-from ptuning.generation import settings_of, texts_of
-from ptuning.placement import place
+from ptuning.generation import settings_of, texts_of, written
 from ptuning.prefix import RowPrompts
 from ptuning.rows import as_row
 from ptuning.template import text_ids
@@ -25,7 +24,8 @@ class Conversation:
 
     The first turn fills the prompt's template. Those that follow are the user's next turns in the model's own chat
     template where the task has one (`chat_template: true`), and plain text behind the answer where it has none. Only
-    what is new is run; models without a cache that can be kept run the whole again.
+    what is new is run; models without a cache that can be kept run the whole again. A turn that fails is as if it had
+    not been said.
 
     Args:
         backbone: The frozen model.
@@ -42,10 +42,10 @@ class Conversation:
                 f"a conversation with {backbone.name}, an encoder-decoder", "a causal language model", "Use generate"
             )
         self._backbone, self._prompt, self._coder = backbone, prompt, coder
-        self._cache: Any = None
         self._prompt_PH: Tensor | None = None
+        self._cache: Any = None
         self.ids: list[int] = []
-        """All tokens so far, answers included; negative ids are virtual tokens."""
+        """All tokens so far, answers included; negative ids are virtual tokens. A stop string stays among them."""
 
     @torch.no_grad()
     def send(
@@ -61,19 +61,28 @@ class Conversation:
             turn: The first time a row of the template's columns (or its text where there is one column); then text.
             max_new_tokens: The most tokens the answer may have.
             stop_strings: Texts that end the answer, left out of it.
-            options: As in `PromptedLM.generate`, but for beams.
+            options: As in `PromptedLM.generate`, but for beams and those that need a cache of their own.
 
         Raises:
             DataError: When the turn has no text, or the conversation is beyond the model's positions.
+            PromptError: For an option that a conversation cannot take.
         """
-        settings = settings_of(self._backbone, max_new_tokens, stop_strings, options)
-        if settings.get("num_beams", 1) > 1:
-            raise PromptError("a conversation with num_beams", "one beam", "Leave it out")
-        ids = self._first_ids(turn, max_new_tokens) if not self.ids else [*self.ids, *self._next_ids(turn)]
-        self._backbone.require_room(len(ids) + max_new_tokens)
-        if self._prompt_PH is None:
-            self._begin(ids)
-        return self._write(ids, settings)
+        backbone, settings = self._backbone, settings_of(self._backbone, max_new_tokens, stop_strings, options)
+        if settings.num_beams > 1 or settings.has_own_cache:
+            raise PromptError(
+                "a conversation with beams or a cache of transformers' own", "one beam", "Leave the option out"
+            )
+        ids = [*self.ids, *self._next_ids(turn)] if self.ids else self._first_ids(turn, max_new_tokens)
+        backbone.require_room(len(ids) + max_new_tokens)
+        batch = backbone.collate([Example(ids, [])]).to(backbone.device)
+        made = embeddings_of(self._prompt, backbone, batch) if self._prompt_PH is None else self._prompt_PH
+        prompt_PH = made if made.ndim == 2 else made[0]
+        cache, self._cache = self._cache or self._new_cache(batch), None  # none is left of a turn that fails
+        new_1N = written(backbone, prompt_PH, batch.ids_BT, batch.mask_BT, cache, settings)
+        new = new_1N[0].tolist()
+        self._prompt_PH, self._cache = prompt_PH, cache  # a conditioned prompt stays that of the first turn
+        self.ids = [*ids, *(new[:-1] if new[-1] in settings.ends else new)]  # the next turn's frame brings the end
+        return texts_of(backbone, new_1N, settings)[0]
 
     def _first_ids(self, turn: str | Mapping[str, Any], max_new_tokens: int) -> list[int]:
         columns = self._coder.columns
@@ -81,8 +90,9 @@ class Conversation:
             if len(columns) != 1:
                 raise DataError(f"a text for a template with the columns {columns}", "one column", "Give a row")
             turn = {columns[0]: turn}
-        row = as_row(turn, "the first turn", columns)
-        return self._coder.encode_prompts([row], max_new_tokens)[0].ids
+        examples = self._coder.encode_prompts([as_row(turn, "the first turn", columns)], max_new_tokens)
+        warn_of_cut("the first turn", examples)
+        return examples[0].ids
 
     def _next_ids(self, turn: str | Mapping[str, Any]) -> list[int]:
         if not isinstance(turn, str) or not turn:
@@ -91,30 +101,13 @@ class Conversation:
         before, after = _next_turn(tokenizer) if self._coder.task.chat_template else ("", "")
         return text_ids(tokenizer, [before + self._coder.plain(turn) + after])[0]
 
-    def _begin(self, ids: list[int]) -> None:
-        """Settles what the virtual tokens are, and takes up their kept prefix."""
-        backbone, device = self._backbone, self._backbone.device
-        batch = backbone.collate([Example(ids, [])]).to(device)
-        made = embeddings_of(self._prompt, backbone, batch)
-        self._prompt_PH = made if made.ndim == 2 else made[0]
-        if not backbone.shares_prefix:
-            return
+    def _new_cache(self, batch: Batch) -> Any:
+        """A cache for the whole: with the prompt's kept prefix, empty, or None where the model has no other state."""
+        if not self._backbone.shares_prefix:
+            return None
         if isinstance(self._prompt, RowPrompts) and self._prompt.begins(batch):
-            self._cache, _ = self._prompt.spread(backbone)
-        else:
-            self._cache = backbone.new_cache()
-
-    def _write(self, ids: list[int], settings: dict[str, Any]) -> str:
-        backbone = self._backbone
-        assert self._prompt_PH is not None
-        ids_1T = torch.tensor([ids], device=backbone.device)
-        kept = {} if self._cache is None else {"past_key_values": self._cache}
-        embeddings_1TH = place(backbone, self._prompt_PH, ids_1T)
-        new_1N = backbone.generate(embeddings_1TH, ids_1T, torch.ones_like(ids_1T), **kept, **settings)
-        new = new_1N[0].tolist()
-        has_end = new[-1] in backbone.end_ids
-        self.ids = [*ids, *(new[:-1] if has_end else new)]  # the frame of the next turn brings the end with it
-        return texts_of(backbone, new_1N, settings)[0]
+            return self._prompt.spread(self._backbone)[0]
+        return self._backbone.new_cache()
 
 
 def _next_turn(tokenizer: Any) -> tuple[str, str]:

@@ -124,7 +124,8 @@ class Coder:
         task: The template, the answer and the verbalizer.
         tokenizer: The base model's tokenizer.
         max_positions: Positions the model has; None for no limit.
-        closes: Whether the tokenizer's end-of-text token closes the question, as encoders want it.
+        closes: Whether the question is an encoder's: the tokenizer's end-of-text token closes it, and the answer,
+            a decoder's, has positions of its own.
     """
 
     def __init__(self, task: Task, tokenizer: Any, max_positions: int | None = None, closes: bool = False) -> None:
@@ -135,7 +136,7 @@ class Coder:
         self.labels = tuple(task.verbalizer or ())
         self.label_ids = Verbalizer(task.verbalizer).token_ids(tokenizer) if task.verbalizer else []
         self._max_positions = sys.maxsize if max_positions is None else max_positions
-        self.max_length = min(task.max_length or sys.maxsize, self._max_positions)
+        self._has_apart = closes
 
     def encode(self, rows: Sequence[Row]) -> list[Example]:
         """Encodes rows with their answers.
@@ -146,8 +147,12 @@ class Coder:
         """
         answers = [self._answer_ids(row) for row in rows]
         reserved = [self.longest_label or len(answer) for answer in answers]  # a label must not decide what is cut
-        rooms = [self.max_length - num_tokens for num_tokens in reserved]
-        examples = self._questions(rows, rooms)
+        for row, num_tokens in zip(rows, reserved, strict=True):
+            if num_tokens > self._max_positions:
+                raise DataError(
+                    f"{row.where}: an answer of {num_tokens} tokens", f"at most {self._max_positions}", "Shorten it"
+                )
+        examples = self._questions(rows, [self._room_beside(num_tokens) for num_tokens in reserved])
         labels = [self.labels.index(row.values[self.task.label_column]) if self.labels else None for row in rows]
         return [
             Example(example.ids, answer, label, example.was_cut)
@@ -156,11 +161,20 @@ class Coder:
 
     def encode_questions(self, rows: Sequence[Row]) -> list[Example]:
         """Encodes rows that have no answers, with room for the longest label; raises like `encode`."""
-        return self._questions(rows, [self.max_length - self.longest_label] * len(rows))
+        return self._questions(rows, [self._room_beside(self.longest_label)] * len(rows))
 
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[Example]:
         """Encodes rows to be continued; only the model's positions limit what may be written. Raises like `encode`."""
-        return self._questions(rows, [min(self.max_length, self._max_positions - max_new_tokens)] * len(rows))
+        room = min(self.task.max_length or sys.maxsize, self._positions_beside(max_new_tokens))
+        return self._questions(rows, [room] * len(rows))
+
+    def _room_beside(self, num_answer_tokens: int) -> int:
+        """Tokens that a question may have beside an answer."""
+        length = self.task.max_length or sys.maxsize
+        return min(length - num_answer_tokens, self._positions_beside(num_answer_tokens))
+
+    def _positions_beside(self, num_answer_tokens: int) -> int:
+        return self._max_positions - (0 if self._has_apart else num_answer_tokens)
 
     @cached_property
     def common_ids(self) -> tuple[int, ...]:
@@ -256,6 +270,33 @@ def padded(rows: Sequence[Sequence[int]], fill: int, padding_side: str) -> tuple
     return filled_BT, mask_BT
 
 
+def positions(mask_BT: Tensor) -> Tensor:
+    """Position of each token in its row, counted from 0 whatever the padding: `[B, T]`."""
+    return (mask_BT.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def require_small(
+    examples: Sequence[Example], limit: int | None, num_new_tokens: int = 0, numbers: Sequence[int] | None = None
+) -> None:
+    """Raises `DataError` for a row that alone has more tokens than a batch may have.
+
+    Args:
+        examples: The rows.
+        limit: The most tokens a batch may have; None: no limit.
+        num_new_tokens: What each row may grow by.
+        numbers: What the rows are called; None: as they are counted.
+    """
+    longest = max(range(len(examples)), key=lambda i: len(examples[i]), default=None)
+    if longest is None or limit is None or len(examples[longest]) + num_new_tokens <= limit:
+        return
+    length = len(examples[longest]) + num_new_tokens
+    raise DataError(
+        f"row {numbers[longest] if numbers else longest} of {length} tokens, virtual and new ones included",
+        f"at most {limit}, the tokens that a batch may have",
+        "Raise max_batch_tokens, or shorten the row",
+    )
+
+
 class BatchStream:
     """Endless batches of row numbers; `stream[i]` depends on the seed and i alone, so that any step can resume.
 
@@ -301,15 +342,19 @@ def by_length(
     Args:
         examples: The rows.
         batch_size: The most rows a batch may have.
-        max_batch_tokens: The most tokens it may have, padding included; None: no limit. A longer row stands alone.
+        max_batch_tokens: The most tokens it may have, padding included; None: no limit.
         num_new_tokens: What each row may grow by.
         overhead_tokens: What a batch costs besides its tokens, in tokens; by default so much that there are as few
             batches as can be.
         num_run: How many leading tokens of each row have been run already.
+
+    Raises:
+        DataError: For a row that alone has too many tokens.
     """
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i]))
     shapes = [(num_run[i] if num_run else 0, len(examples[i]) + num_new_tokens) for i in order]
     limit = math.inf if max_batch_tokens is None else max_batch_tokens
+    require_small(examples, max_batch_tokens, num_new_tokens)
     costs, ends = [0] * (len(order) + 1), [0] * len(order)  # of the rows from each place on; where its batch ends
     for start in reversed(range(len(order))):
         leading = rest = 0  # the longest in the batch: what has been run and the rest are padded apart

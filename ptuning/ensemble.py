@@ -6,7 +6,11 @@ Knows nothing of models.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from ptuning.errors import PromptError
+
+Combine = Literal["mean", "majority"]
 
 
 @dataclass(frozen=True)
@@ -23,13 +27,20 @@ class Classification:
 class Ensemble:
     """Several prompts for one task that answer each row together, in one batch."""
 
-    prompts: tuple[str, ...]
+    prompts: Sequence[str]
     """Their names."""
-    combine: Literal["mean", "majority"] = "mean"
+    combine: Combine = "mean"
     """mean: their probabilities are averaged. majority: each has a vote; of equal votes the likelier label wins."""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.prompts, str) or not self.prompts:
+            raise PromptError(f"Ensemble({self.prompts!r})", "the names of one prompt or more", "Give a list of names")
+        if self.combine not in get_args(Combine):
+            raise PromptError(f"combine={self.combine!r}", f"one of {', '.join(get_args(Combine))}", "Correct it")
+        object.__setattr__(self, "prompts", tuple(self.prompts))
 
-def combined(scores: Sequence[Mapping[str, float]], combine: str) -> Classification:
+
+def combined(scores: Sequence[Mapping[str, float]], combine: Combine) -> Classification:
     """The answer of several prompts, or of one."""
     mean = {label: sum(each[label] for each in scores) / len(scores) for label in scores[0]}
     if combine == "mean":

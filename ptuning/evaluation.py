@@ -99,7 +99,8 @@ def evaluate(
         max_batch_tokens: Tokens read at once; None: no limit.
     """
     num_correct, total = 0, 0.0
-    batches = by_length(examples, batch_size, max_batch_tokens, overhead_tokens=backbone.overhead_tokens)
+    num_new = max(map(len, label_ids), default=0)  # a row is read with each label's text behind it
+    batches = by_length(examples, batch_size, max_batch_tokens, num_new, backbone.overhead_tokens)
     with tqdm(total=len(examples), desc=progress, unit="row", disable=progress is None) as bar:
         for rows in batches:
             chosen = [examples[i] for i in rows]

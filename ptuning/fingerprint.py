@@ -33,7 +33,9 @@ class Fingerprint:
     @classmethod
     def of(cls, model: Any) -> "Fingerprint":
         """Takes the fingerprint of a transformers model."""
-        parameters = sorted(model.named_parameters())
+        # Quantized weights, which are no plain numbers, cannot be compared.
+        plain = ((name, each) for name, each in model.named_parameters() if _is_plain(each))
+        parameters = sorted(plain, key=lambda pair: pair[0])
         ends = torch.tensor([parameter.numel() for _, parameter in parameters]).cumsum(0)
         places = torch.linspace(0, int(ends[-1]) - 1, _NUM_SAMPLED_WEIGHTS, dtype=torch.float64).long()
         weights = []
@@ -60,3 +62,7 @@ class Fingerprint:
         shape = self.architecture
         digest = hashlib.sha256(json.dumps(self.weights).encode()).hexdigest()[:8]
         return f"{shape['model_type']} {shape['num_hidden_layers']}x{shape['hidden_size']} {digest}"
+
+
+def _is_plain(parameter: torch.Tensor) -> bool:
+    return parameter.is_floating_point() and not hasattr(parameter, "__tensor_flatten__")

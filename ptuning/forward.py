@@ -10,8 +10,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ptuning.backbone import Backbone, CausalBackbone, positions
-from ptuning.data import Batch
+from ptuning.backbone import Backbone, CausalBackbone
+from ptuning.data import Batch, positions
 from ptuning.errors import ModelError
 from ptuning.placement import place
 from ptuning.prefix import Prefix, RowPrompts
@@ -37,10 +37,9 @@ def label_logits(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "
         DataError: When a row is longer than the model's positions; nothing is run then.
         ModelError: When the path is shared_prefix and the model or the prompt cannot be run so.
     """
-    backbone.require_room(int(batch.mask_BT.sum(dim=1).max()))
-    if path == "shared_prefix" or (path == "auto" and can_share(backbone, prompt, batch)):
-        return shared_prefix(backbone, prompt, batch)
-    return splice(backbone, prompt, batch)
+    backbone.require_room(batch.ids_BT.shape[1])
+    require_path(backbone, path)
+    return splice(backbone, prompt, batch) if path == "splice" else shared_prefix(backbone, prompt, batch)
 
 
 def can_share(backbone: Backbone, prompt: Prompt, batch: Batch) -> bool:
@@ -68,8 +67,10 @@ def splice(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
 
 
 def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
-    """What the rows begin with once a prompt at batch 1, then the rest of the rows. Shapes as in `label_logits`."""
-    require_path(backbone, "shared_prefix")
+    """What the rows begin with once a prompt at batch 1, then the rest of the rows; spliced where they share nothing.
+
+    Shapes as in `label_logits`.
+    """
     if not can_share(backbone, prompt, batch):
         return splice(backbone, prompt, batch)
     assert isinstance(backbone, CausalBackbone)

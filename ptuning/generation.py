@@ -7,7 +7,8 @@ import dataclasses
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,15 +17,20 @@ from transformers.generation.streamers import BaseStreamer
 
 from ptuning.backbone import Backbone, CausalBackbone
 from ptuning.data import IGNORED, Batch, Example, padded
-from ptuning.errors import PromptError
+from ptuning.errors import ModelError, PromptError
 from ptuning.forward import Prompt, can_share, embeddings_of
 from ptuning.placement import place
 from ptuning.prefix import RowPrompts
 
-_SEVERAL_TEXTS = {"num_return_sequences", "return_dict_in_generate", "inputs", "input_ids", "inputs_embeds"}
-_OWN_CACHE = {"use_cache", "past_key_values", "cache_params"}
-# Options with which transformers makes or crops a cache of its own.
-_NEEDS_WHOLE_ROWS = ("cache_implementation", "prompt_lookup_num_tokens", "assistant_model", "prefill_chunk_size")
+_SEVERAL_TEXTS = {"num_return_sequences", "return_dict_in_generate"}
+_INPUTS = {"inputs", "input_ids", "inputs_embeds", "attention_mask", "position_ids"}
+_CACHES = {"use_cache", "past_key_values", "cache_params"}
+# Options with which transformers makes, crops or parts a cache of its own.
+_OWN_CACHE = ("cache_implementation", "prompt_lookup_num_tokens", "assistant_model", "prefill_chunk_size")
+_ASSISTED = ("prompt_lookup_num_tokens", "assistant_model")
+
+PromptedRows: TypeAlias = tuple[Prompt, Sequence[int], Sequence[Example]]
+"""A batch to be written on: its prompt, its rows' numbers, and the rows."""
 
 
 class Piece(NamedTuple):
@@ -36,38 +42,91 @@ class Piece(NamedTuple):
     """What follows the row's pieces so far."""
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How answers are written."""
+
+    options: dict[str, Any]
+    """For transformers' own `generate`."""
+    ends: frozenset[int]
+    """The tokens that end an answer."""
+    stop_strings: tuple[str, ...]
+    """The texts that end an answer, left out of it."""
+    num_beams: int
+    """Beams a row."""
+    has_own_cache: bool
+    """Whether an option makes transformers handle its cache itself, which then cannot begin with a kept prefix."""
+    is_assisted: bool
+    """Whether several tokens may come in a step."""
+
+
 def settings_of(
     backbone: Backbone, max_new_tokens: int, stop_strings: Sequence[str], options: dict[str, Any]
-) -> dict[str, Any]:
-    """What is given to transformers' `generate`: greedy by default, ended by the model's end-of-text tokens.
+) -> Settings:
+    """Settings for `write`: greedy by default, ended by the model's end-of-text tokens.
+
+    Args:
+        backbone: The model; what its generation configuration sets holds where nothing else is given.
+        max_new_tokens: The most tokens an answer may have.
+        stop_strings: Texts that end an answer.
+        options: Others of transformers' `generate`.
 
     Raises:
-        PromptError: For an option that would not give one text a row, or that would take the cache out of our hands.
+        PromptError: For an option that would not give one text a row, or that is ptuning's to set.
+        ModelError: For a model that cannot be written with.
     """
+    if not backbone.begins_from_embeddings:
+        raise ModelError(
+            f"generate with {backbone.name}: transformers lets {type(backbone.model).__name__} begin from ids only",
+            "a model that can begin from embeddings",
+            "Use classify or score with it",
+        )
     for refused, expected in (
-        (_SEVERAL_TEXTS, "options that give one text a row, of a token or more"),
-        (_OWN_CACHE, "options that leave the cache to ptuning"),
+        (_SEVERAL_TEXTS, "options that give one text a row"),
+        (_INPUTS, "rows, of which ptuning makes the inputs"),
+        (_CACHES, "options that leave the cache to ptuning"),
     ):
         if refused & set(options):
             raise PromptError(f"generate({min(refused & set(options))}=…)", expected, "Leave it out")
     if max_new_tokens < 1:
         raise PromptError(f"max_new_tokens={max_new_tokens}", "a token or more", "Raise it")
-    if isinstance(stop_strings, str) or not all(stop_strings):
+    if isinstance(stop_strings, str) or not all(isinstance(each, str) and each for each in stop_strings or ()):
         raise PromptError(f"stop_strings={stop_strings!r}", "a list of texts, none of them empty", "Correct it")
-    ends = {"pad_token_id": backbone.pad_id, "eos_token_id": backbone.end_ids}
-    stops = {"stop_strings": list(stop_strings), "tokenizer": backbone.tokenizer} if stop_strings else {}
-    return {"do_sample": False, "max_length": None, "max_new_tokens": max_new_tokens, **ends, **stops, **options}
+    config = options.get("generation_config", backbone.model.generation_config)
+
+    def setting(name: str) -> Any:
+        return options.get(name, getattr(config, name, None))
+
+    given = {"pad_token_id": backbone.pad_id, "eos_token_id": backbone.end_ids, "do_sample": False, **options}
+    ends = given["eos_token_id"]
+    own = {"max_new_tokens": max_new_tokens, "max_length": None, "stop_strings": None}
+    one_text = {"num_return_sequences": 1, "return_dict_in_generate": False}
+    return Settings(
+        options={**given, **own, **one_text},
+        ends=frozenset(ends if isinstance(ends, list | tuple) else [ends]),
+        stop_strings=tuple(stop_strings or setting("stop_strings") or ()),
+        num_beams=setting("num_beams") or 1,
+        has_own_cache=any(setting(name) for name in _OWN_CACHE),
+        is_assisted=any(setting(name) for name in _ASSISTED),
+    )
 
 
 @torch.no_grad()
-def write(backbone: Backbone, prompt: Prompt, examples: Sequence[Example], settings: dict[str, Any]) -> Tensor:
+def write(
+    backbone: Backbone,
+    prompt: Prompt,
+    examples: Sequence[Example],
+    settings: Settings,
+    **listening: Any,
+) -> Tensor:
     """Writes after each row.
 
     Args:
         backbone: The frozen model.
         prompt: As in `forward.label_logits`.
         examples: The rows, without answers.
-        settings: As `settings_of` gives them.
+        settings: How.
+        listening: A streamer, and further stopping criteria.
 
     Returns:
         The new tokens, `[B, N]`; behind a row's end they are padding.
@@ -77,13 +136,37 @@ def write(backbone: Backbone, prompt: Prompt, examples: Sequence[Example], setti
     if isinstance(prompt, RowPrompts) and isinstance(backbone, CausalBackbone) and can_share(backbone, prompt, batch):
         apart = _prefixes_apart(prompt, examples, backbone)
         if _may_continue(backbone, apart, max(prompt.num_run), settings):
-            num_beams = _setting(backbone, settings, "num_beams") or 1
-            choice = tuple(k for k in prompt.choice for _ in range(num_beams))
+            choice = tuple(k for k in prompt.choice for _ in range(settings.num_beams))
             cache, _ = dataclasses.replace(prompt, choice=choice).spread(backbone)
             batch = apart
-    embeddings_BTH = place(backbone, embeddings_of(prompt, backbone, batch), batch.ids_BT)
+    prompts = embeddings_of(prompt, backbone, batch)
+    return written(backbone, prompts, batch.ids_BT, batch.mask_BT, cache, settings, **listening)
+
+
+def written(
+    backbone: Backbone,
+    prompt: Tensor,
+    ids_BT: Tensor,
+    mask_BT: Tensor,
+    cache: Any,
+    settings: Settings,
+    stopping_criteria: Sequence[StoppingCriteria] = (),
+    **listening: Any,
+) -> Tensor:
+    """The new tokens after rows whose first columns a cache may hold; arguments as in `write` and `Backbone.generate`.
+
+    Raises:
+        PromptError: For an option that transformers refuses.
+    """
+    criteria = [*settings.options.get("stopping_criteria", ()), *stopping_criteria]
+    if settings.stop_strings:
+        criteria.append(_Stops(backbone, settings.stop_strings, backbone.num_columns_before(ids_BT)))
+    options = {**settings.options, **listening, "stopping_criteria": StoppingCriteriaList(criteria)}
     kept = {} if cache is None else {"past_key_values": cache}
-    return backbone.generate(embeddings_BTH, batch.ids_BT, batch.mask_BT, **kept, **settings)
+    try:
+        return backbone.generate(place(backbone, prompt, ids_BT), ids_BT, mask_BT, **kept, **options)
+    except (ValueError, TypeError) as error:  # what transformers says of an option it cannot take
+        raise PromptError(f"generate ({error})", "options that transformers' generate takes", "Correct them") from error
 
 
 def _prefixes_apart(prompt: RowPrompts, examples: Sequence[Example], backbone: Backbone) -> Batch:
@@ -94,19 +177,14 @@ def _prefixes_apart(prompt: RowPrompts, examples: Sequence[Example], backbone: B
     return Batch(ids_BT, mask_BT, torch.full_like(ids_BT, IGNORED), (), ())
 
 
-def _may_continue(backbone: CausalBackbone, apart: Batch, num_run: int, settings: dict[str, Any]) -> bool:
-    """Whether generation may go on from kept prefixes: padding behind a prefix must not push it out of a window."""
-    if any(_setting(backbone, settings, name) for name in _NEEDS_WHOLE_ROWS):
+def _may_continue(backbone: CausalBackbone, apart: Batch, num_run: int, settings: Settings) -> bool:
+    """Whether generation may go on from kept prefixes, behind which shorter rows are padded."""
+    if settings.has_own_cache:
         return False
-    length = apart.ids_BT.shape[1] + settings["max_new_tokens"]
-    has_gaps = bool((apart.mask_BT == 0)[:, num_run:].any())
-    return backbone.window is None or not has_gaps or length <= backbone.window
-
-
-def _setting(backbone: Backbone, settings: dict[str, Any], name: str) -> Any:
-    """An option as transformers will see it: as given, else as in the generation configuration."""
-    config = settings.get("generation_config", backbone.model.generation_config)
-    return settings.get(name, getattr(config, name, None))
+    if not (apart.mask_BT == 0)[:, num_run:].any():
+        return True
+    length = apart.ids_BT.shape[1] + settings.options["max_new_tokens"]
+    return backbone.heeds_gaps and (backbone.window is None or length <= backbone.window)
 
 
 class RowText:
@@ -114,22 +192,19 @@ class RowText:
 
     Args:
         backbone: Whose tokenizer reads the ids.
-        settings: As `settings_of` gives them.
+        settings: What ends it.
     """
 
-    def __init__(self, backbone: Backbone, settings: dict[str, Any]) -> None:
-        self._decode = backbone.tokenizer.decode
-        ends = settings["eos_token_id"]
-        self._ends = set(ends if isinstance(ends, list) else [ends])
-        self._stops = settings.get("stop_strings") or []
+    def __init__(self, backbone: Backbone, settings: Settings) -> None:
+        self._decode, self._settings = backbone.tokenizer.decode, settings
         self._ids: list[int] = []
-        self._told = 0
+        self._num_told = 0
         self.has_ended = False
 
     def add(self, ids: Sequence[int]) -> str:
         """Takes new tokens; returns the text that is certain now and was not before."""
         for token in ids:
-            if self.has_ended or token in self._ends:
+            if self.has_ended or token in self._settings.ends:
                 self.has_ended = True
                 break
             self._ids.append(token)
@@ -142,29 +217,57 @@ class RowText:
 
     def _new_text(self, is_last: bool) -> str:
         text = self._decode(self._ids, skip_special_tokens=True)
-        places = [place for place in (text.find(stop) for stop in self._stops) if place >= 0]
+        places = [place for place in (text.find(stop) for stop in self._settings.stop_strings) if place >= 0]
         if places:
             self.has_ended = is_last = True
             text = text[: min(places)]
-        certain = len(text) if is_last else len(text) - self._num_held_back(text)
-        new, self._told = text[self._told : certain], max(self._told, certain)
+        num_certain = len(text) if is_last else len(text) - self._num_uncertain(text)
+        new, self._num_told = text[self._num_told : num_certain], max(self._num_told, num_certain)
         return new
 
-    def _num_held_back(self, text: str) -> int:
-        """Characters at the end that may still change: half a character's bytes, or the beginning of a stop string."""
-        if text.endswith("\ufffd"):
-            return 1
-        beginnings = (stop[:n] for stop in self._stops for n in range(1, len(stop)))
+    def _num_uncertain(self, text: str) -> int:
+        """Characters at the end that may still change: bytes of half a character, or the beginning of a stop string."""
+        half = len(text) - len(text.rstrip("\ufffd"))
+        if half:
+            return half
+        beginnings = (stop[:n] for stop in self._settings.stop_strings for n in range(1, len(stop)))
         return max((len(each) for each in beginnings if text.endswith(each)), default=0)
 
 
-def texts_of(backbone: Backbone, ids_BN: Tensor, settings: dict[str, Any]) -> list[str]:
+def texts_of(backbone: Backbone, ids_BN: Tensor, settings: Settings) -> list[str]:
     """Each row's answer in words."""
     texts = []
     for ids in ids_BN.tolist():
         row = RowText(backbone, settings)
         texts.append(row.add(ids) + row.finish())
     return texts
+
+
+class _Stops(StoppingCriteria):
+    """Ends a row once its answer, and not its question, holds a stop string."""
+
+    def __init__(self, backbone: Backbone, stop_strings: Sequence[str], num_columns_before: int) -> None:
+        self._decode, self._stop_strings = backbone.tokenizer.decode, stop_strings
+        self._before = num_columns_before
+        self._num_looked_at = 4 * max(map(len, stop_strings)) + 4  # a character may be several tokens
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        ends = [self._decode(ids, skip_special_tokens=True) for ids in self._new(input_ids)]
+        found = [any(stop in end for stop in self._stop_strings) for end in ends]
+        return torch.tensor(found, device=input_ids.device)
+
+    def _new(self, input_ids: Tensor) -> list[list[int]]:
+        return input_ids[:, self._before :][:, -self._num_looked_at :].tolist()
+
+
+class _Cancelled(StoppingCriteria):
+    """Ends all rows once nobody listens any more."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        return torch.full((len(input_ids),), self._event.is_set(), device=input_ids.device)
 
 
 class _RowStreamer(BaseStreamer):
@@ -182,48 +285,35 @@ class _RowStreamer(BaseStreamer):
         """Nothing is held back here."""
 
 
-class _Cancelled(StoppingCriteria):
-    """Ends all rows once nobody listens any more."""
-
-    def __init__(self, event: threading.Event) -> None:
-        self._event = event
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        return torch.full((len(input_ids),), self._event.is_set(), device=input_ids.device)
-
-
-def stream(
-    backbone: Backbone, batches: Sequence[tuple[Prompt, Sequence[int], Sequence[Example]]], settings: dict[str, Any]
-) -> Iterator[Piece]:
+def stream(backbone: Backbone, batches: Sequence[PromptedRows], settings: Settings) -> Iterator[Piece]:
     """Writes batch after batch in a thread of its own, and yields the text as it comes.
 
     Args:
         backbone: The frozen model.
-        batches: Each batch's prompt, its rows' numbers, and the rows.
-        settings: As `settings_of` gives them; beams cannot be streamed.
+        batches: What to write on.
+        settings: How.
 
     Raises:
-        PromptError: For beams, whose text is known only at the end.
+        PromptError: Where tokens do not come one by one: with beams, and with assisted generation.
     """
-    if (_setting(backbone, settings, "num_beams") or 1) > 1:
-        raise PromptError("generate(stream=True, num_beams=…)", "one beam", "Leave one of the two out")
+    if settings.num_beams > 1 or settings.is_assisted:
+        received = "generate(stream=True) with beams or assisted generation"
+        raise PromptError(received, "tokens that come one by one", "Leave one of the two out")
     return _streamed(backbone, batches, settings)
 
 
-def _streamed(
-    backbone: Backbone, batches: Sequence[tuple[Prompt, Sequence[int], Sequence[Example]]], settings: dict[str, Any]
-) -> Iterator[Piece]:
-    steps: queue.Queue[list[tuple[int, int]] | Exception | None] = queue.Queue()
+def _streamed(backbone: Backbone, batches: Sequence[PromptedRows], settings: Settings) -> Iterator[Piece]:
+    steps: queue.Queue[Any] = queue.Queue()  # tokens of a step, ended rows, an error, or None behind all
     cancelled = threading.Event()
 
     def work() -> None:
         try:
             for prompt, rows, examples in batches:
-                streamer = _RowStreamer(rows, steps.put)
-                criteria = StoppingCriteriaList([*settings.get("stopping_criteria", ()), _Cancelled(cancelled)])
-                write(backbone, prompt, examples, {**settings, "streamer": streamer, "stopping_criteria": criteria})
+                listening = {"streamer": _RowStreamer(rows, steps.put), "stopping_criteria": [_Cancelled(cancelled)]}
+                write(backbone, prompt, examples, settings, **listening)
                 if cancelled.is_set():
                     return
+                steps.put(_Ended(rows))
         except Exception as error:  # it is raised again where the text is read
             steps.put(error)
         finally:
@@ -236,14 +326,20 @@ def _streamed(
         while (step := steps.get()) is not None:
             if isinstance(step, Exception):
                 raise step
-            for row, token in step:
-                text = "" if texts[row].has_ended else texts[row].add([token])
-                if text:
-                    yield Piece(row, text)
-        for row, rest in texts.items():
-            text = rest.finish()
-            if text:
-                yield Piece(row, text)
+            yield from _pieces(texts, step)
     finally:
         cancelled.set()
         worker.join()
+
+
+class _Ended(tuple[int, ...]):
+    """The rows of a batch whose writing has ended."""
+
+
+def _pieces(texts: dict[int, RowText], step: Any) -> Iterator[Piece]:
+    """The new text of a step, or what was held back of rows that have ended."""
+    if isinstance(step, _Ended):
+        new = [(row, texts[row].finish()) for row in step]
+    else:
+        new = [(row, "" if texts[row].has_ended else texts[row].add([token])) for row, token in step]
+    yield from (Piece(row, text) for row, text in new if text)

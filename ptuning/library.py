@@ -3,7 +3,7 @@
 Knows nothing of rows, answers or generation.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class PromptInfo:
     name: str
     """What it is called by."""
     num_virtual_tokens: int | None
-    """P; None for a PEFT adapter that has not been loaded."""
+    """P; None where that is not known."""
     template: str | None
     """How rows become text; None for a prompt without a task."""
     labels: tuple[str, ...]
@@ -35,10 +35,16 @@ class PromptInfo:
     """What was measured after training -> its metrics."""
     num_bytes: int
     """Memory it holds now: embeddings, and the kept keys and values once it has been used."""
+    problem: str | None = None
+    """Why it cannot be used, where that is known."""
 
     def __str__(self) -> str:
         """One line for people."""
-        measured = [f"{name}: accuracy {each['accuracy']:.3f}" for name, each in self.results.items()]
+        if self.problem:
+            return f"{self.name}: {self.problem}"
+        measured = [
+            f"{name}: accuracy {each['accuracy']:.3f}" for name, each in self.results.items() if "accuracy" in each
+        ]
         answers = " | ".join(self.labels) or "text"
         parts = [f"{self.num_virtual_tokens} virtual tokens", repr(self.template), answers, *measured]
         return f"{self.name}: {'; '.join(parts)} ({self.num_bytes / 1e6:.2f} MB held)"
@@ -55,7 +61,7 @@ class Ready:
     source: SoftPrompt
     """What it was made of."""
     made_for: tuple[Any, ...]
-    """What else it depends on: the model's device and precision, the version of the source's numbers."""
+    """What else it depends on: the model's device and precision, the versions of the source's numbers."""
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -115,6 +121,10 @@ class PromptLibrary(MutableMapping[str, SoftPrompt]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._held)
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a prompt of that name; it is not read for that."""
+        return name in self._held
+
     def __len__(self) -> int:
         return len(self._held)
 
@@ -129,7 +139,8 @@ class PromptLibrary(MutableMapping[str, SoftPrompt]):
     def ready(self, name: str) -> Ready:
         """The prompt as the forward pass wants it, made once and again only after it or the model has changed."""
         prompt, backbone = self[name], self._backbone
-        made_for = (backbone.device, backbone.dtype, prompt.embeddings_PH._version)
+        versions = (None if each.is_inference() else each._version for each in prompt.tensors)
+        made_for = (backbone.device, backbone.dtype, *versions)
         ready = self._ready.get(name)
         if ready is None or ready.source is not prompt or ready.made_for != made_for:
             ready = self._ready[name] = self._made_ready(prompt, made_for)
@@ -162,7 +173,10 @@ class PromptLibrary(MutableMapping[str, SoftPrompt]):
 
     def _info(self, name: str) -> PromptInfo:
         held = self._held[name]
-        known = Summary.read(held) if isinstance(held, Path) else held
+        try:
+            known = Summary.read(held) if isinstance(held, Path) else held
+        except PromptError as error:
+            return PromptInfo(name, None, None, (), {}, 0, str(error))
         tensors = [] if isinstance(held, Path) else held.tensors
         tensors = tensors + (self._ready[name].tensors if name in self._ready else [])
         num_bytes = sum(
@@ -178,15 +192,28 @@ class PromptLibrary(MutableMapping[str, SoftPrompt]):
 
 def as_prompt(prompt: SoftPrompt | str | Path) -> SoftPrompt:
     """The prompt itself, or the one saved in that directory."""
-    return prompt if isinstance(prompt, SoftPrompt) else SoftPrompt.load(prompt)
+    if isinstance(prompt, str | Path):
+        return SoftPrompt.load(prompt)
+    if not isinstance(prompt, SoftPrompt):
+        raise PromptError(f"a prompt {prompt!r}", "a SoftPrompt or a saved prompt's directory", "Give one of the two")
+    return prompt
 
 
 def base_revision(prompts: Mapping[str, SoftPrompt] | str | Path, base: str) -> str | None:
     """The revision of a base model from the hub that the first of the prompts tuned on it names."""
-    known: Iterable[SoftPrompt | Summary] = (
-        prompts.values() if isinstance(prompts, Mapping) else map(Summary.read, _prompts_in(Path(prompts)).values())
-    )
+    if isinstance(prompts, Mapping):
+        known: list[SoftPrompt | Summary] = list(prompts.values())
+    else:
+        known = [summary for path in _prompts_in(Path(prompts)).values() if (summary := _readable(path))]
     return next((each.revision for each in known if each.base_name == base), None)
+
+
+def _readable(path: Path) -> Summary | None:
+    """A saved prompt's summary; None where there is none to be had, as is told once the prompt is asked for."""
+    try:
+        return Summary.read(path)
+    except PromptError:
+        return None
 
 
 def _prompts_in(directory: Path) -> dict[str, Path]:
@@ -195,6 +222,8 @@ def _prompts_in(directory: Path) -> dict[str, Path]:
         raise PromptError(f"prompt directory {directory} does not exist", "a directory of prompts", "Check the path")
     found = {}
     for each in sorted(directory.iterdir()):
+        if each.name.startswith("."):  # a prompt that is just being written
+            continue
         places = [place for place in (each, each / "prompt") if is_prompt_directory(place)]
         if places:
             found[each.name] = places[0]

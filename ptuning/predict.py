@@ -3,7 +3,6 @@
 Knows nothing of training or of files other than saved prompts.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,11 @@ from tqdm import tqdm
 
 from ptuning.backbone import Backbone
 from ptuning.conversation import Conversation
-from ptuning.data import FEWEST_BATCHES, Coder, Example, by_length, warn_of_cut
+from ptuning.data import FEWEST_BATCHES, Coder, Example, by_length, require_small, warn_of_cut
 from ptuning.ensemble import Classification, Ensemble, combined
 from ptuning.errors import DataError, PromptError
 from ptuning.forward import Prompt
-from ptuning.generation import Piece, settings_of, stream, texts_of, write
+from ptuning.generation import Piece, Settings, settings_of, stream, texts_of, write
 from ptuning.library import PromptLibrary, as_prompt, base_revision
 from ptuning.objective import answer_scores, label_scores
 from ptuning.prompt import SoftPrompt
@@ -71,6 +70,9 @@ class PromptedLM:
         progress: bool = False,
         max_batch_tokens: int | None = None,
     ) -> None:
+        for name, value in (("batch_size", batch_size), ("max_batch_tokens", max_batch_tokens)):
+            if value is not None and value < 1:
+                raise PromptError(f"{name}={value}", "a whole number above 0", "Raise it")
         self.backbone, self.batch_size, self.progress = backbone, batch_size, progress
         self.max_batch_tokens = max_batch_tokens
         self.prompts = PromptLibrary(backbone, prompts, allow_other_base)
@@ -123,7 +125,7 @@ class PromptedLM:
         """
         choices = self._choices(len(rows), prompt)
         asked = self._asked(rows, choices, Coder.encode_questions)
-        labels = {each.name: self._labels(each.name) for each in asked}
+        labels = {name: self._labels(name) for name in dict.fromkeys(each.name for each in asked)}
 
         def scores(batch: list[Asked]) -> list[dict[str, float]]:
             label_ids = [labels[each.name].label_ids for each in batch]
@@ -209,7 +211,7 @@ class PromptedLM:
             ids_BN = write(self.backbone, self._prompt_of(batch), [each.example for each in batch], settings)
             return texts_of(self.backbone, ids_BN, settings)
 
-        return self._in_batches(asked, texts, max_new_tokens, continues=True)
+        return self._in_batches(asked, texts, max_new_tokens, settings.num_beams)
 
     def conversation(self, prompt: str | None = None) -> Conversation:
         """Begins a conversation whose turns go on from the cache of those before them.
@@ -222,7 +224,8 @@ class PromptedLM:
         return Conversation(self.backbone, self._prompt_of_names([name]), self.backbone.coder(self.task(name)))
 
     def task(self, name: str) -> Task:
-        """The named prompt's task; raises `PromptError` for one that has none."""
+        """The named prompt's task; raises `PromptError` for one that is not held or has none."""
+        self._require_held([name])
         task = self.prompts[name].task
         if task is None:
             raise PromptError(
@@ -242,21 +245,25 @@ class PromptedLM:
             prompt = next(iter(self.prompts))
         choices = [prompt] * num_rows if isinstance(prompt, str | Ensemble) else list(prompt or ())
         ensembles = [each if isinstance(each, Ensemble) else Ensemble((each,)) for each in choices]
-        unknown = [name for each in ensembles for name in each.prompts if name not in self.prompts]
-        if unknown or len(ensembles) != num_rows:
+        self._require_held([name for each in ensembles for name in each.prompts])
+        if len(ensembles) != num_rows:
             raise PromptError(
-                f"prompt={unknown[0]!r}" if unknown else f"{len(choices)} prompt names for {num_rows} rows",
-                f"one of {', '.join(self.prompts)}, or one a row",
-                "Name a prompt that was loaded",
+                f"{len(choices)} prompt names for {num_rows} rows", "a prompt's name, or one a row", "Name a prompt"
             )
         for each in set(ensembles):
             if len({tuple(self.task(name).verbalizer or ()) for name in each.prompts}) != 1:
                 raise PromptError(
-                    f"an ensemble of {', '.join(each.prompts) or 'no prompts'}",
+                    f"an ensemble of {', '.join(each.prompts)}",
                     "prompts with the same labels, in the same order",
                     "Choose prompts for one task",
                 )
         return ensembles
+
+    def _require_held(self, names: Sequence[str]) -> None:
+        unknown = [name for name in names if name not in self.prompts]
+        if unknown:
+            held = f"one of {', '.join(self.prompts)}" if len(self.prompts) else "a prompt, of which none is held"
+            raise PromptError(f"prompt={unknown[0]!r}", held, "Name a prompt that was loaded, or add it to lm.prompts")
 
     def _single(self, num_rows: int, prompt: Choice | Sequence[Choice] | None, what: str) -> list[Ensemble]:
         choices = self._choices(num_rows, prompt)
@@ -278,6 +285,10 @@ class PromptedLM:
             coder, mine = self.backbone.coder(self.task(name)), [i for i, each in pairs if each == name]
             columns = self.task(name).columns if with_answers else coder.columns
             chosen = encode(coder, [as_row(rows[i], f"row {i}", columns) for i in mine])
+            empty = [i for i, example in zip(mine, chosen, strict=True) if not example.ids]
+            if empty:
+                received = f"row {empty[0]}, of which nothing stands before the answer (prompt {name!r})"
+                raise DataError(received, "a token or more", "Write some text, or put words into the template")
             examples.update(((i, name), example) for i, example in zip(mine, chosen, strict=True))
         return [Asked(i, name, examples[i, name]) for i, name in pairs]
 
@@ -287,64 +298,52 @@ class PromptedLM:
             raise PromptError(f"classify with prompt {name!r}, which has no verbalizer", "labels", "Use generate")
         return coder
 
-    def _batches(self, asked: Sequence[Asked], num_new_tokens: int, continues: bool) -> list[list[int]]:
+    def _batches(self, asked: Sequence[Asked], num_new_tokens: int, num_beams: int) -> list[list[int]]:
         """Places of what is asked in batches that can be run together, of similar length.
 
         Args:
             asked: What is asked.
             num_new_tokens: What each row may grow by.
-            continues: Whether the rows are written on, which some models can do to one row at a time only.
+            num_beams: Beams a row, where rows are written on; 0 where they are only read.
         """
-        self._require_small(asked, num_new_tokens)
+        most = self.max_batch_tokens and self.max_batch_tokens // max(num_beams, 1)
+        require_small([each.example for each in asked], most, num_new_tokens, [each.row for each in asked])
         num_run = [self.prompts.num_run(each.name, each.example) for each in asked]
         groups: dict[Any, list[int]] = {}
         for i, each in enumerate(asked):
             own = each.name if self.prompts[each.name].is_conditioned else None
-            alone = i if continues and not self.backbone.heeds_mask else None
+            alone = i if num_beams and len(asked) > 1 and not self.backbone.heeds_mask else None
             groups.setdefault((own, alone, num_run[i] is None), []).append(i)
-        overhead = FEWEST_BATCHES if continues else self.backbone.overhead_tokens  # each step of writing costs a run
-        limits = (self.batch_size, self.max_batch_tokens, num_new_tokens, overhead)
+        overhead = FEWEST_BATCHES if num_beams else self.backbone.overhead_tokens  # each step of writing costs a run
+        limits = (self.batch_size, most, num_new_tokens, overhead)
         return [
             [group[i] for i in batch]
             for group in groups.values()
             for batch in by_length([asked[i].example for i in group], *limits, [num_run[i] or 0 for i in group])
         ]
 
-    def _require_small(self, asked: Sequence[Asked], num_new_tokens: int) -> None:
-        limit = math.inf if self.max_batch_tokens is None else self.max_batch_tokens
-        longest = max(asked, key=lambda each: len(each.example), default=None)
-        if longest is not None and len(longest.example) + num_new_tokens > limit:
-            raise DataError(
-                f"row {longest.row} of {len(longest.example) + num_new_tokens} tokens, virtual and new ones included",
-                f"at most max_batch_tokens={limit}",
-                "Raise max_batch_tokens, or shorten the row",
-            )
-
     def _in_batches(
         self,
         asked: Sequence[Asked],
         answer: Callable[[list[Asked]], Sequence[Answer]],
         num_new_tokens: int = 0,
-        continues: bool = False,
+        num_beams: int = 0,
     ) -> list[Answer]:
         """Answers what is asked in batches, and gives the answers back in its order."""
         warn_of_cut("answering", [each.example for each in asked])
         answers: dict[int, Answer] = {}
         with torch.no_grad(), tqdm(total=len(asked), unit="row", disable=not self.progress) as bar:
-            for batch in self._batches(asked, num_new_tokens, continues):
+            for batch in self._batches(asked, num_new_tokens, num_beams):
                 answers.update(zip(batch, answer([asked[i] for i in batch]), strict=True))
                 bar.update(len(batch))
         return [answers[i] for i in range(len(asked))]
 
-    def _streamed(self, asked: Sequence[Asked], settings: dict[str, Any]) -> Iterator[Piece]:
+    def _streamed(self, asked: Sequence[Asked], settings: Settings) -> Iterator[Piece]:
         warn_of_cut("answering", [each.example for each in asked])
-        batches = [
-            [asked[i] for i in batch] for batch in self._batches(asked, settings["max_new_tokens"], continues=True)
-        ]
-        prompted = [
-            (self._prompt_of(batch), [each.row for each in batch], [each.example for each in batch])
-            for batch in batches
-        ]
+        places = self._batches(asked, settings.options["max_new_tokens"], settings.num_beams)
+        prompted = []
+        for batch in ([asked[i] for i in each] for each in places):
+            prompted.append((self._prompt_of(batch), [each.row for each in batch], [each.example for each in batch]))
         return stream(self.backbone, prompted, settings)
 
     def _prompt_of(self, batch: Sequence[Asked]) -> Prompt:

@@ -67,22 +67,22 @@ class RowPrompts:
             return False
         if any(own < num for own, num in zip(batch.num_unscored, self.num_run, strict=True)):
             return False
-        order_BT = batch.mask_BT.argsort(dim=1, descending=True, stable=True)
-        ids_BT = batch.ids_BT.gather(1, order_BT)
-        expected_KS = pad_sequence(
-            [torch.tensor(each.ids, dtype=torch.long) for each in self.prefixes], batch_first=True
-        )
-        expected_BS = expected_KS[list(self.choice)].to(ids_BT.device)
-        num_run_B1 = torch.tensor(self.num_run, device=ids_BT.device)[:, None]
-        is_run_BS = torch.arange(expected_BS.shape[1], device=ids_BT.device) < num_run_B1
-        return bool(((ids_BT[:, : expected_BS.shape[1]] == expected_BS) | ~is_run_BS).all())
+        device, length = batch.ids_BT.device, max(self.num_run)
+        order_BS = batch.mask_BT.argsort(dim=1, descending=True, stable=True)[:, :length]
+        chosen = [torch.tensor(self.prefixes[k].ids, dtype=torch.long) for k in self.choice]
+        expected_BS = pad_sequence(chosen, batch_first=True).to(device)
+        is_run_BS = torch.arange(length, device=device) < torch.tensor(self.num_run, device=device)[:, None]
+        return bool(((batch.ids_BT.gather(1, order_BS) == expected_BS) | ~is_run_BS).all())
 
     @property
     def embeddings(self) -> Tensor:
         """`[P, H]` where all rows have the same prompt; else each row's, padded behind to the longest: `[B, P, H]`."""
         if len(self.prompts) == 1:
             return self.prompts[0]
-        return pad_sequence(list(self.prompts), batch_first=True)[list(self.choice)]
+        return pad_sequence(list(self.prompts), batch_first=True)[self._choice_on(self.prompts[0].device)]
+
+    def _choice_on(self, device: torch.device) -> Tensor:
+        return torch.tensor(self.choice, device=device)
 
     def spread(self, backbone: CausalBackbone) -> tuple[DynamicCache, Tensor]:
         """A cache for one forward, `B` rows of the longest prefix's length, and its mask `[B, P]`.
@@ -93,16 +93,16 @@ class RowPrompts:
         length = max(self.num_run)
         some = next(prefix for prefix in self.prefixes if prefix.ids)
         none = tuple((keys[:, :, :0], values[:, :, :0]) for keys, values in some.layers)
-        cache = backbone.new_cache()
+        cache, rows_B = backbone.new_cache(), self._choice_on(backbone.device)
         for i, layer in enumerate(zip(*(prefix.layers or none for prefix in self.prefixes), strict=True)):
-            keys, values = (self._of_rows(each, length) for each in zip(*layer, strict=True))
+            keys, values = (_of_rows(each, length, rows_B) for each in zip(*layer, strict=True))
             cache.update(keys, values, i)
         num_padded_B = length - torch.tensor(self.num_run, device=backbone.device)
         return cache, (torch.arange(length, device=backbone.device) >= num_padded_B[:, None]).long()
 
-    def _of_rows(self, states: Sequence[Tensor], length: int) -> Tensor:
-        """K prompts' keys or values `[1, heads, P, D]` as those of the rows, `[B, heads, length, D]`."""
-        if len(states) == 1:  # one for all rows: a view
-            return repeat(states[0], "1 n p d -> b n p d", b=len(self.choice))
-        padded = [functional.pad(each, (0, 0, length - each.shape[2], 0)) for each in states]
-        return torch.cat(padded)[list(self.choice)]
+
+def _of_rows(states: Sequence[Tensor], length: int, rows_B: Tensor) -> Tensor:
+    """K prompts' keys or values `[1, heads, S, D]` as those of the rows, `[B, heads, length, D]`."""
+    if len(states) == 1:  # one for all rows: a view
+        return repeat(states[0], "1 n s d -> b n s d", b=len(rows_B))
+    return torch.cat([functional.pad(each, (0, 0, length - each.shape[2], 0)) for each in states])[rows_B]

@@ -74,6 +74,12 @@ class SoftPrompt:
     def __post_init__(self) -> None:
         object.__setattr__(self, "embeddings_PH", _plain(self.embeddings_PH))
         object.__setattr__(self, "weights", {name: _plain(each) for name, each in self.weights.items()})
+        if self.weights and Conditioned.from_weights(self.weights).prompt_PH.shape != self.embeddings_PH.shape:
+            raise PromptError(
+                f"embeddings_PH of shape {list(self.embeddings_PH.shape)} with an encoder's weights of another",
+                "the encoder's base prompt",
+                "Give weights['prompt_PH'] as embeddings_PH",
+            )
         num_slots = self.task.num_virtual_tokens if self.task else len(self.embeddings_PH)
         if num_slots != len(self.embeddings_PH):
             raise PromptError(
@@ -267,8 +273,13 @@ class Summary:
 
 
 def is_prompt_directory(path: Path) -> bool:
-    """Whether a directory looks like a saved prompt of ours or PEFT's."""
-    return (path / OWN_FILE).is_file() or (path / PEFT_FILE).is_file()
+    """Whether a directory looks like a saved prompt of ours, or like a soft prompt of PEFT's."""
+    if (path / OWN_FILE).is_file():
+        return True
+    try:
+        return _read_json(path / PEFT_FILE).get("peft_type") in _PEFT_TYPES
+    except PromptError:
+        return False
 
 
 def _require_replaceable(path: Path) -> None:
@@ -284,7 +295,8 @@ def _require_replaceable(path: Path) -> None:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", torch.float32)
+    """A copy of its own, fp32 on the CPU: a saved prompt does not change with further training."""
+    return tensor.detach().to("cpu", torch.float32, copy=True)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

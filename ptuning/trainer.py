@@ -379,6 +379,7 @@ class Trainer:
                 "rows_cut": num_cut(self.examples["train"]),
                 "trainable_parameters": sum(p.numel() for p in self.encoder.parameters()),
                 "dtype": str(self.backbone.dtype).removeprefix("torch."),
+                "quantization": config.model.quantization,
                 "seed": self.settings.seed,
                 "learning_rate": self.settings.learning_rate,
             },

@@ -31,6 +31,7 @@ WORDS = [
 ]
 WINDOW = 6  # of those that look back a little only: shorter than some prompts
 _SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+NUM_POSITIONS = 96  # of those that look positions up in a table
 _DROPS = {**_SIZE, "attention_dropout": 0.3}
 _GROUPED = {**_DROPS, "num_key_value_heads": 2}
 _HEADS = {**_GROUPED, "head_dim": 8}
@@ -43,10 +44,12 @@ ATTENTION: dict[str, dict[str, Any]] = {
     "gemma2": {**_HEADS, "sliding_window": WINDOW},
     "gemma3_text": {**_HEADS, "num_hidden_layers": 3, "sliding_window": WINDOW,
                     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96},
-    "opt": {**_DROPS, "dropout": 0.3, "ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 96},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": NUM_POSITIONS},
+    "opt": {**_DROPS, "dropout": 0.3, "ffn_dim": 48, "word_embed_proj_dim": 32,
+            "max_position_embeddings": NUM_POSITIONS},
     "gpt_neox": {**_SIZE, "attention_dropout": 0.3, "hidden_dropout": 0.3},
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "hidden_dropout": 0.3, "attention_dropout": 0.3},
+    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": NUM_POSITIONS},
     "phi3": {**_GROUPED, "resid_pdrop": 0.3, "embd_pdrop": 0.3},
     "falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_dropout": 0.3},
     "granite": {**_GROUPED, "embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.7,

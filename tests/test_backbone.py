@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from conftest import ASSETS, SIX
-from families import tiny_backbone, tiny_tokenizer
+from families import tiny_backbone, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertLMHeadModel
 
@@ -285,7 +285,7 @@ def test_model_whose_tokens_see_the_answer_is_refused(tmp_path):
 
 
 def test_every_family_is_causal(any_backbone):
-    assert any_backbone.is_causal()
+    assert any_backbone.is_causal
 
 
 def test_code_that_comes_with_a_model_does_not_run_unless_it_is_allowed(saved):
@@ -340,3 +340,33 @@ def test_int8_base_gives_a_gradient_that_points_the_same_way(real_backbone):
         objective.loss(each, prompt_PH, batch).backward()
         gradients.append(prompt_PH.grad.flatten())
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
+
+
+def test_checkpointing_gives_back_a_layers_own_forward(backbone):
+    layer = backbone.model.model.layers[0]
+    own = layer.forward
+    layer.forward = own  # as accelerate's hooks do
+    try:
+        assert not backbone.is_checkpointed
+        with backbone.checkpointed():
+            assert backbone.is_checkpointed
+            with backbone.checkpointed():
+                assert backbone.is_checkpointed
+            assert backbone.is_checkpointed
+        assert vars(layer)["forward"] is own
+        assert "forward" not in vars(backbone.model.model.layers[1])
+    finally:
+        del layer.forward
+
+
+def test_quantized_model_of_ones_own_has_a_fingerprint(model_directory):
+    small = Backbone.from_pretrained(model_directory, dtype="float32", device="cpu", quantization="int8")
+    own = Backbone.of(small.model, small.tokenizer, "mine")
+    assert own.fingerprint.matches(own.fingerprint)
+
+
+def test_encoder_decoder_that_does_not_say_how_it_begins_is_refused(monkeypatch):
+    model, tokenizer = tiny_model("t5")
+    monkeypatch.delattr(type(model), "prepare_decoder_input_ids_from_labels")
+    with pytest.raises(ModelError, match="does not say how its decoder begins"):
+        Backbone.of(model, tokenizer)

@@ -142,7 +142,7 @@ def test_all_that_these_tests_break_works_unbroken(
         (["predict", "PROMPT", "--input", "a", "--device", "toaster"], "device toaster .*machine. Use auto or cpu"),
         (
             ["predict", "PROMPT", "--input", "a", "--max-batch-tokens", "3"],
-            "row 0 of .* expected at most max_batch_tokens=3",
+            "row 0 of .* expected at most 3, the tokens that a batch may have. Raise max_batch_tokens",
         ),
         (["inspect", "PROMPT", "--input", "a"], "a row for a prompt that is the same for every row"),
         (["inspect", "PROMPT", "--input", "a", "--data", "b.csv"], "--data: not allowed with argument --input"),

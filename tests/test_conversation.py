@@ -3,6 +3,7 @@
 import pytest
 import torch
 from families import tiny_backbone
+from transformers import StoppingCriteria
 
 from ptuning.data import Example
 from ptuning.encoders import Conditioned
@@ -122,7 +123,7 @@ def test_mistakes_are_told(backbone, monkeypatch):
     for turn in ("", {"text": "b"}):
         with pytest.raises(DataError, match=r"a turn .*; expected text"):
             conversation.send(turn)
-    with pytest.raises(PromptError, match="a conversation with num_beams"):
+    with pytest.raises(PromptError, match="a conversation with beams"):
         conversation.send("b", num_beams=2)
     with pytest.raises(DataError, match="a text for a template with the columns"):
         prompted(backbone, template="{prompt:4}{a}{b}").conversation().send("x")
@@ -146,3 +147,40 @@ def test_chat_template_without_a_second_turn_is_told(backbone, monkeypatch):
     monkeypatch.setattr(backbone.tokenizer, "chat_template", "{{ messages[0]['content'] }}")
     with pytest.raises(ConfigError, match="a second turn with a chat template that cannot frame one"):
         conversation.send("a")
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_turn_that_is_interrupted_is_as_if_it_had_not_been_said(backbone, monkeypatch, num_steps):
+    def sent(texts):
+        conversation = prompted(backbone).conversation()
+        return conversation, [conversation.send(text, max_new_tokens=5) for text in texts]
+
+    class Interrupts(StoppingCriteria):
+        def __call__(self, input_ids, scores, **_):
+            self.num_steps = getattr(self, "num_steps", 0) + 1
+            if self.num_steps == num_steps:
+                raise KeyboardInterrupt
+            return torch.zeros(len(input_ids), dtype=torch.bool)
+
+    _, expected = sent(["the film", " and"])
+    conversation, _ = sent(["the film"])
+    before = list(conversation.ids)
+    with pytest.raises(KeyboardInterrupt):
+        conversation.send(" but", stopping_criteria=[Interrupts()])
+    assert conversation.ids == before
+    assert conversation.send(" and", max_new_tokens=5) == expected[1]
+    conversation = prompted(backbone).conversation()
+    with pytest.raises(KeyboardInterrupt):
+        conversation.send("dull", stopping_criteria=[Interrupts()])
+    assert conversation.send("the film", max_new_tokens=5) == expected[0]
+
+
+@pytest.mark.parametrize("options", [{"cache_implementation": "static"}, {"prompt_lookup_num_tokens": 2}])
+def test_options_that_need_a_cache_of_their_own_are_refused(backbone, options):
+    with pytest.raises(PromptError, match="a cache of transformers' own"):
+        prompted(backbone).conversation().send("a", **options)
+
+
+def test_first_turn_that_is_cut_is_told(backbone, caplog):
+    prompted(backbone, max_length=20).conversation().send("good " * 30, max_new_tokens=1)
+    assert "the first turn: 1 of 1 rows lost the end of their text" in caplog.text

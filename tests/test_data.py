@@ -461,3 +461,14 @@ def test_chat_frame_is_begun_with_by_every_row() -> None:
     tokenizer = tiny_tokenizer()
     coder = Coder(Task("{prompt:2}review: {text}", chat_template=True), tokenizer)
     assert tokenizer.decode(coder.common_ids[2:]) == "<s>user: review:"
+
+
+def test_encoders_question_and_decoders_answer_have_positions_of_their_own() -> None:
+    rows = [Row({"text": "x" * 200, "label": "y" * 30}, "row")]
+    for closes, expected in ((False, 50 - 31), (True, 50)):
+        (example,) = Coder(Task("{prompt:2}{text}"), tiny_tokenizer(), 50, closes).encode(rows)
+        assert len(example.ids) == expected
+        (question,) = Coder(Task("{prompt:2}{text}"), tiny_tokenizer(), 50, closes).encode_prompts(rows, 31)
+        assert len(question.ids) == expected
+    with pytest.raises(DataError, match="row: an answer of 61 tokens; expected at most 50"):
+        Coder(Task("{text}"), tiny_tokenizer(), 50, True).encode([Row({"text": "x", "label": "y" * 60}, "row")])

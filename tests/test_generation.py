@@ -4,9 +4,12 @@ import threading
 
 import pytest
 import torch
-from families import FAMILIES, tiny_backbone
+from families import FAMILIES, tiny_backbone, tiny_model
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from ptuning import generation
+from ptuning.backbone import Backbone
 from ptuning.errors import ModelError, PromptError
 from ptuning.generation import Piece, RowText, settings_of
 from ptuning.predict import PromptedLM
@@ -64,8 +67,8 @@ def test_text_comes_before_the_end(lm, monkeypatch):
     finished = threading.Event()
     write = generation.write
 
-    def slow_write(*arguments):
-        ids_BN = write(*arguments)
+    def slow_write(*arguments, **listening):
+        ids_BN = write(*arguments, **listening)
         finished.set()
         return ids_BN
 
@@ -81,15 +84,16 @@ def test_nobody_listening_ends_the_writing(lm, monkeypatch):
     num_steps = []
     put = generation._RowStreamer.put
     monkeypatch.setattr(generation._RowStreamer, "put", lambda *a: num_steps.append(1) or put(*a))
+    num_threads = threading.active_count()
     pieces = lm.generate(ROWS, max_new_tokens=2000, stream=True)
     next(pieces)
     pieces.close()
     assert len(num_steps) < 1000
-    assert threading.active_count() < 10
+    assert threading.active_count() == num_threads
 
 
 def test_what_goes_wrong_while_streaming_is_raised_to_the_reader(lm, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(generation, "write", fail)
@@ -98,7 +102,7 @@ def test_what_goes_wrong_while_streaming_is_raised_to_the_reader(lm, monkeypatch
 
 
 def test_mistakes_are_told_before_the_first_piece_is_asked_for(lm):
-    with pytest.raises(PromptError, match=r"stream=True, num_beams=.*; expected one beam"):
+    with pytest.raises(PromptError, match=r"stream=True. with beams .*; expected tokens that come one by one"):
         lm.generate(ROWS, stream=True, num_beams=2)
     with pytest.raises(PromptError, match="prompt='x'"):
         lm.generate(ROWS, "x", stream=True)
@@ -112,8 +116,8 @@ def test_stop_string_ends_an_answer_and_is_left_out(lm):
     assert stopped[0] == free[0].partition(stop)[0] != free[0]
 
 
-def row_text(backbone, **settings):
-    return RowText(backbone, {"eos_token_id": [1], **settings})
+def row_text(backbone, stop_strings=()):
+    return RowText(backbone, settings_of(backbone, 5, stop_strings, {}))
 
 
 def test_half_a_character_and_the_beginning_of_a_stop_string_are_held_back(backbone):
@@ -206,5 +210,120 @@ def test_model_that_can_only_begin_from_ids_is_told(monkeypatch):
 
 def test_settings_are_greedy_and_end_at_the_models_ends(backbone):
     settings = settings_of(backbone, 5, (), {"eos_token_id": 7})
-    assert (settings["do_sample"], settings["max_new_tokens"], settings["eos_token_id"]) == (False, 5, 7)
-    assert "stop_strings" not in settings
+    assert (settings.options["do_sample"], settings.options["max_new_tokens"]) == (False, 5)
+    assert (settings.ends, settings.stop_strings, settings.num_beams) == ({7}, (), 1)
+    assert settings_of(backbone, 5, ["x"], {}).ends == set(backbone.end_ids)
+
+
+def test_tokenizer_that_falls_back_to_bytes_streams_whole_characters():
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "a", "b"]
+    fallback = Tokenizer(models.BPE(vocab={each: i for i, each in enumerate(tokens)}, merges=[], byte_fallback=True))
+    fallback.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=fallback, eos_token="</s>")
+    text = "a叫é😀b"
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert len(ids) > len(text)
+    row = row_text(Backbone.of(tiny_model("llama")[0], tokenizer, "fallback"))
+    pieces = [row.add([token]) for token in ids]
+    assert "".join(pieces) + row.finish() == text
+    assert "\ufffd" not in "".join(pieces)
+
+
+def test_stop_string_that_begins_in_the_question_stops_nothing(backbone):
+    lm = prompted(backbone)  # its template ends in "is"
+    free = lm.generate(ROWS, max_new_tokens=8)
+    stops = [f"s{text[0]}" for text in free if text]
+    assert lm.generate(ROWS, max_new_tokens=8, stop_strings=stops) == [_before(text, stops) for text in free]
+
+
+def _before(text, stops):
+    return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
+
+
+def test_stop_string_ends_the_writing_and_not_only_the_text(lm, monkeypatch):
+    num_steps = []
+    put = generation._RowStreamer.put
+    monkeypatch.setattr(generation._RowStreamer, "put", lambda *a: num_steps.append(1) or put(*a))
+    free = lm.generate(ROWS[:1], max_new_tokens=40)[0]
+    list(lm.generate(ROWS[:1], max_new_tokens=40, stop_strings=[free[:2]], stream=True))
+    assert len(num_steps) < 20
+
+
+def test_words_that_options_look_at_are_the_rows_own(any_backbone):
+    """A one-word row without a begin-of-text token: what fills the columns beside a longer row must repeat no word."""
+    lm = prompted(any_backbone, batch_size=32)
+    any_backbone.tokenizer  # noqa: B018
+    options = {"max_new_tokens": 6, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3}
+    alone = [lm.generate([row], **options)[0] for row in ROWS]
+    assert lm.generate(ROWS, **options) == alone
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 96}),
+        (
+            "gpt_neo",
+            {
+                "hidden_size": 32,
+                "num_layers": 2,
+                "num_heads": 4,
+                "window_size": 6,
+                "max_position_embeddings": 96,
+                "attention_types": [[["global", "local"], 1]],
+            },
+        ),
+    ],
+)
+def test_models_that_count_padding_generate_whole_rows(family, settings, monkeypatch, caches):
+    monkeypatch.setitem(FAMILIES, family, settings)
+    lm = prompted(tiny_backbone(family), batch_size=32)
+    alone = [lm.generate([row], max_new_tokens=5)[0] for row in ROWS]
+    assert caches == [5] * len(ROWS)  # nothing stands between prefix and text
+    assert lm.generate(ROWS, max_new_tokens=5) == alone
+    assert caches[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"foo": 1}, r"generate \(.*foo.*\); expected options that transformers' generate takes"),
+        ({"do_sample": True, "temperature": -1.0}, r"generate \(.*temperature.*\); expected options"),
+        ({"cache_implementation": "nope"}, r"generate \(.*nope.*\); expected options"),
+        ({"attention_mask": None}, r"generate\(attention_mask=…\); expected rows, of which ptuning makes the inputs"),
+    ],
+)
+def test_options_that_transformers_refuses_are_told_as_mistakes(lm, options, told):
+    with pytest.raises(PromptError, match=told):
+        lm.generate(ROWS, **options)
+
+
+def test_what_the_models_own_configuration_sets_is_heeded():
+    own = tiny_backbone()
+    lm = prompted(own, batch_size=32)
+    beams = lm.generate(ROWS, max_new_tokens=5, num_beams=3)
+    own.model.generation_config.num_beams = 3
+    own.model.generation_config.num_return_sequences = 2
+    assert lm.generate(ROWS, max_new_tokens=5) == beams
+    with pytest.raises(PromptError, match="expected tokens that come one by one"):
+        lm.generate(ROWS, stream=True)
+    with pytest.raises(PromptError, match="a conversation with beams"):
+        lm.conversation().send("a")
+
+
+def test_assisted_generation_is_not_streamed(lm):
+    with pytest.raises(PromptError, match="with beams or assisted generation"):
+        lm.generate(ROWS[:1], stream=True, prompt_lookup_num_tokens=2)
+
+
+def test_beams_count_against_the_tokens_of_a_batch(backbone, monkeypatch):
+    lm, sizes = prompted(backbone, batch_size=32, max_batch_tokens=200), []
+    generate = type(backbone).generate
+
+    def noted(self, embeddings_BTH, *arguments, **settings):
+        sizes.append(len(embeddings_BTH) * (embeddings_BTH.shape[1] + 5))
+        return generate(self, embeddings_BTH, *arguments, **settings)
+
+    monkeypatch.setattr(type(backbone), "generate", noted)
+    lm.generate(ROWS * 3, max_new_tokens=5, num_beams=4)
+    assert 4 * max(sizes) <= 200

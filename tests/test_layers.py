@@ -10,18 +10,19 @@ import ptuning
 PACKAGE = Path(ptuning.__file__).parent
 LEVELS = {
     "errors": 0,
-    **dict.fromkeys(("assets", "encoders", "ensemble", "files", "fingerprint", "initializers", "interrupts"), 1),
-    **dict.fromkeys(("loading", "rows", "settings", "template"), 1),
+    **dict.fromkeys(("assets", "checkpointing", "encoders", "files", "fingerprint", "initializers"), 1),
+    **dict.fromkeys(("ensemble", "interrupts", "loading", "rows", "settings", "template"), 1),
     **dict.fromkeys(("card", "config", "data"), 2),
-    **dict.fromkeys(("backbone", "engine", "prompt", "run_directory", "schedule"), 3),
-    **dict.fromkeys(("placement", "start"), 4),
-    "prefix": 5,
-    **dict.fromkeys(("forward", "library"), 6),
-    **dict.fromkeys(("generation", "objective"), 7),
-    **dict.fromkeys(("conversation", "evaluation"), 8),
-    **dict.fromkeys(("predict", "trainer"), 9),
-    "inspection": 10,
-    "cli": 11,
+    **dict.fromkeys(("engine", "probes", "prompt", "run_directory", "schedule"), 3),
+    "backbone": 4,
+    **dict.fromkeys(("placement", "start"), 5),
+    "prefix": 6,
+    **dict.fromkeys(("forward", "library"), 7),
+    **dict.fromkeys(("generation", "objective"), 8),
+    **dict.fromkeys(("conversation", "evaluation"), 9),
+    **dict.fromkeys(("predict", "trainer"), 10),
+    "inspection": 11,
+    "cli": 12,
 }
 
 

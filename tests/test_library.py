@@ -7,6 +7,7 @@ import torch
 from families import tiny_backbone
 
 from ptuning import library, prompt
+from ptuning.encoders import Conditioned
 from ptuning.errors import PromptError
 from ptuning.library import PromptLibrary
 from ptuning.predict import PromptedLM
@@ -167,3 +168,64 @@ def test_revision_is_that_of_the_first_prompt_of_this_base(backbone, directory):
     prompt_of(backbone, base_name="org/name", revision="v2").save(directory / "hub")
     assert library.base_revision(directory, "org/name") == "v2"
     assert library.base_revision(directory, "org/other") is None
+
+
+def test_change_of_an_encoders_weights_is_seen(backbone):
+    torch.manual_seed(0)
+    encoder = Conditioned(torch.randn(4, backbone.width), 8)
+    torch.nn.init.normal_(encoder.output[-1].weight, std=0.2)
+    task = Task("{prompt:4}review: {text}", verbalizer=LABELS)
+    held = SoftPrompt(encoder.prompt_PH, task, backbone.name, backbone.fingerprint, weights=encoder.state_dict())
+    lm = PromptedLM(backbone, {"a": held})
+    rows = [{"text": "a film", "label": "positive"}]
+    before = lm.score(rows)
+    lm.prompts["a"].weights["output.2.weight"].mul_(3)
+    assert lm.score(rows) != before
+    assert lm.score(rows) == PromptedLM(backbone, {"a": lm.prompts["a"]}).score(rows)
+
+
+def test_training_on_does_not_change_a_prompt_that_was_made(backbone):
+    encoder = Conditioned(torch.randn(4, backbone.width), 8)
+    held = SoftPrompt(encoder.prompt_PH, weights=encoder.state_dict())
+    with torch.no_grad():
+        encoder.prompt_PH += 1
+    assert not torch.equal(held.embeddings_PH, encoder.prompt_PH)
+    assert torch.equal(held.weights["prompt_PH"], held.embeddings_PH)
+    with pytest.raises(PromptError, match=r"embeddings_PH of shape \[6, 32\] with an encoder's weights of another"):
+        SoftPrompt(torch.zeros(6, backbone.width), weights=encoder.state_dict())
+
+
+def test_prompts_may_be_made_and_used_in_inference_mode(backbone):
+    with torch.inference_mode():
+        lm = PromptedLM(backbone, {"a": prompt_of(backbone)})
+        assert len(lm.classify([{"text": "a"}] * 2)) == 2
+
+
+def test_other_things_in_the_directory_do_not_matter(backbone, directory):
+    (directory / "lora").mkdir()
+    (directory / "lora" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    prompt_of(backbone).save(directory / ".half-written")
+    (directory / "torn").mkdir()
+    (directory / "torn" / "ptuning.json").write_text("{")
+    lm = PromptedLM(backbone, directory)
+    assert list(lm.prompts) == ["one", "run", "theirs", "torn"]
+    assert str(lm.prompts).splitlines()[-1].startswith("torn: ")
+    assert "ptuning.json is truncated or broken" in lm.prompts.infos()[-1].problem
+    assert library.base_revision(directory, backbone.name) is None
+    assert len(lm.classify([{"text": "a"}], "one")) == 1
+    with pytest.raises(PromptError, match=r"torn has no adapter_model.safetensors"):
+        lm.classify([{"text": "a"}], "torn")
+
+
+def test_asking_whether_there_is_a_prompt_reads_none(backbone, directory, monkeypatch):
+    held = PromptLibrary(backbone, directory)
+    monkeypatch.setattr(SoftPrompt, "load", pytest.fail)
+    assert "one" in held
+    assert "two" not in held
+
+
+def test_what_is_no_prompt_is_refused(backbone):
+    with pytest.raises(PromptError, match="a prompt 5; expected a SoftPrompt or a saved prompt's directory"):
+        PromptLibrary(backbone, {"a": 5})
+    other = dataclasses.replace(prompt_of(backbone), results={"mine": {"f1": 0.5}})
+    assert "accuracy" not in str(PromptLibrary(backbone, {"a": other}))

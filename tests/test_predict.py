@@ -5,16 +5,18 @@ import functools
 
 import pytest
 import torch
+from conftest import ASSETS
 from families import tiny_backbone
 
 from ptuning import objective
 from ptuning.data import Coder, Example, collate
-from ptuning.ensemble import Classification, Ensemble, combined
+from ptuning.ensemble import Classification, Ensemble
 from ptuning.errors import DataError, PromptError
 from ptuning.forward import label_logits, splice
+from ptuning.initializers import from_vocabulary
 from ptuning.predict import PromptedLM
 from ptuning.prompt import SoftPrompt
-from ptuning.rows import Row
+from ptuning.rows import Row, read_rows
 from ptuning.template import Task
 
 SENTIMENT = Task("{prompt:4}review: {text}\nsentiment:", verbalizer={"negative": " negative", "positive": " positive"})
@@ -257,9 +259,9 @@ def test_progress_is_shown_only_where_it_is_asked_for(backbone, lm, capsys):
 @pytest.mark.parametrize(
     ("prompt", "told"),
     [
-        ("topic", "prompt='topic'; expected one of sentiment, free, or one a row"),
+        ("topic", "prompt='topic'; expected one of sentiment, free"),
         (["sentiment"] * 4 + ["topic"], "prompt='topic'; expected one of sentiment, free"),
-        (["sentiment"] * 4, "4 prompt names for 5 rows; expected one of sentiment, free, or one a row"),
+        (["sentiment"] * 4, "4 prompt names for 5 rows; expected a prompt's name, or one a row"),
         (["sentiment"] * 6, "6 prompt names for 5 rows"),
         (None, "0 prompt names for 5 rows"),
     ],
@@ -326,7 +328,7 @@ def test_text_is_cut_to_leave_room_for_the_answer(monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [{"num_return_sequences": 2}, {"return_dict_in_generate": True}, {"input_ids": None}, {"inputs_embeds": None}],
+    [{"num_return_sequences": 2}, {"return_dict_in_generate": True}],
 )
 def test_options_that_would_not_give_one_text_a_row_are_refused(lm, options):
     with pytest.raises(PromptError, match=rf"{next(iter(options))}=.*; expected options that give one text a row"):
@@ -423,12 +425,6 @@ def test_ensemble_may_count_votes(three):
     assert len({answer.scores["positive"] for answer in answers}) > 1
 
 
-def test_equal_votes_go_to_the_likelier_label():
-    scores = [{"x": 0.9, "y": 0.1}, {"x": 0.4, "y": 0.6}]
-    assert combined(scores, "majority") == Classification("x", {"x": 0.5, "y": 0.5})
-    assert combined([{"x": 0.6, "y": 0.4}, {"x": 0.1, "y": 0.9}], "majority").label == "y"
-
-
 def test_ensembles_and_single_prompts_share_a_batch(three):
     choices = ["a", Ensemble(("b", "c")), "b", Ensemble(("a",)), Ensemble(("a", "c"), "majority")]
     alone = [three.classify([row], choice)[0] for row, choice in zip(ROWS, choices, strict=True)]
@@ -438,7 +434,7 @@ def test_ensembles_and_single_prompts_share_a_batch(three):
 
 def test_ensembles_that_cannot_be_are_refused(three, backbone):
     three.prompts["other"] = prompt_for(backbone, dataclasses.replace(SENTIMENT, verbalizer={"x": " a", "y": " the"}))
-    for prompts in (("a", "other"), ()):
+    for prompts in [("a", "other")]:
         with pytest.raises(PromptError, match=r"an ensemble of .*; expected prompts with the same labels"):
             three.classify(ROWS, Ensemble(prompts))
     with pytest.raises(PromptError, match="prompt='z'"):
@@ -485,7 +481,10 @@ def test_no_batch_has_more_tokens_than_allowed_and_rows_keep_their_order(backbon
 def test_row_that_alone_has_too_many_tokens_is_told_before_anything_runs(backbone, monkeypatch):
     lm = PromptedLM(backbone, {"p": prompt_for(backbone, SENTIMENT)}, max_batch_tokens=30)
     monkeypatch.setattr(backbone.model, "forward", pytest.fail)
-    with pytest.raises(DataError, match=r"row 2 of \d+ tokens, virtual and new ones included; .*max_batch_tokens=30"):
+    with pytest.raises(
+        DataError,
+        match=r"row 2 of \d+ tokens, .*expected at most 30, the tokens that a batch",
+    ):
         lm.classify(ROWS)
 
 
@@ -546,3 +545,48 @@ def test_batch_that_does_not_begin_with_the_kept_prefixes_is_spliced(backbone):
     with torch.no_grad():
         logits_NV = label_logits(backbone, prompts, batch)
         assert torch.equal(logits_NV, splice(backbone, lm.prompts["sentiment"].embeddings_PH, batch))
+
+
+def test_row_before_whose_answer_nothing_stands_is_told(backbone, monkeypatch):
+    monkeypatch.setattr("ptuning.template._frame_ids", lambda tokenizer: ([], []))
+    task = dataclasses.replace(SENTIMENT, template="{prompt:4}{text}")
+    prompt = prompt_for(backbone, task)
+    lm = PromptedLM(backbone, {"on": prompt, "off": prompt.disabled()})
+    rows = [{"text": "a", "label": "positive"}, {"text": "", "label": "positive"}]
+    for method in (lm.classify, lm.score, lm.generate):
+        assert len(method(rows, "on")) == 2
+        with pytest.raises(DataError, match=r"row 1, of which nothing stands before the answer .prompt 'off'."):
+            method(rows, "off")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"), [({"batch_size": 0}, "batch_size=0"), ({"max_batch_tokens": -1}, "max_batch_tokens=-1")]
+)
+def test_batches_of_nothing_are_refused(backbone, options, told):
+    with pytest.raises(PromptError, match=f"{told}; expected a whole number above 0"):
+        PromptedLM(backbone, {}, **options)
+
+
+def test_model_without_prompts_says_so(backbone):
+    with pytest.raises(PromptError, match="prompt='x'; expected a prompt, of which none is held"):
+        PromptedLM(backbone, {}).classify(ROWS, "x")
+    with pytest.raises(PromptError, match="0 prompt names for 5 rows"):
+        PromptedLM(backbone, {}).classify(ROWS)
+    for call in (PromptedLM(backbone, {}).task, PromptedLM(backbone, {}).columns):
+        with pytest.raises(PromptError, match="prompt='x'"):
+            call("x")
+
+
+@pytest.mark.real_model
+def test_eight_prompts_answer_real_reviews_in_one_batch_as_each_alone(real_backbone):
+    rows = [dict(row.values) for row in read_rows(str(ASSETS / "movie_reviews" / "test.csv"), "test", ("text",))[:16]]
+    task = dataclasses.replace(SENTIMENT, template="{prompt:20}Review: {text}\nSentiment:")
+    prompts = {}
+    for k in range(8):
+        length = 4 + 3 * k
+        own = dataclasses.replace(task, template=f"{{prompt:{length}}}Review: {{text}}\nSentiment:")
+        start_PH = from_vocabulary(real_backbone.vocabulary_VH, length, seed=k)
+        prompts[str(k)] = SoftPrompt(start_PH, own, real_backbone.name, real_backbone.fingerprint)
+    lm, names = PromptedLM(real_backbone, prompts), [str(i % 8) for i in range(16)]
+    alone = [lm.classify([row], name)[0].scores["positive"] for row, name in zip(rows, names, strict=True)]
+    assert [each.scores["positive"] for each in lm.classify(rows, names)] == pytest.approx(alone, abs=1e-4)

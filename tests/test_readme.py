@@ -28,6 +28,8 @@ def in_place(text: str, tmp_path: Path, model_directory: Path) -> str:
         "assets/movie_reviews/test.csv": tmp_path / "test.csv",
         "configs/movie_reviews.yaml": tmp_path / "config.yaml",
         "runs/movie-reviews": tmp_path / "run",
+        '"runs"': f'"{tmp_path}"',
+        '"movie-reviews"': '"run"',
         "runs/mine": tmp_path / "mine",
         "runs/loop": tmp_path / "loop",
     }
@@ -80,5 +82,5 @@ def test_commands_run(
 
 def test_scripts_that_the_readme_names_exist() -> None:
     scripts = re.findall(r"scripts/\w+\.\w+", README)
-    assert {"scripts/demo.sh", "scripts/test.sh"} <= set(scripts)
+    assert {"scripts/demo.sh", "scripts/test.sh", "scripts/conformance.sh"} <= set(scripts)
     assert all((REPOSITORY / script).exists() for script in scripts)

@@ -17,13 +17,15 @@ from systems import Ours, Peft, System, temporary_directory
 from torch import Tensor
 
 from ptuning import objective
-from ptuning.errors import PTuningError
 from ptuning.forward import can_share, shared_prefix, splice
 from ptuning.predict import PromptedLM
+from ptuning.rows import Row
 
 TEXTS = ["the film", "a very dull plot and a very bad film was in the capital", "bright", "the film was good of"]
 ANSWERS = [" good", "x", " very bad", " in"]
 NUM_NEW = 6
+WITH_POSITION_TABLE = ("gpt2", "opt")
+WITHOUT_LINEAR_LAYERS = ("gpt2", "falcon", "mamba")  # whose weights are read otherwise, and stay as they are
 
 
 class NotApplicable(Exception):  # noqa: N818 - no error
@@ -202,12 +204,14 @@ def second_turn(system: System) -> None:
 @behaviour("4f", "text that is streamed = the answers")
 def streaming(system: System) -> None:
     ours = ours_only(system)
-    lm = PromptedLM(ours.backbone, {"p": ours.soft_prompt(system.random_prompt(4))})
-    rows = [{"text": text} for text in TEXTS]
-    told = [""] * len(rows)
-    for piece in lm.generate(rows, max_new_tokens=NUM_NEW, stream=True):
+    prompt_PH = system.random_prompt(4)
+    lm = PromptedLM(ours.backbone, {"p": ours.soft_prompt(prompt_PH)})
+    told = [""] * len(TEXTS)
+    for piece in lm.generate([{"text": text} for text in TEXTS], max_new_tokens=NUM_NEW, stream=True):
         told[piece.row] += piece.text
-    require_equal(told, lm.generate(rows, max_new_tokens=NUM_NEW))
+    rows = [definition.line(system.tokenizer, text).ids for text in TEXTS]
+    expected = [definition.greedy(system.plain, prompt_PH, ids, NUM_NEW) for ids in rows]
+    require_equal([list(map(int, text.split())) for text in told], expected)
 
 
 def _generated_alone(system: System, prompt_PH: Tensor, text: str, **options: Any) -> list[int]:
@@ -239,11 +243,14 @@ def mixed_templates(system: System) -> None:
         prompts[template] = dataclasses.replace(whole, task=task, embeddings_PH=embeddings_PH)
     lm = PromptedLM(ours.backbone, prompts)
     rows = [{"text": text, "answer": answer} for text, answer in zip(TEXTS, ANSWERS, strict=True)]
-    names = list(templates)
-    alone = [lm.score([row], name)[0] for row, name in zip(rows, names, strict=True)]
-    require_close(torch.tensor(lm.score(rows, names)), torch.tensor(alone))
-    texts = [lm.generate([row], name, max_new_tokens=NUM_NEW)[0] for row, name in zip(rows, names, strict=True)]
-    require_equal(lm.generate(rows, names, max_new_tokens=NUM_NEW), texts)
+    scores, texts = [], []
+    for row, name in zip(rows, templates, strict=True):
+        (example,) = ours.backbone.coder(lm.task(name)).encode([Row(row, "row")])
+        line_, prompt_PH = Line(tuple(example.ids), tuple(example.answer_ids)), prompts[name].embeddings_PH
+        scores.append(-definition.loss(system.plain, prompt_PH, [line_]) * len(example.answer_ids))
+        texts.append(" ".join(map(str, definition.greedy(system.plain, prompt_PH, line_.ids, NUM_NEW))))
+    require_close(torch.tensor(lm.score(rows, list(templates))), torch.stack(scores).detach())
+    require_equal(lm.generate(rows, list(templates), max_new_tokens=NUM_NEW), texts)
 
 
 @behaviour("6", "a disabled prompt, after it has been used = the base model")
@@ -376,7 +383,8 @@ def _without_dropout(system: System) -> System:
 @behaviour("11", "prompt and text beyond the position table: a clear error, before anything runs")
 def too_long(system: System) -> None:
     limit = system.backbone.max_positions
-    if limit is None or limit > 1000:
+    has_table = system.model.config.model_type in WITH_POSITION_TABLE
+    if limit is None or not (has_table or isinstance(system, Ours)):  # without one it is our rule, and not an error
         raise NotApplicable("no position table")
     runs: list[Any] = []
     hook = system.model.register_forward_pre_hook(lambda *_: runs.append(1))
@@ -403,10 +411,9 @@ def int8(system: System) -> None:
     reference = _without_dropout(type(system)(family, **changes))
     prompt_PH, rows = reference.random_prompt(4), lines(system)
     _, expected_PH = reference.train_step(prompt_PH, rows)
-    try:
-        quantized = _without_dropout(type(system)(family, is_quantized=True, **changes))
-    except PTuningError as error:
-        raise NotApplicable(str(error)) from error
+    if family in WITHOUT_LINEAR_LAYERS:
+        raise NotApplicable("no linear layers to quantize")
+    quantized = _without_dropout(type(system)(family, is_quantized=True, **changes))
     first, gradient_PH = quantized.train_step(prompt_PH, rows)
     cosine = float(torch.nn.functional.cosine_similarity(gradient_PH.flatten(), expected_PH.flatten(), dim=0))
     assert cosine > 0.999, f"cosine {cosine:.5f}"

@@ -27,8 +27,11 @@ def line(tokenizer: Any, text: str, answer: str = "") -> Line:
 
 
 def embedded(model: Any, prompt_PH: Tensor, ids: tuple[int, ...]) -> Tensor:
-    """The prompt before the embeddings of ids: `[1, P + T, H]`."""
-    return torch.cat([prompt_PH, model.get_input_embeddings()(torch.tensor(ids, dtype=torch.long))])[None]
+    """The prompt before the embeddings of ids: `[1, P + T, H]`; in its places where ids hold them (-1, -2, …)."""
+    if min(ids, default=0) >= 0:
+        ids = (*range(-1, -len(prompt_PH) - 1, -1), *ids)
+    embed = model.get_input_embeddings()
+    return torch.stack([embed(torch.tensor(i)) if i >= 0 else prompt_PH[-1 - i] for i in ids])[None]
 
 
 def logits(model: Any, prompt_PH: Tensor, row: Line) -> Tensor:

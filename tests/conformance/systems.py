@@ -9,8 +9,9 @@ from typing import Any
 import peft
 import torch
 from definition import SEED, Line
-from families import tiny_backbone, tiny_model
+from families import NUM_POSITIONS, tiny_backbone, tiny_model
 from torch import Tensor
+from transformers import CONFIG_MAPPING
 
 from ptuning import objective
 from ptuning.data import Example
@@ -36,6 +37,8 @@ class System(ABC):
     name: str
 
     def __init__(self, family: str, is_quantized: bool = False, **changes: Any) -> None:
+        if hasattr(CONFIG_MAPPING[family](), "max_position_embeddings"):
+            changes = {"max_position_embeddings": NUM_POSITIONS, **changes}
         self.backbone = tiny_backbone(family, **changes)
         self.model, self.tokenizer = self.backbone.model, self.backbone.tokenizer
         self.plain = tiny_model(family, **changes)[0].eval()  # what the definition is computed with: ours never saw it
@@ -221,8 +224,7 @@ class Peft(System):
 
     def _config(self, num_virtual_tokens: int) -> Any:
         shape = {"num_transformer_submodules": 1, "token_dim": self.backbone.width}
-        if not hasattr(self.model.config, "num_attention_heads"):  # not used by prompt tuning, but asked for
-            shape["num_attention_heads"] = 1
+        shape["num_attention_heads"] = 1  # not used by prompt tuning, but asked for
         return peft.PromptTuningConfig(task_type=self.task_type, num_virtual_tokens=num_virtual_tokens, **shape)
 
     def _prompted(self, prompt_PH: Tensor, is_trainable: bool = False) -> Any:

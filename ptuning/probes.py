@@ -1,0 +1,66 @@
+"""What a causal model does, found out by running it on a few tokens: architectures do not tell.
+
+Knows nothing of prompts or files. Each takes a `CausalBackbone`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptuning.data import positions
+
+_SAME = 1e-2  # of the largest logit: more than rounding makes in any precision
+_GAP = 8  # columns of padding that must change nothing
+
+
+@torch.no_grad()
+def is_causal(backbone: Any) -> bool:
+    """Whether a token's logits are the same whatever follows it; an encoder such as BERT would read the answer."""
+    ids_BT = torch.tensor([[1, 2], [1, 3]], device=backbone.device)
+    positions_BT = torch.tensor([[0, 1], [0, 1]], device=backbone.device)
+    logits_BV = backbone.run(inputs_embeds=backbone.embed(ids_BT), position_ids=positions_BT).logits[:, 0]
+    return _same(logits_BV[0], logits_BV[1])
+
+
+@torch.no_grad()
+def heeds_mask(backbone: Any) -> bool:
+    """Whether padding in front of a row changes nothing, so that rows may be continued together.
+
+    RWKV reads it as text, and in transformers 5.23 it and MiniMax mix up the states of rows that they continue.
+    """
+    ids_BT = torch.tensor([[3, 1, 2], [3, 1, 2]], device=backbone.device)
+    mask_BT = torch.tensor([[0, 1, 1], [1, 1, 1]], device=backbone.device)
+    together, alone = _steps(backbone, ids_BT, mask_BT), _steps(backbone, ids_BT[:1, 1:], mask_BT[:1, 1:])
+    return all(_same(both_BV[0], one_BV[0]) for both_BV, one_BV in zip(together, alone, strict=True))
+
+
+@torch.no_grad()
+def heeds_gaps(backbone: Any) -> bool:
+    """Whether padding between two tokens of a row changes nothing; MPT, for one, counts it in their distance."""
+    ids_1T = torch.tensor([[1, *[3] * _GAP, 2, 4]], device=backbone.device)
+    mask_1T = torch.tensor([[1, *[0] * _GAP, 1, 1]], device=backbone.device)
+    gap_V, plain_V = (
+        backbone.run(
+            inputs_embeds=backbone.embed(ids_1T[:, chosen]),
+            attention_mask=mask_1T[:, chosen],
+            position_ids=positions(mask_1T[:, chosen]),
+            use_cache=False,
+        ).logits[0, -1]
+        for chosen in (slice(None), mask_1T[0] > 0)
+    )
+    return _same(gap_V, plain_V)
+
+
+def _steps(backbone: Any, ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, ...]:
+    """The logits `[B, V]` of three greedy steps."""
+    options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "max_new_tokens": 3, "max_length": None}
+    ends = {"eos_token_id": None, "pad_token_id": backbone.pad_id}
+    told = {"output_logits": True, "return_dict_in_generate": True}
+    inputs = {"inputs_embeds": backbone.embed(ids_BT), "input_ids": ids_BT, "attention_mask": mask_BT}
+    return backbone.model.generate(**inputs, **options, **ends, **told).logits
+
+
+def _same(one_V: Tensor, other_V: Tensor) -> bool:
+    """Whether logits are equal but for rounding, in whatever precision."""
+    return bool((one_V.float() - other_V.float()).abs().max() <= _SAME * other_V.float().abs().max())
