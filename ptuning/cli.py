@@ -63,17 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     source = predict.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", help="the text, for a template with one column")
     source.add_argument("--data", help="rows to answer, one answer a row")
-    predict.add_argument(
-        "--max-new-tokens", type=_positive, default=50, help="length of a generated answer (default: 50)"
-    )
-
-    predict.add_argument(
-        "--stop",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="a text that ends a generated answer; may be repeated",
-    )
+    predict.add_argument("--max-new-tokens", type=_positive, default=50, help="length of written answers (default: 50)")
+    predict.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends written answers; repeatable")
 
     for command in (evaluate, predict):
         command.add_argument("--batch-size", type=_positive, default=32, help="rows read at once (default: 32)")

@@ -22,18 +22,8 @@ from ptuning.template import Task, Template, TemplateEncoder, Verbalizer, text_i
 
 _log = logging.getLogger(__name__)
 
-_PROBES = (
-    "",
-    "a",
-    "The",
-    " a",
-    "1",
-    "é",
-    "(",
-    '"',
-    "\n",
-    "-",
-)  # beginnings of texts: what stands before joins with none
+# Beginnings of texts, different enough that what stands before them all is joined by none.
+_PROBES = ("", "a", "The", " a", "1", "é", "(", '"', "\n", "-")
 IGNORED = -100  # a label that is not a label, as everywhere in the field
 FEWEST_BATCHES = 10**9  # a batch's cost that no padding outweighs
 _BATCHES_PER_WINDOW = 50  # rows are shuffled, then grouped by length within windows of this many batches

@@ -122,6 +122,10 @@ class PromptedLM:
         Args:
             rows: The template's columns, one mapping a row.
             prompt: A prompt's name or an `Ensemble`, or one a row; None where only one prompt is held.
+
+        Raises:
+            DataError: For a row that lacks a column, holds no text or has no room.
+            PromptError: For a prompt that is not held, cannot be used with this base, or has no labels.
         """
         choices = self._choices(len(rows), prompt)
         asked = self._asked(rows, choices, Coder.encode_questions)
@@ -146,6 +150,10 @@ class PromptedLM:
         Args:
             rows: The template's and the answer's columns.
             prompt: A prompt's name, or one a row; None where only one prompt is held.
+
+        Raises:
+            DataError: As in `classify`, and for a row without its answer.
+            PromptError: As in `classify`, and for an ensemble.
         """
         asked = self._asked(rows, self._single(len(rows), prompt, "score"), Coder.encode, with_answers=True)
 
@@ -197,6 +205,11 @@ class PromptedLM:
             stream: Whether to yield `Piece(row, text)` as the text comes; a row's pieces joined are its answer.
             stop_strings: Texts that end an answer, left out of it.
             options: For transformers' own `generate`: do_sample, temperature, num_beams and so on; greedy by default.
+
+        Raises:
+            DataError: As in `classify`.
+            PromptError: As in `score`, and for options that `generate` cannot take.
+            ModelError: For a model that transformers cannot write with from embeddings.
         """
         settings = settings_of(self.backbone, max_new_tokens, stop_strings, options)
 
@@ -218,6 +231,10 @@ class PromptedLM:
 
         Args:
             prompt: The prompt's name; None where only one is held.
+
+        Raises:
+            PromptError: As in `score`.
+            ModelError: For an encoder-decoder.
         """
         (choice,) = self._single(1, prompt, "conversation")
         name = choice.prompts[0]

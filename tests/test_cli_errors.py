@@ -624,3 +624,13 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_whole(
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["last.pt"]
     monkeypatch.undo()
     assert run("train", "--config", run_config, "--resume").status == 0
+
+
+def test_written_answers_end_at_a_stop_text(run: Callable[..., Outcome], made_prompt: SoftPrompt, tmp_path: Path) -> None:
+    writes = dataclasses.replace(made_prompt, task=dataclasses.replace(made_prompt.task, verbalizer=None))
+    directory = writes.save(tmp_path / "writes")
+    command = ("predict", directory, "--input", "a film", "--max-new-tokens", 30, "--json")
+    free = json.loads(run(*command).out)["answers"][0]["text"]
+    stop = free[2]
+    ended = json.loads(run(*command, "--stop", stop, "--stop", "not there").out)["answers"][0]["text"]
+    assert ended == free.partition(stop)[0] != free

@@ -227,7 +227,7 @@ def reviews(real_backbone):
 @pytest.mark.real_model
 def test_shared_prefix_equals_splice_on_real_reviews(real_backbone, reviews):
     batch = collate(reviews[:8], real_backbone.pad_id)
-    assert batch.num_shared == 20
+    assert batch.num_shared == 22  # and "Review:"
     assert_paths_agree(real_backbone, trained_encoder(real_backbone, 20), batch)
 
 
