@@ -626,7 +626,9 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_whole(
     assert run("train", "--config", run_config, "--resume").status == 0
 
 
-def test_written_answers_end_at_a_stop_text(run: Callable[..., Outcome], made_prompt: SoftPrompt, tmp_path: Path) -> None:
+def test_written_answers_end_at_a_stop_text(
+    run: Callable[..., Outcome], made_prompt: SoftPrompt, tmp_path: Path
+) -> None:
     writes = dataclasses.replace(made_prompt, task=dataclasses.replace(made_prompt.task, verbalizer=None))
     directory = writes.save(tmp_path / "writes")
     command = ("predict", directory, "--input", "a film", "--max-new-tokens", 30, "--json")
