@@ -142,11 +142,16 @@ class Backbone(ABC):
     @property
     def overhead_tokens(self) -> int:
         """What a run costs besides its tokens, in tokens: parting a batch must save more. Known for CPUs only."""
-        return _OVERHEAD_TOKENS if self.device.type == "cpu" else FEWEST_BATCHES
+        return _OVERHEAD_TOKENS if self.device.type == "cpu" and not self.packs else FEWEST_BATCHES
 
     @property
     def shares_prefix(self) -> bool:
         """Whether leading tokens run once can stand before many rows."""
+        return False
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows may be laid end to end, so that rows of all lengths fill a batch."""
         return False
 
     @property
@@ -251,6 +256,16 @@ class CausalBackbone(Backbone):
         windows = [each.sliding_window for each in self.cache_layers if each.is_sliding]
         local = getattr(self.model.config, "window_size", None)  # GPT-Neo's, of which its cache knows nothing
         return min([*windows, *([local] if isinstance(local, int) else [])], default=None)
+
+    def sees_all(self, num_tokens: int) -> bool:
+        """Whether every layer sees so many tokens."""
+        return self.window is None or num_tokens <= self.window
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether rows may be laid end to end in one line, each blind to the others, behind a kept prefix."""
+        takes_positions = "position_ids" in self._accepted  # each row of a line begins anew
+        return self.shares_prefix and takes_positions and probes.heeds_blocks(self)
 
     @cached_property
     def is_causal(self) -> bool:

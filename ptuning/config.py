@@ -127,6 +127,9 @@ class TrainConfig:
     """Passes over the training rows, where max_steps is not given."""
     per_device_train_batch_size: int = 8
     """Rows a device reads at once in training."""
+    max_batch_tokens: int | None = None
+    """Tokens a device reads at once, padding and virtual tokens included: bounds memory, whatever the batch size; null:
+    no limit."""
     per_device_eval_batch_size: int = 32
     """Rows a device reads at once in evaluation."""
     gradient_accumulation_steps: int = 1
@@ -168,6 +171,7 @@ class TrainConfig:
             self,
             *("max_steps", "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size"),
             *("gradient_accumulation_steps", "learning_rate", "max_grad_norm", "eval_steps", "max_eval_samples"),
+            "max_batch_tokens",
             *("early_stopping_patience", "save_steps", "logging_steps"),
         )
         if not self.weight_decay >= 0:

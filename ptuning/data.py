@@ -45,6 +45,11 @@ class Example:
     def __len__(self) -> int:
         return len(self.ids) + len(self.answer_ids)
 
+    @property
+    def num_text(self) -> int:
+        """How many of its tokens are real ones."""
+        return sum(i >= 0 for i in self.ids) + len(self.answer_ids)
+
 
 @dataclass(frozen=True)
 class Batch:

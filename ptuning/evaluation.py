@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from ptuning.backbone import Backbone
 from ptuning.data import Coder, Example, by_length, num_cut, warn_of_cut
-from ptuning.forward import Prompt
+from ptuning.forward import Prompt, begin
 from ptuning.objective import answer_scores, label_scores
+from ptuning.prefix import RowPrompts
 from ptuning.rows import Row
 from ptuning.template import Task
 
@@ -101,10 +102,12 @@ def evaluate(
     num_correct, total = 0, 0.0
     num_new = max(map(len, label_ids), default=0)  # a row is read with each label's text behind it
     batches = by_length(examples, batch_size, max_batch_tokens, num_new, backbone.overhead_tokens)
+    prefix = begin(backbone, prompt, backbone.collate(examples), path) if examples else None
     with tqdm(total=len(examples), desc=progress, unit="row", disable=progress is None) as bar:
         for rows in batches:
             chosen = [examples[i] for i in rows]
-            scores_B, is_correct_B = _scores(backbone, prompt, chosen, label_ids, path)
+            its_prompt = RowPrompts.same(prompt, prefix, len(rows)) if prefix and isinstance(prompt, Tensor) else prompt
+            scores_B, is_correct_B = _scores(backbone, its_prompt, chosen, label_ids, path)
             num_correct += int(is_correct_B.sum())
             total -= float(scores_B.cpu().double().sum())
             bar.update(len(rows))

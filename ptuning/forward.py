@@ -5,14 +5,16 @@
 keys and values are put before the rest of each row. Knows nothing of losses, labels' meaning or training.
 """
 
+import dataclasses
 from typing import TypeAlias
 
-import torch
 from torch import Tensor, nn
 
+from ptuning.attention import ShortAttention
 from ptuning.backbone import Backbone, CausalBackbone
-from ptuning.data import Batch, positions
+from ptuning.data import Batch
 from ptuning.errors import ModelError
+from ptuning.lines import WIDEST, Lines
 from ptuning.placement import place
 from ptuning.prefix import Prefix, RowPrompts
 
@@ -51,6 +53,14 @@ def can_share(backbone: Backbone, prompt: Prompt, batch: Batch) -> bool:
     return isinstance(prompt, Tensor) and prompt.ndim == 2 and any(i < 0 for i in batch.shared_ids)
 
 
+def begin(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto") -> Prefix | None:
+    """What all rows of one prompt begin with, run once, to stand before any of them; None where that cannot be."""
+    if path == "splice" or not isinstance(prompt, Tensor) or not can_share(backbone, prompt, batch):
+        return None
+    assert isinstance(backbone, CausalBackbone)
+    return Prefix.of(backbone, prompt, batch.shared_ids)
+
+
 def require_path(backbone: Backbone, path: str) -> None:
     """Raises `ModelError` when the model cannot be run by that path."""
     if path == "shared_prefix" and (not backbone.shares_prefix or backbone.is_checkpointed):
@@ -71,27 +81,26 @@ def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
 
     Shapes as in `label_logits`.
     """
-    if not can_share(backbone, prompt, batch):
+    prefix = begin(backbone, prompt, batch)
+    if prefix is not None and isinstance(prompt, Tensor):
+        prompt = RowPrompts.same(prompt, prefix, len(batch.ids_BT))
+    if not isinstance(prompt, RowPrompts) or not can_share(backbone, prompt, batch):
         return splice(backbone, prompt, batch)
     assert isinstance(backbone, CausalBackbone)
-    if isinstance(prompt, Tensor):
-        prefix = Prefix.of(backbone, prompt, batch.shared_ids)
-        prompt = RowPrompts([prompt], [prefix], (0,) * len(batch.ids_BT))
-    assert isinstance(prompt, RowPrompts)
-    cache, prefix_mask_BP = prompt.spread(backbone)
-    num_run_B1 = prefix_mask_BP.sum(dim=1, keepdim=True)
-    is_rest_BT = (batch.mask_BT > 0) & (positions(batch.mask_BT) >= num_run_B1)
-    # What is left of each row moves to the left: padding between prefix and text would use up a sliding window.
-    order_BR = is_rest_BT.int().argsort(dim=1, descending=True, stable=True)[:, : int(is_rest_BT.sum(dim=1).max())]
-    ids_BR, mask_BR, scored_BR = (each.gather(1, order_BR) for each in (batch.ids_BT, is_rest_BT, batch.scored_BT))
-    return backbone.scored_logits(
-        scored_BR,
-        inputs_embeds=place(backbone, prompt.embeddings, ids_BR),
-        attention_mask=torch.cat([prefix_mask_BP, mask_BR.long()], dim=1),
-        position_ids=num_run_B1 + positions(mask_BR.long()),
-        past_key_values=cache,
-        use_cache=True,
-    )
+    packs = backbone.packs and backbone.sees_all(WIDEST * batch.ids_BT.shape[1] + max(prompt.num_run))
+    lines = Lines.of(batch, prompt.num_run, prompt.choice if packs else None)
+    prompt = dataclasses.replace(prompt, choice=tuple(prompt.choice[row] for row in lines.first))
+    cache, prefix_mask_LS = prompt.spread(backbone)
+    with ShortAttention():
+        logits_NV = backbone.scored_logits(
+            lines.scored_LW,
+            inputs_embeds=place(backbone, prompt.embeddings, lines.ids_LW),
+            attention_mask=lines.blocks(prefix_mask_LS, backbone.dtype) if packs else lines.mask(prefix_mask_LS),
+            position_ids=lines.positions_LW,
+            past_key_values=cache,
+            use_cache=True,
+        )
+    return logits_NV[lines.order_N]
 
 
 def embeddings_of(prompt: Prompt, backbone: Backbone, batch: Batch) -> Tensor:

@@ -40,7 +40,7 @@ class Prefix:
             position_ids=torch.arange(len(ids), device=backbone.device)[None],
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=torch.empty(0, dtype=torch.long, device=backbone.device),  # none are needed
         )
         return cls(tuple((keys, values) for keys, values, _ in cache), tuple(ids))
 
@@ -55,6 +55,11 @@ class RowPrompts:
     """What was kept of what each one's rows begin with; empty where the model can keep nothing."""
     choice: tuple[int, ...]
     """Which of the K each row has."""
+
+    @classmethod
+    def same(cls, prompt_PH: Tensor, prefix: Prefix, num_rows: int) -> "RowPrompts":
+        """One prompt for all rows."""
+        return cls([prompt_PH], [prefix], (0,) * num_rows)
 
     @property
     def num_run(self) -> tuple[int, ...]:

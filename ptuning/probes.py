@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from ptuning.data import positions
 
@@ -50,6 +51,29 @@ def heeds_gaps(backbone: Any) -> bool:
         for chosen in (slice(None), mask_1T[0] > 0)
     )
     return _same(gap_V, plain_V)
+
+
+@torch.no_grad()
+def heeds_blocks(backbone: Any) -> bool:
+    """Whether a mask for each pair of tokens is heeded as it is given: two rows in one line, behind a kept token."""
+    ids_15 = torch.tensor([[1, 2, 3, 4, 5]], device=backbone.device)
+    sees_55 = torch.ones(5, 5, dtype=torch.bool, device=backbone.device).tril()
+    sees_55[3:, 1:3] = False  # tokens 3 and 4 are another row's than 1 and 2
+    masks_1145 = torch.zeros(1, 1, 4, 5, dtype=backbone.dtype, device=backbone.device)
+    masks_1145.masked_fill_(~sees_55[1:], torch.finfo(backbone.dtype).min)
+    positions_15 = torch.tensor([[0, 1, 2, 1, 2]], device=backbone.device)
+    cache = DynamicCache()
+
+    def run(columns: slice, **options: Any) -> Tensor:
+        inputs_embeds = backbone.embed(ids_15[:, columns])
+        return backbone.run(inputs_embeds=inputs_embeds, position_ids=positions_15[:, columns], **options).logits[0]
+
+    run(slice(0, 1), past_key_values=cache, use_cache=True)
+    line_4V = run(slice(1, 5), past_key_values=cache, use_cache=True, attention_mask=masks_1145)
+    alone_V = backbone.run(
+        inputs_embeds=backbone.embed(ids_15[:, [0, 3, 4]]), position_ids=positions_15[:, :3], use_cache=False
+    ).logits[0, -1]
+    return _same(line_4V[-1], alone_V)
 
 
 def _steps(backbone: Any, ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, ...]:

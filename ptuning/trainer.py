@@ -29,8 +29,8 @@ from ptuning.engine import accelerator, peak_memory_bytes
 from ptuning.errors import TrainingError
 from ptuning.evaluation import Metrics, evaluate, sides
 from ptuning.forward import Prompt, require_path
+from ptuning.gradient import backward
 from ptuning.interrupts import Interrupted, noted_interrupts
-from ptuning.objective import loss_sum
 from ptuning.prompt import SoftPrompt
 from ptuning.rows import read_rows
 from ptuning.run_directory import BEST, LAST, RunDirectory
@@ -181,16 +181,11 @@ class Trainer:
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         first = self.progress.step * self.batches_per_step + rank
         numbers = [self.stream[i] for i in range(first, first + self.batches_per_step, processes)]
-        examples = [[self.examples["train"][i] for i in rows] for rows in numbers]
-        batches = [self.backbone.collate(each) for each in examples]
-        num_label_tokens = self._sum(sum(len(batch.targets_N) for batch in batches))
-        total = 0.0
-        for batch in batches:
-            is_last = batch is batches[-1]
-            with nullcontext() if is_last else self.accelerator.no_sync(self.encoder), self._run_again_in_backward():
-                loss = loss_sum(self.backbone, self._prompt(self.encoder), batch, self.settings.forward)
-                self.accelerator.backward(loss * processes / num_label_tokens)
-            total += float(loss.detach())
+        examples = [self.examples["train"][i] for rows in numbers for i in rows]
+        num_label_tokens = self._sum(sum(len(example.answer_ids) for example in examples))
+        with self._run_again_in_backward():
+            prompt, scale = self._prompt(self.encoder), processes / num_label_tokens
+            total = backward(self.backbone, prompt, examples, scale, self.settings.forward, *self._limits)
         loss_total = self._sum(total)
         norm = self.accelerator.clip_grad_norm_(self.encoder.parameters(), self.settings.max_grad_norm).item()
         self._require_finite(loss_total, "loss")  # here every process has the same sum and stops at the same step
@@ -204,7 +199,7 @@ class Trainer:
         progress.window_loss_sum += loss_total
         progress.window_num_label_tokens += int(num_label_tokens)
         progress.seconds += seconds
-        num_tokens = self._sum(sum(int((batch.ids_BT >= 0).mul(batch.mask_BT).sum()) for batch in batches))
+        num_tokens = self._sum(sum(example.num_text for example in examples))
         return {
             "loss": float(loss_total / num_label_tokens),
             "learning_rate": learning_rate,
@@ -248,6 +243,7 @@ class Trainer:
         metrics = evaluate(
             *(self.backbone, prompt, share, self.coder.label_ids),
             *(settings.per_device_eval_batch_size, settings.forward, label if self._speaks else None),
+            settings.max_batch_tokens,
         )
         return Metrics(*(type(value)(self._sum(value)) for value in dataclasses.astuple(metrics)))
 
@@ -272,6 +268,11 @@ class Trainer:
     @torch.no_grad()
     def _trained_prompt(self) -> Prompt:
         return self._prompt(self.accelerator.unwrap_model(self.encoder))
+
+    @property
+    def _limits(self) -> tuple[int, int | None]:
+        """The most rows and tokens that are read at once in training."""
+        return self.settings.per_device_train_batch_size, self.settings.max_batch_tokens
 
     def _run_again_in_backward(self) -> AbstractContextManager[None]:
         return self.backbone.checkpointed() if self.settings.gradient_checkpointing else nullcontext()

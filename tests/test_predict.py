@@ -384,7 +384,7 @@ def test_rows_with_different_prompts_are_read_in_one_forward(backbone, monkeypat
         type(backbone), "run", lambda self, **i: sizes.append(len(i["inputs_embeds"])) or run(self, **i)
     )
     together = lm.classify(ROWS, names)
-    assert sizes == [5]
+    assert len(sizes) == 1
     for one, other in zip(together, alone, strict=True):
         assert one.scores == pytest.approx(other.scores, abs=1e-5)
 
@@ -456,7 +456,7 @@ def test_no_batch_has_more_tokens_than_allowed_and_rows_keep_their_order(backbon
         length = 0 if cache is None else cache.get_seq_length()
         given = inputs["inputs_embeds"] if inputs.get("inputs_embeds") is not None else inputs["input_ids"]
         sizes.append(given.shape[0] * (given.shape[1] + length))
-        assert mask is None or mask.shape[1] == given.shape[1] + length
+        assert mask is None or mask.shape[-1] == given.shape[1] + length
         return forward(**inputs)
 
     def answers(lm):

@@ -17,7 +17,7 @@ import torch
 from conftest import ASSETS, write_csv
 
 import ptuning
-from ptuning import trainer
+from ptuning import gradient, trainer
 from ptuning.config import RunConfig
 from ptuning.errors import TrainingError
 from ptuning.interrupts import Interrupted
@@ -183,9 +183,9 @@ def test_interrupted_in_process_keeps_the_old_signal_handler(run_config: Path) -
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss_sum = trainer.loss_sum
+    loss_sum = gradient.loss_sum
     calls = iter(range(100))
-    monkeypatch.setattr(trainer, "loss_sum", lambda *a: loss_sum(*a) * (math.nan if next(calls) == 7 else 1))
+    monkeypatch.setattr(gradient, "loss_sum", lambda *a: loss_sum(*a) * (math.nan if next(calls) == 7 else 1))
     with pytest.raises(
         TrainingError, match=r"loss nan at step 8; .* keeps its checkpoint of step 6; expected a finite number\. Start"
     ):
@@ -199,8 +199,8 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
 def test_loss_that_is_not_finite_before_the_first_checkpoint_says_so(
     run_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss_sum = trainer.loss_sum
-    monkeypatch.setattr(trainer, "loss_sum", lambda *a: loss_sum(*a) * math.inf)
+    loss_sum = gradient.loss_sum
+    monkeypatch.setattr(gradient, "loss_sum", lambda *a: loss_sum(*a) * math.inf)
     with pytest.raises(TrainingError, match=r"loss inf at step 1; .* keeps no checkpoint yet"):
         trained(run_config)
 

@@ -1,0 +1,95 @@
+"""The gradient of many rows, a part of them at a time: what they share is run once, forward and backward.
+
+Memory is that of a part, whatever the number of rows, and each part is of similar length. Knows nothing of encoders'
+insides, optimizers or files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from ptuning.backbone import Backbone
+from ptuning.data import Example, by_length, require_small
+from ptuning.forward import Prompt, begin, embeddings_of
+from ptuning.objective import loss_sum
+from ptuning.prefix import Prefix, RowPrompts
+
+
+def backward(
+    backbone: Backbone,
+    prompt: Prompt,
+    examples: Sequence[Example],
+    scale: float = 1.0,
+    path: str = "auto",
+    batch_size: int | None = None,
+    max_batch_tokens: int | None = None,
+) -> float:
+    """Adds to the prompt's gradient that of `scale` times the summed loss of all rows.
+
+    The same as `(objective.loss_sum(...) * scale).backward()`, but for rounding, with what made the prompt run backward
+    once.
+
+    Args:
+        backbone: The frozen model.
+        prompt: What the prompt encoder made, `[P, H]`, or a conditioned encoder.
+        examples: Rows with answers.
+        scale: What the loss is multiplied by.
+        path: The forward path, as in `forward.label_logits`.
+        batch_size: The most rows read at once; None: no limit.
+        max_batch_tokens: The most tokens read at once, padding and virtual tokens included; None: no limit.
+
+    Returns:
+        The summed loss, in nats.
+
+    Raises:
+        DataError: For a row that alone has more than `max_batch_tokens`.
+    """
+    require_small(examples, max_batch_tokens)
+    whole = backbone.collate(examples).to(backbone.device)
+    made = embeddings_of(prompt, backbone, whole)
+    shared = _Shared.of(made, begin(backbone, made, whole, path))
+    num_run = [len(shared.prefix.ids)] * len(examples)
+    limits = (batch_size or len(examples), max_batch_tokens, 0, backbone.overhead_tokens)
+    total = 0.0
+    for rows in by_length(examples, *limits, num_run):
+        batch = backbone.collate([examples[i] for i in rows])
+        loss = loss_sum(backbone, shared.of_rows(rows), batch, path)
+        (loss * scale).backward()
+        total += loss.item()
+    shared.backward()
+    return total
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What all parts of the rows take, apart from what made it, so that each part can be run backward by itself."""
+
+    made: tuple[Tensor, ...]
+    """The prompt, and each layer's keys and values of what the rows begin with."""
+    leaves: tuple[Tensor, ...]
+    """The same values, in which the parts' gradients gather."""
+    prefix: Prefix
+    """The leaves' keys and values."""
+
+    @classmethod
+    def of(cls, prompt: Tensor, prefix: Prefix | None) -> Self:
+        prefix = prefix or Prefix((), ())
+        made = (prompt, *(each for layer in prefix.layers for each in layer))
+        leaves = tuple(each.detach().requires_grad_() for each in made)
+        return cls(made, leaves, Prefix(tuple(zip(leaves[1::2], leaves[2::2], strict=True)), prefix.ids))
+
+    def of_rows(self, rows: Sequence[int]) -> Tensor | RowPrompts:
+        """The prompt of a part of the rows."""
+        prompt = self.leaves[0]
+        if self.prefix.ids:
+            return RowPrompts.same(prompt, self.prefix, len(rows))
+        return prompt if prompt.ndim == 2 else prompt[list(rows)]
+
+    def backward(self) -> None:
+        """Hands the gathered gradients on to what made the leaves."""
+        gathered = [(made, leaf.grad) for made, leaf in zip(self.made, self.leaves, strict=True)]
+        pairs = [(made, grad) for made, grad in gathered if grad is not None and made.requires_grad]
+        torch.autograd.backward([made for made, _ in pairs], [grad for _, grad in pairs])

@@ -1,0 +1,114 @@
+"""Lays what is left of a batch's rows in lines: one row a line, or several end to end, each blind to the others.
+
+Rows of different lengths, padded to the longest, waste a part of every matrix product; laid end to end they fill the
+lines. Knows nothing of models.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ptuning.data import Batch
+
+WIDEST = 2  # of the longest row: wider lines leave less empty, and make attention dearer
+_TRIES = 16  # widths that are tried
+_DEARER = 5000  # tokens: so much wider a line costs about as much again, in SmolLM2-135M on 2 cores
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The last tokens of a batch's rows in L lines of width W."""
+
+    ids_LW: Tensor
+    """Token ids; 0 where nothing is."""
+    row_LW: Tensor
+    """The row that each token is of; -1 where nothing is."""
+    positions_LW: Tensor
+    """Each token's position in its row."""
+    scored_LW: Tensor
+    """Whether the token's logits are needed."""
+    order_N: Tensor
+    """Where each scored position, in the order of rows, is among those of the lines."""
+    first: tuple[int, ...]
+    """A row of each line."""
+
+    @classmethod
+    def of(cls, batch: Batch, num_run: Sequence[int], groups: Sequence[Hashable] | None = None) -> Self:
+        """Lays out a batch, without what no scored position needs.
+
+        Args:
+            batch: The rows.
+            num_run: How many leading tokens of each row are left out, having been run.
+            groups: Rows with equal ones may share a line; None: each row has its own.
+        """
+        device, num_run_B1 = batch.ids_BT.device, torch.tensor(num_run, device=batch.ids_BT.device)[:, None]
+        is_needed_BT = batch.scored_BT.flip(1).cumsum(dim=1).flip(1) > 0  # up to the last scored position
+        position_BT = batch.mask_BT.cumsum(dim=1) - 1
+        is_rest_BT = (batch.mask_BT > 0) & (position_BT >= num_run_B1) & is_needed_BT
+        lengths = is_rest_BT.sum(dim=1).tolist()
+        rows = [[b] for b in range(len(lengths))] if groups is None else laid(lengths, groups)
+        width = max(sum(lengths[b] for b in line) for line in rows)
+        starts = {b: (i, sum(lengths[b] for b in line[:k])) for i, line in enumerate(rows) for k, b in enumerate(line)}
+        line_B, start_B = torch.tensor([starts[b] for b in range(len(lengths))], device=device).unbind(dim=1)
+        row_N, _ = is_rest_BT.nonzero(as_tuple=True)
+        places = line_B[row_N], (start_B[:, None] + position_BT - num_run_B1)[is_rest_BT]
+
+        def spread(values: Tensor, empty: int = 0) -> Tensor:
+            lines_LW = torch.full((len(rows), width), empty, dtype=values.dtype, device=device)
+            return lines_LW.index_put_(places, values)
+
+        scored_LW = spread(batch.scored_BT[is_rest_BT])
+        order_N = spread(torch.arange(len(row_N), device=device))[scored_LW].argsort()
+        position_LW = spread(position_BT[is_rest_BT])
+        ids_LW, row_LW = spread(batch.ids_BT[is_rest_BT]), spread(row_N, -1)
+        return cls(ids_LW, row_LW, position_LW, scored_LW, order_N, tuple(line[0] for line in rows))
+
+    def mask(self, prefix_mask_LS: Tensor) -> Tensor:
+        """1 where there is something to see, `[L, S + W]`: of a prefix and then of the line. For one row a line."""
+        return torch.cat([prefix_mask_LS, (self.row_LW >= 0).long()], dim=1)
+
+    def blocks(self, prefix_mask_LS: Tensor, dtype: torch.dtype) -> Tensor:
+        """What is added to attention's scores `[L, 1, W, S + W]`: 0 where a token sees, else the least number.
+
+        Each token sees the prefix, itself and what is before it of its own row.
+        """
+        width = self.row_LW.shape[1]
+        is_own_LWW = rearrange(self.row_LW, "l w -> l w 1") == rearrange(self.row_LW, "l w -> l 1 w")
+        sees_LWW = is_own_LWW & torch.ones_like(is_own_LWW[0]).tril()
+        sees_prefix_LWS = rearrange(prefix_mask_LS > 0, "l s -> l 1 s").expand(-1, width, -1)
+        sees_L1WK = rearrange(torch.cat([sees_prefix_LWS, sees_LWW], dim=2), "l w k -> l 1 w k")
+        return torch.zeros(sees_L1WK.shape, dtype=dtype, device=self.row_LW.device).masked_fill_(
+            ~sees_L1WK, torch.finfo(dtype).min
+        )
+
+
+def laid(lengths: Sequence[int], groups: Sequence[Hashable]) -> list[list[int]]:
+    """Row numbers in lines, rows of a group end to end, so that little is left empty (best fit, longest first)."""
+    longest = max(lengths)
+    widths = {longest + longest * (WIDEST - 1) * i // (_TRIES - 1) for i in range(_TRIES)}
+    tries = [_fitted(lengths, groups, width) for width in sorted(widths)]
+
+    def cost(lines: list[list[int]]) -> float:
+        width = max(sum(lengths[b] for b in line) for line in lines)
+        return len(lines) * width * (1 + width / _DEARER)
+
+    return min(tries, key=cost)
+
+
+def _fitted(lengths: Sequence[int], groups: Sequence[Hashable], width: int) -> list[list[int]]:
+    lines: list[list[int]] = []
+    room: list[int] = []
+    for b in sorted(range(len(lengths)), key=lambda b: -lengths[b]):
+        fits = [i for i, line in enumerate(lines) if groups[line[0]] == groups[b] and room[i] >= lengths[b]]
+        if fits:
+            best = min(fits, key=room.__getitem__)
+            lines[best].append(b)
+            room[best] -= lengths[b]
+        else:
+            lines.append([b])
+            room.append(width - lengths[b])
+    return lines

@@ -1,0 +1,89 @@
+"""The gradient of rows taken a part at a time equals that of all rows at once."""
+
+import pytest
+import torch
+from families import FAMILIES, tiny_backbone
+
+from ptuning import encoders, gradient, initializers, objective
+from ptuning.backbone import Backbone
+from ptuning.data import Example
+from ptuning.errors import DataError
+from ptuning.rows import Row
+from ptuning.template import Task
+
+TEXTS = ["the film", "a very dull plot and very bad film was the capital of the film", "bright", "good", "dull and bad"]
+
+
+def examples_of(backbone: Backbone, template: str) -> list[Example]:
+    rows = [
+        Row({"text": text, "label": word}, "row")
+        for text, word in zip(TEXTS, [" good", "x", " b", "tin", "y"], strict=True)
+    ]
+    return backbone.coder(Task(template)).encode(rows)
+
+
+def encoder_of(backbone: Backbone, kind: str = "residual") -> encoders.PromptEncoder:
+    torch.manual_seed(0)
+    encoder = encoders.build(kind, initializers.from_vocabulary(backbone.vocabulary_VH.float(), 5), 16)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return encoder
+
+
+def gradient_of(encoder: encoders.PromptEncoder) -> torch.Tensor:
+    """That of all parameters, end to end; taken away."""
+    found = [parameter.grad.flatten() for parameter in encoder.parameters() if parameter.grad is not None]
+    encoder.zero_grad()
+    return torch.cat(found) if found else torch.empty(0)
+
+
+def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("template", ["{prompt:5}the {text} is", "{text} is{prompt:5}"])
+def test_parts_add_up_to_the_gradient_of_all_rows(family: str, template: str) -> None:
+    backbone = tiny_backbone(family)
+    examples, encoder = examples_of(backbone, template), encoder_of(backbone)
+    loss = objective.loss_sum(backbone, encoder(), backbone.collate(examples), "splice")
+    (loss * 0.5).backward()
+    expected = gradient_of(encoder)
+    longest = max(map(len, examples))
+    for limits in ({}, {"batch_size": 2}, {"max_batch_tokens": longest}):
+        total = gradient.backward(backbone, encoder(), examples, 0.5, **limits)
+        assert total == pytest.approx(loss.item(), rel=1e-5)
+        assert_same(gradient_of(encoder), expected)
+
+
+def test_a_conditioned_encoder_gets_the_same_gradient() -> None:
+    backbone = tiny_backbone()
+    examples, encoder = examples_of(backbone, "{prompt:5}the {text} is"), encoder_of(backbone, "conditioned")
+    objective.loss_sum(backbone, encoder, backbone.collate(examples)).backward()
+    expected = gradient_of(encoder)
+    gradient.backward(backbone, encoder, examples, batch_size=2)
+    assert_same(gradient_of(encoder), expected)
+
+
+def test_the_prompt_is_run_once_and_the_encoder_backward_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_backbone()
+    examples, encoder = examples_of(backbone, "{prompt:5}the {text} is"), encoder_of(backbone)
+    assert backbone.packs
+    lines, run, passes = [], type(backbone).run, []
+    monkeypatch.setattr(
+        type(backbone), "run", lambda self, **i: lines.append(i["inputs_embeds"].shape[1]) or run(self, **i)
+    )
+    next(iter(encoder.parameters())).register_post_accumulate_grad_hook(lambda _: passes.append(1))
+    gradient.backward(backbone, encoder(), examples, batch_size=1)
+    assert len(lines) == 1 + len(examples)
+    assert lines[0] == backbone.collate(examples).num_shared > 5  # the virtual tokens and "the"
+    assert len(passes) == 1
+
+
+def test_a_row_beyond_the_limit_says_so_before_anything_is_run() -> None:
+    backbone = tiny_backbone()
+    examples, encoder = examples_of(backbone, "{prompt:5}{text}"), encoder_of(backbone)
+    with pytest.raises(DataError, match=r"row 1 of .* tokens, .* expected at most 9, the tokens that a batch may have"):
+        gradient.backward(backbone, encoder(), examples, max_batch_tokens=9)
+    assert not len(gradient_of(encoder))

@@ -1,0 +1,55 @@
+"""Rows laid end to end: each token once, in its place, and blind to other rows."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptuning.data import Batch, Example, collate
+from ptuning.lines import WIDEST, Lines, laid
+
+LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
+
+
+def batch_of(lengths: list[int], padding_side: str = "right") -> Batch:
+    """Rows of two shared tokens, text, and an answer of two."""
+    numbers = iter(range(10, 10_000))
+    examples = [Example([-1, 5, *(next(numbers) for _ in range(n))], [next(numbers), 3]) for n in lengths]
+    return collate(examples, 0, padding_side)
+
+
+@given(LENGTHS, st.integers(1, 3))
+def test_each_row_has_one_line_of_its_group_that_is_not_too_wide(lengths: list[int], num_groups: int) -> None:
+    groups = [b % num_groups for b in range(len(lengths))]
+    lines = laid(lengths, groups)
+    assert sorted(b for line in lines for b in line) == list(range(len(lengths)))
+    assert all(len({groups[b] for b in line}) == 1 for line in lines)
+    widths = [sum(lengths[b] for b in line) for line in lines]
+    assert max(widths) <= WIDEST * max(lengths)
+    assert len(lines) * max(widths) <= len(lengths) * max(lengths)  # never more than rows padded to the longest
+
+
+def test_unequal_rows_leave_little_empty() -> None:
+    lengths = [63, 45, 44, 43, 36, 35, 33, 33, 32, 31, 29, 28, 27, 27, 26, 25, 22, 20, 18, 17, 16, 15, 14, 13]
+    lines = laid(lengths, [0] * len(lengths))
+    assert len(lines) * max(sum(lengths[b] for b in line) for line in lines) < 1.05 * sum(lengths)
+
+
+@given(LENGTHS, st.sampled_from(["left", "right"]), st.booleans())
+def test_lines_hold_what_is_left_of_the_rows(lengths: list[int], side: str, end_to_end: bool) -> None:
+    batch = batch_of(lengths, side)
+    lines = Lines.of(batch, [2] * len(lengths), [0] * len(lengths) if end_to_end else None)
+    for b, row in enumerate(batch.ids_BT):
+        own = row[batch.mask_BT[b] > 0]
+        is_own = lines.row_LW == b
+        assert lines.ids_LW[is_own].tolist() == own[2:-1].tolist()  # the last answer token predicts nothing
+        assert lines.positions_LW[is_own].tolist() == list(range(2, len(own) - 1))
+    in_lines = lines.ids_LW[lines.scored_LW]
+    assert in_lines[lines.order_N].tolist() == batch.ids_BT[batch.scored_BT].tolist()
+
+
+def test_a_token_sees_the_prefix_and_what_is_before_it_of_its_own_row() -> None:
+    lines = Lines.of(batch_of([2, 1]), [2, 2], [0, 0])
+    assert lines.row_LW.tolist() == [[0, 0, 0, 1, 1]]
+    sees = lines.blocks(torch.tensor([[0, 1]]), torch.float32)[0, 0] == 0
+    own = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+    assert sees.int().tolist() == [[0, 1, *row] for row in own]
