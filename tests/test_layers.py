@@ -10,7 +10,9 @@ import ptuning
 PACKAGE = Path(ptuning.__file__).parent
 LEVELS = {
     "errors": 0,
-    **dict.fromkeys(("assets", "attention", "checkpointing", "encoders", "files", "fingerprint", "initializers"), 1),
+    **dict.fromkeys(
+        ("assets", "attention", "checkpointing", "cost", "encoders", "files", "fingerprint", "initializers"), 1
+    ),
     **dict.fromkeys(("ensemble", "interrupts", "loading", "rows", "settings", "template"), 1),
     **dict.fromkeys(("card", "config", "data"), 2),
     **dict.fromkeys(("engine", "lines", "probes", "prompt", "run_directory", "schedule"), 3),
