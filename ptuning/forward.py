@@ -6,13 +6,16 @@ keys and values are put before the rest of each row. Knows nothing of losses, la
 """
 
 import dataclasses
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from transformers import DynamicCache
 
 from ptuning.attention import ShortAttention
 from ptuning.backbone import Backbone, CausalBackbone
-from ptuning.data import Batch
+from ptuning.data import IGNORED, Batch
 from ptuning.errors import ModelError
 from ptuning.lines import WIDEST, Lines
 from ptuning.placement import place
@@ -87,20 +90,58 @@ def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
     if not isinstance(prompt, RowPrompts) or not can_share(backbone, prompt, batch):
         return splice(backbone, prompt, batch)
     assert isinstance(backbone, CausalBackbone)
-    packs = backbone.packs and backbone.sees_all(WIDEST * batch.ids_BT.shape[1] + max(prompt.num_run))
+    packs = can_pack(backbone, prompt, batch)
     lines = Lines.of(batch, prompt.num_run, prompt.choice if packs else None)
+    with ShortAttention():
+        logits_NV = backbone.scored_logits(lines.scored_LW, **_inputs(backbone, prompt, lines, packs))
+    return logits_NV[lines.order_N]
+
+
+def can_pack(backbone: CausalBackbone, prompt: RowPrompts, batch: Batch) -> bool:
+    """Whether what is left of the rows can be laid end to end."""
+    return backbone.packs and backbone.sees_all(WIDEST * batch.ids_BT.shape[1] + max(prompt.num_run))
+
+
+@torch.no_grad()
+def prefill(backbone: CausalBackbone, prompt: RowPrompts, batch: Batch) -> DynamicCache:
+    """Runs rows up to their last token, end to end, and gives each its own keys and values.
+
+    Args:
+        backbone: A model for which `can_pack` holds.
+        prompt: Each row's, which has been run.
+        batch: The rows, what has been run in columns of its own, both parts padded in front.
+
+    Returns:
+        Keys and values of all columns but the last, `B` rows; 0 where a row has no token.
+    """
+    last_BT = torch.full_like(batch.ids_BT, IGNORED)
+    last_BT[:, -1] = 0  # as if it were to be predicted: what comes before it is run
+    lines = Lines.of(dataclasses.replace(batch, labels_BT=last_BT), prompt.num_run, prompt.choice)
+    inputs = _inputs(backbone, prompt, lines, packs=True)
+    with ShortAttention():
+        backbone.run(**inputs, logits_to_keep=torch.empty(0, dtype=torch.long, device=backbone.device))
+    num_kept, cache = max(prompt.num_run), backbone.new_cache()
+    (rows_N, columns_N), (lines_N, at_N) = lines.columns, lines.places
+    kept, _ = prompt.spread(backbone)
+    for i, (of_lines, of_rows) in enumerate(zip(inputs["past_key_values"], kept, strict=True)):
+        states = [functional.pad(each, (0, 0, 0, batch.ids_BT.shape[1] - 1 - num_kept)) for each in of_rows[:2]]
+        for own, line_states in zip(states, of_lines[:2], strict=True):
+            own[rows_N, :, columns_N] = line_states[lines_N, :, num_kept + at_N]
+        cache.update(states[0], states[1], i)
+    return cache
+
+
+def _inputs(backbone: CausalBackbone, prompt: RowPrompts, lines: Lines, packs: bool) -> dict[str, Any]:
+    """What the model is given to run lines behind what has been run of them."""
     prompt = dataclasses.replace(prompt, choice=tuple(prompt.choice[row] for row in lines.first))
     cache, prefix_mask_LS = prompt.spread(backbone)
-    with ShortAttention():
-        logits_NV = backbone.scored_logits(
-            lines.scored_LW,
-            inputs_embeds=place(backbone, prompt.embeddings, lines.ids_LW),
-            attention_mask=lines.blocks(prefix_mask_LS, backbone.dtype) if packs else lines.mask(prefix_mask_LS),
-            position_ids=lines.positions_LW,
-            past_key_values=cache,
-            use_cache=True,
-        )
-    return logits_NV[lines.order_N]
+    return {
+        "inputs_embeds": place(backbone, prompt.embeddings, lines.ids_LW),
+        "attention_mask": lines.blocks(prefix_mask_LS, backbone.dtype) if packs else lines.mask(prefix_mask_LS),
+        "position_ids": lines.positions_LW,
+        "past_key_values": cache,
+        "use_cache": True,
+    }
 
 
 def embeddings_of(prompt: Prompt, backbone: Backbone, batch: Batch) -> Tensor:

@@ -3,7 +3,6 @@
 Knows nothing of prompts' names or of tasks.
 """
 
-import dataclasses
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,13 +11,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from ptuning.backbone import Backbone, CausalBackbone
 from ptuning.data import IGNORED, Batch, Example, padded
 from ptuning.errors import ModelError, PromptError
-from ptuning.forward import Prompt, can_share, embeddings_of
+from ptuning.forward import Prompt, can_pack, can_share, embeddings_of, prefill
 from ptuning.placement import place
 from ptuning.prefix import RowPrompts
 
@@ -136,9 +135,8 @@ def write(
     if isinstance(prompt, RowPrompts) and isinstance(backbone, CausalBackbone) and can_share(backbone, prompt, batch):
         apart = _prefixes_apart(prompt, examples, backbone)
         if _may_continue(backbone, apart, max(prompt.num_run), settings):
-            choice = tuple(k for k in prompt.choice for _ in range(settings.num_beams))
-            cache, _ = dataclasses.replace(prompt, choice=choice).spread(backbone)
-            batch = apart
+            cache, batch = _begun(backbone, prompt, apart), apart
+            cache.batch_repeat_interleave(settings.num_beams)
     prompts = embeddings_of(prompt, backbone, batch)
     return written(backbone, prompts, batch.ids_BT, batch.mask_BT, cache, settings, **listening)
 
@@ -175,6 +173,14 @@ def _prefixes_apart(prompt: RowPrompts, examples: Sequence[Example], backbone: B
     parts = [padded(part, backbone.pad_id, "left") for part in zip(*rows, strict=True)]
     ids_BT, mask_BT = (torch.cat(each, dim=1).to(backbone.device) for each in zip(*parts, strict=True))
     return Batch(ids_BT, mask_BT, torch.full_like(ids_BT, IGNORED), (), ())
+
+
+def _begun(backbone: CausalBackbone, prompt: RowPrompts, apart: Batch) -> DynamicCache:
+    """A cache of what has been run of the rows; of all but their last tokens where padding costs more than a run."""
+    num_padded = int((apart.mask_BT[:, max(prompt.num_run) :] == 0).sum())
+    if num_padded > backbone.run_tokens and can_pack(backbone, prompt, apart):
+        return prefill(backbone, prompt, apart)
+    return prompt.spread(backbone)[0]
 
 
 def _may_continue(backbone: CausalBackbone, apart: Batch, num_run: int, settings: Settings) -> bool:

@@ -33,6 +33,10 @@ class Lines:
     """Whether the token's logits are needed."""
     order_N: Tensor
     """Where each scored position, in the order of rows, is among those of the lines."""
+    columns: tuple[Tensor, Tensor]
+    """Row and column of each token in the batch, in the order of rows."""
+    places: tuple[Tensor, Tensor]
+    """Line and place of each token, in the order of rows."""
     first: tuple[int, ...]
     """A row of each line."""
 
@@ -54,7 +58,7 @@ class Lines:
         width = max(sum(lengths[b] for b in line) for line in rows)
         starts = {b: (i, sum(lengths[b] for b in line[:k])) for i, line in enumerate(rows) for k, b in enumerate(line)}
         line_B, start_B = torch.tensor([starts[b] for b in range(len(lengths))], device=device).unbind(dim=1)
-        row_N, _ = is_rest_BT.nonzero(as_tuple=True)
+        row_N, column_N = is_rest_BT.nonzero(as_tuple=True)
         places = line_B[row_N], (start_B[:, None] + position_BT - num_run_B1)[is_rest_BT]
 
         def spread(values: Tensor, empty: int = 0) -> Tensor:
@@ -65,7 +69,8 @@ class Lines:
         order_N = spread(torch.arange(len(row_N), device=device))[scored_LW].argsort()
         position_LW = spread(position_BT[is_rest_BT])
         ids_LW, row_LW = spread(batch.ids_BT[is_rest_BT]), spread(row_N, -1)
-        return cls(ids_LW, row_LW, position_LW, scored_LW, order_N, tuple(line[0] for line in rows))
+        first = tuple(line[0] for line in rows)
+        return cls(ids_LW, row_LW, position_LW, scored_LW, order_N, (row_N, column_N), places, first)
 
     def mask(self, prefix_mask_LS: Tensor) -> Tensor:
         """1 where there is something to see, `[L, S + W]`: of a prefix and then of the line. For one row a line."""

@@ -8,6 +8,7 @@ from families import FAMILIES, tiny_backbone, tiny_model
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
+from ptuning import backbone as backbones
 from ptuning import generation
 from ptuning.backbone import Backbone
 from ptuning.errors import ModelError, PromptError
@@ -327,3 +328,30 @@ def test_beams_count_against_the_tokens_of_a_batch(backbone, monkeypatch):
     monkeypatch.setattr(type(backbone), "generate", noted)
     lm.generate(ROWS * 3, max_new_tokens=5, num_beams=4)
     assert 4 * max(sizes) <= 200
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma3_text", "deepseek_v3", "gpt_oss"])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}])
+def test_rows_read_end_to_end_are_written_on_as_padded_ones_are(family, options, monkeypatch):
+    backbone = (
+        tiny_backbone(family, sliding_window=200) if family in ("gemma3_text", "gpt_oss") else tiny_backbone(family)
+    )
+    lm = prompted(backbone)
+    lm.prompts["long"] = prompted(backbone, 9).prompts["p"]
+    rows = [
+        {"text": text} for text in ("the film was very dull and very bad", "bad", "good plot", "a bright film", "a")
+    ]
+    names = ["p", "long", "p", "p", "long"]
+    asked = {"prompt": names, "max_new_tokens": 6, **options}
+    padded_rows = lm.generate(rows, **asked)
+    read = []
+    prefill = generation.prefill
+    monkeypatch.setattr(backbones, "_OVERHEAD_TOKENS", 0)
+    monkeypatch.setattr(generation, "prefill", lambda *each: read.append(each) or prefill(*each))
+    assert lm.generate(rows, **asked) == padded_rows
+    assert len(read) == 1
+
+
+def test_rows_that_need_little_padding_are_padded(lm, monkeypatch):
+    monkeypatch.setattr(generation, "prefill", None)
+    lm.generate([{"text": "the film"}, {"text": "the plot"}], max_new_tokens=2)
