@@ -142,12 +142,7 @@ class Backbone(ABC):
     @property
     def overhead_tokens(self) -> int:
         """What parting a batch must save, in tokens; nothing is saved where rows are laid end to end."""
-        return FEWEST_BATCHES if self.packs else self.run_tokens
-
-    @property
-    def run_tokens(self) -> int:
-        """How many tokens are read in the time that a run costs besides its tokens. Known for CPUs only."""
-        return _OVERHEAD_TOKENS if self.device.type == "cpu" else FEWEST_BATCHES
+        return _OVERHEAD_TOKENS if self.device.type == "cpu" and not self.packs else FEWEST_BATCHES
 
     @property
     def shares_prefix(self) -> bool:

@@ -176,9 +176,16 @@ def _prefixes_apart(prompt: RowPrompts, examples: Sequence[Example], backbone: B
 
 
 def _begun(backbone: CausalBackbone, prompt: RowPrompts, apart: Batch) -> DynamicCache:
-    """A cache of what has been run of the rows; of all but their last tokens where padding costs more than a run."""
-    num_padded = int((apart.mask_BT[:, max(prompt.num_run) :] == 0).sum())
-    if num_padded > backbone.run_tokens and can_pack(backbone, prompt, apart):
+    """A cache of what has been run of the rows; on CPUs of all but their last tokens.
+
+    There padding costs more than a run, and torch copies the head's weights once a row to multiply them with the slice
+    that transformers' own first step takes.
+    """
+    if (
+        backbone.device.type == "cpu"
+        and apart.ids_BT.shape[1] > max(prompt.num_run) + 1
+        and can_pack(backbone, prompt, apart)
+    ):
         return prefill(backbone, prompt, apart)
     return prompt.spread(backbone)[0]
 
