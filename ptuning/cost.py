@@ -71,3 +71,23 @@ def _head_dim(config: Any) -> int:
 
 def _head_flops(config: Any, rows: Rows) -> int:
     return 2 * config.hidden_size * config.vocab_size * rows.num_scored
+
+
+def kept_bytes(model: Any, rows: Rows, element_bytes: int = 2) -> int:
+    """What a forward pass keeps for the backward pass, for decoder layers like Llama's with a kernel for attention.
+
+    A token and layer: the input of both norms in fp32, query, key, value and attended value, and three times the width
+    of the gated network. Keys and values of what rows share are kept once for each row.
+    """
+    config = model.config.get_text_config()
+    width = _head_dim(config) * config.num_attention_heads
+    token = 8 * config.hidden_size + element_bytes * (4 * width + 3 * config.intermediate_size)
+    spread = 2 * element_bytes * width * rows.num_shared * len(rows.rest)
+    return config.num_hidden_layers * (rows.num_tokens * token + spread)
+
+
+def prefix_bytes(model: Any, num_shared: int, element_bytes: int = 2) -> int:
+    """Keys and values that are held of a prompt."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * _head_dim(config) * num_shared * element_bytes

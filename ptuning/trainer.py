@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ptuning import encoders, initializers
 from ptuning.backbone import Backbone
 from ptuning.config import RunConfig
-from ptuning.data import BatchStream, Example, num_cut, warn_of_cut
+from ptuning.data import BatchStream, Example, num_cut, require_small, warn_of_cut
 from ptuning.engine import accelerator, peak_memory_bytes
 from ptuning.errors import TrainingError
 from ptuning.evaluation import Metrics, evaluate, sides
@@ -36,6 +36,9 @@ from ptuning.rows import read_rows
 from ptuning.run_directory import BEST, LAST, RunDirectory
 from ptuning.schedule import rate
 from ptuning.start import start_embeddings
+
+_ROWS_PER_EVALUATED = 10  # rows trained on for each that is evaluated, where the config does not say
+_FEWEST_EVALUATED = 50
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ class Trainer:
         self.weights_sha256 = self.backbone.weights_sha256()
         self.coder = self.backbone.coder(self.task)
         self.examples = {split: self.coder.encode(each) for split, each in self.rows.items()}
+        for examples in self.examples.values():
+            require_small(examples, self.settings.max_batch_tokens, self.coder.longest_label)
         self.start_PH = start_embeddings(config, self.backbone, self.coder, self.examples["train"])
         encoder = encoders.build(config.prompt.encoder, self.start_PH, config.prompt.hidden_size)
         self._make_loop(encoder.to(self.backbone.device))
@@ -248,10 +253,11 @@ class Trainer:
         return Metrics(*(type(value)(self._sum(value)) for value in dataclasses.astuple(metrics)))
 
     def _validation_sample(self) -> list[Example]:
-        """The validation rows used while training: all, or the same random ones each time."""
-        examples = self.examples["validation"]
-        limit = min(self.settings.max_eval_samples or len(examples), len(examples))
-        return random.Random(self.settings.seed).sample(examples, limit)
+        """The validation rows used while training, the same random ones each time."""
+        examples, settings = self.examples["validation"], self.settings
+        num_trained = settings.eval_steps * self.batches_per_step * settings.per_device_train_batch_size
+        limit = settings.max_eval_samples or max(num_trained // _ROWS_PER_EVALUATED, _FEWEST_EVALUATED)
+        return random.Random(settings.seed).sample(examples, min(limit, len(examples)))
 
     def _sum(self, value: float) -> float:
         """The sum over all processes."""

@@ -6,6 +6,7 @@ import json
 import platform
 import statistics
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[8, 32])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", metavar="FILE", help="everything that was measured")
+    parser.add_argument("--png", metavar="FILE", help="a bar chart of the largest batch (needs matplotlib)")
     options = parser.parse_args()
     versions = {name: metadata.version(name) for name in ("ptuning", "peft", "torch", "transformers")}
     machine = {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
@@ -60,8 +62,12 @@ def main() -> None:
                 found.append({**vars(case), **measured})
                 print("\n".join(table(case, measured)), flush=True)
                 if options.json:
-                    with open(options.json, "w", encoding="utf-8") as file:
-                        json.dump({"versions": versions, "machine": machine, "cases": found}, file, indent=1)
+                    record = {"versions": versions, "machine": machine, "cases": found}
+                    Path(options.json).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    if options.png:
+        from benchmark.plots import bench_plot
+
+        bench_plot([case for case in found if case["batch_size"] == max(options.batch)], options.png)
 
 
 if __name__ == "__main__":

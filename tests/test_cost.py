@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ptuning import cost, initializers
 from ptuning.data import Example
 from ptuning.objective import loss_sum
+from ptuning.prefix import Prefix
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt_neox"])
@@ -34,3 +35,32 @@ def test_what_rows_share_is_counted_once() -> None:
     rows = cost.Rows(4, [2, 3], 2)
     assert rows.num_tokens == 9
     assert rows.num_pairs == 10 + (4 + 1) + (4 + 2) + (4 + 1) + (4 + 2) + (4 + 3)
+
+
+@pytest.mark.parametrize("num_shared", [4, 40])
+def test_what_is_kept_for_the_backward_pass_is_about_what_is_told(num_shared: int) -> None:
+    backbone = tiny_backbone("llama", hidden_size=64, intermediate_size=160, num_key_value_heads=4)
+    drawn = initializers.from_vocabulary(backbone.vocabulary_VH, num_shared).requires_grad_()
+    virtual = list(range(-1, -num_shared - 1, -1))
+    batch = backbone.collate([Example([*virtual, *range(10 * b, 10 * b + 60)], [3]) for b in range(1, 7)])
+    weights = {each.untyped_storage().data_ptr() for each in backbone.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    alive = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda each: alive.append(each) or note(each), lambda each: each):
+        loss_sum(backbone, drawn, batch)
+    rows = cost.Rows(batch.num_shared, [own + 1 - batch.num_shared for own in batch.num_unscored], 6)
+    assert sum(kept.values()) == pytest.approx(cost.kept_bytes(backbone.model, rows, 4), rel=0.2)
+
+
+def test_a_held_prefix_is_as_large_as_told() -> None:
+    backbone = tiny_backbone("llama")
+    prefix = Prefix.of(backbone, backbone.vocabulary_VH[:5], [-1, -2, -3, -4, -5])
+    held = sum(each.nbytes for layer in prefix.layers for each in layer)
+    assert held == cost.prefix_bytes(backbone.model, 5, 4)

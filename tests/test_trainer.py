@@ -19,7 +19,7 @@ from conftest import ASSETS, write_csv
 import ptuning
 from ptuning import gradient, trainer
 from ptuning.config import RunConfig
-from ptuning.errors import TrainingError
+from ptuning.errors import DataError, TrainingError
 from ptuning.interrupts import Interrupted
 from ptuning.run_directory import RunDirectory
 from ptuning.schedule import rate
@@ -449,3 +449,23 @@ def test_run_from_before_a_setting_came_goes_on(run_config: Path, tmp_path: Path
         TrainingError, match=r"with other settings .train.gradient_checkpointing: True instead of False"
     ):
         trained(run_config, "--train.gradient_checkpointing=true", resume=True)
+
+
+@pytest.mark.parametrize(("options", "expected"), [([], 6), (["--train.max_eval_samples=9"], 9)])
+def test_evaluations_read_a_tenth_of_the_rows_that_are_trained_on_between_them(
+    options: list[str], expected: int, run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_FEWEST_EVALUATED", 1)
+    trained(run_config, "--train.max_steps=8", "--train.eval_steps=8", *options)  # 64 rows
+    assert [record["eval_num_rows"] for record in log(tmp_path / "run") if "eval_loss" in record] == [expected]
+
+
+def test_few_tokens_at_once_make_the_same_steps(run_config: Path, tmp_path: Path) -> None:
+    whole = trained(run_config, "--train.max_steps=3", f"--train.output_dir={tmp_path}/whole")
+    parts = trained(run_config, "--train.max_steps=3", "--train.max_batch_tokens=60")
+    torch.testing.assert_close(parts.prompt.embeddings_PH, whole.prompt.embeddings_PH, rtol=0, atol=1e-5)
+    with pytest.raises(
+        DataError, match=r"row \d+ of \d+ tokens, .* expected at most 5, the tokens that a batch may have"
+    ):
+        trained(run_config, "--train.max_batch_tokens=5", f"--train.output_dir={tmp_path}/none")
+    assert not (tmp_path / "none").exists()
