@@ -6,6 +6,7 @@ keys and values are put before the rest of each row. Knows nothing of losses, la
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -15,7 +16,7 @@ from transformers import DynamicCache
 
 from ptuning.attention import ShortAttention
 from ptuning.backbone import Backbone, CausalBackbone
-from ptuning.data import IGNORED, Batch
+from ptuning.data import IGNORED, Batch, Example, padded
 from ptuning.errors import ModelError
 from ptuning.lines import WIDEST, Lines
 from ptuning.placement import place
@@ -102,6 +103,14 @@ def can_pack(backbone: CausalBackbone, prompt: RowPrompts, batch: Batch) -> bool
     return backbone.packs and backbone.sees_all(WIDEST * batch.ids_BT.shape[1] + max(prompt.num_run))
 
 
+def prefixes_apart(prompt: RowPrompts, examples: Sequence[Example], backbone: Backbone) -> Batch:
+    """The rows with their prefixes, which have been run, in columns of their own, and both parts padded in front."""
+    rows = [(each.ids[:num], each.ids[num:]) for each, num in zip(examples, prompt.num_run, strict=True)]
+    parts = [padded(part, backbone.pad_id, "left") for part in zip(*rows, strict=True)]
+    ids_BT, mask_BT = (torch.cat(each, dim=1).to(backbone.device) for each in zip(*parts, strict=True))
+    return Batch(ids_BT, mask_BT, torch.full_like(ids_BT, IGNORED), (), ())
+
+
 @torch.no_grad()
 def prefill(backbone: CausalBackbone, prompt: RowPrompts, batch: Batch) -> DynamicCache:
     """Runs rows up to their last token, end to end, and gives each its own keys and values.
@@ -114,6 +123,8 @@ def prefill(backbone: CausalBackbone, prompt: RowPrompts, batch: Batch) -> Dynam
     Returns:
         Keys and values of all columns but the last, `B` rows; 0 where a row has no token.
     """
+    if batch.ids_BT.shape[1] == max(prompt.num_run) + 1:
+        return prompt.spread(backbone)[0]
     last_BT = torch.full_like(batch.ids_BT, IGNORED)
     last_BT[:, -1] = 0  # as if it were to be predicted: what comes before it is run
     lines = Lines.of(dataclasses.replace(batch, labels_BT=last_BT), prompt.num_run, prompt.choice)

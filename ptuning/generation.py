@@ -15,9 +15,9 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from ptuning.backbone import Backbone, CausalBackbone
-from ptuning.data import IGNORED, Batch, Example, padded
+from ptuning.data import Batch, Example
 from ptuning.errors import ModelError, PromptError
-from ptuning.forward import Prompt, can_pack, can_share, embeddings_of, prefill
+from ptuning.forward import Prompt, can_pack, can_share, embeddings_of, prefill, prefixes_apart
 from ptuning.placement import place
 from ptuning.prefix import RowPrompts
 
@@ -133,7 +133,7 @@ def write(
     batch = backbone.collate(examples, backbone.side_to_write).to(backbone.device)
     cache = None
     if isinstance(prompt, RowPrompts) and isinstance(backbone, CausalBackbone) and can_share(backbone, prompt, batch):
-        apart = _prefixes_apart(prompt, examples, backbone)
+        apart = prefixes_apart(prompt, examples, backbone)
         if _may_continue(backbone, apart, max(prompt.num_run), settings):
             cache, batch = _begun(backbone, prompt, apart), apart
             cache.batch_repeat_interleave(settings.num_beams)
@@ -167,25 +167,15 @@ def written(
         raise PromptError(f"generate ({error})", "options that transformers' generate takes", "Correct them") from error
 
 
-def _prefixes_apart(prompt: RowPrompts, examples: Sequence[Example], backbone: Backbone) -> Batch:
-    """The rows with their prefixes, which have been run, in columns of their own, and both parts padded in front."""
-    rows = [(each.ids[:num], each.ids[num:]) for each, num in zip(examples, prompt.num_run, strict=True)]
-    parts = [padded(part, backbone.pad_id, "left") for part in zip(*rows, strict=True)]
-    ids_BT, mask_BT = (torch.cat(each, dim=1).to(backbone.device) for each in zip(*parts, strict=True))
-    return Batch(ids_BT, mask_BT, torch.full_like(ids_BT, IGNORED), (), ())
-
-
 def _begun(backbone: CausalBackbone, prompt: RowPrompts, apart: Batch) -> DynamicCache:
     """A cache of what has been run of the rows; on CPUs of all but their last tokens.
 
-    There padding costs more than a run, and torch copies the head's weights once a row to multiply them with the slice
-    that transformers' own first step takes.
+    There the padding of several rows costs more than a run, and torch copies the head's weights once a row to multiply
+    them with the slice that transformers' own first step takes.
     """
-    if (
-        backbone.device.type == "cpu"
-        and apart.ids_BT.shape[1] > max(prompt.num_run) + 1
-        and can_pack(backbone, prompt, apart)
-    ):
+    num_rows, num_columns = apart.ids_BT.shape
+    pays = backbone.device.type == "cpu" and num_rows > 1 and num_columns > max(prompt.num_run) + 1
+    if pays and can_pack(backbone, prompt, apart):
         return prefill(backbone, prompt, apart)
     return prompt.spread(backbone)[0]
 

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ptuning.backbone import Backbone
+from ptuning.backbone import Backbone, CausalBackbone
+from ptuning.choices import answer_log_probs
 from ptuning.data import Batch, Example, with_answer
-from ptuning.forward import Prompt, label_logits
+from ptuning.forward import Prompt, can_pack, can_share, label_logits
+from ptuning.prefix import RowPrompts
 
 
 def loss(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto") -> Tensor:
@@ -57,7 +59,8 @@ def label_scores(
 ) -> Tensor:
     """Log-probability of every label's whole text after every row: `[B, C]` fp32.
 
-    One forward of B rows where every label is one token; otherwise one a label.
+    One forward of B rows where every label is one token; otherwise the rows once and then all labels behind them, or,
+    where that cannot be, a forward a label.
 
     Args:
         backbone: The frozen model.
@@ -68,6 +71,10 @@ def label_scores(
         path: The forward path.
     """
     if any(len(ids) > 1 for labels in label_ids for ids in labels):
+        if path != "splice" and isinstance(prompt, RowPrompts) and isinstance(backbone, CausalBackbone):
+            rows = backbone.collate(examples).to(backbone.device)
+            if can_share(backbone, prompt, rows) and can_pack(backbone, prompt, rows):
+                return answer_log_probs(backbone, prompt, examples, label_ids)
         return whole_label_scores(backbone, prompt, examples, label_ids, path)
     most = max(map(len, label_ids))
     first_BC = torch.tensor([[*(ids[0] for ids in labels), *[-1] * (most - len(labels))] for labels in label_ids])

@@ -57,7 +57,9 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_own_kernel() -> None:
     ("dtype", "num_keys", "options", "is_ours"),
     [
         (torch.bfloat16, 7, {}, True),
-        (torch.float32, 7, {}, False),
+        (torch.float32, 200, {}, True),
+        (torch.float32, 201, {}, False),
+        (torch.float64, 7, {}, False),
         (torch.bfloat16, 1025, {}, False),
         (torch.bfloat16, 7, {"dropout_p": 0.1}, False),
         (torch.bfloat16, 7, {"attn_mask": None, "is_causal": True}, False),

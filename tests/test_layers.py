@@ -20,11 +20,12 @@ LEVELS = {
     **dict.fromkeys(("placement", "start"), 5),
     "prefix": 6,
     **dict.fromkeys(("forward", "library"), 7),
-    **dict.fromkeys(("generation", "objective"), 8),
-    **dict.fromkeys(("conversation", "evaluation", "gradient"), 9),
-    **dict.fromkeys(("predict", "trainer"), 10),
-    "inspection": 11,
-    "cli": 12,
+    **dict.fromkeys(("choices", "generation"), 8),
+    **dict.fromkeys(("conversation", "objective"), 9),
+    **dict.fromkeys(("evaluation", "gradient"), 10),
+    **dict.fromkeys(("predict", "trainer"), 11),
+    "inspection": 12,
+    "cli": 13,
 }
 
 

@@ -1,0 +1,123 @@
+"""How likely each of a row's possible answers is, all read behind one run of the row.
+
+Knows nothing of what the answers mean.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ptuning.attention import ShortAttention
+from ptuning.backbone import CausalBackbone
+from ptuning.data import Batch, Example
+from ptuning.forward import prefill, prefixes_apart
+from ptuning.placement import place
+from ptuning.prefix import RowPrompts
+
+_TOKENS_AT_ONCE = 64  # of the answers behind a row: their logits are held together
+
+Answers = Sequence[Sequence[int]]
+
+
+@torch.no_grad()
+def answer_log_probs(
+    backbone: CausalBackbone, prompt: RowPrompts, examples: Sequence[Example], answers: Sequence[Answers]
+) -> Tensor:
+    """Log-probability of every answer after every row.
+
+    Args:
+        backbone: A model for which `forward.can_pack` holds.
+        prompt: Each row's, which has been run.
+        examples: The rows; their own answers are not looked at.
+        answers: For each row, the token ids of what may follow it. C is the most that a row has.
+
+    Returns:
+        `[B, C]` fp32; -inf where a row has fewer answers.
+    """
+    rows = prefixes_apart(prompt, examples, backbone)
+    cache = prefill(backbone, prompt, rows)
+    found = [[-torch.inf] * max(map(len, answers)) for _ in answers]
+    for chosen in _parted(answers):
+        tails = _Tails([[answers[b][c] for c in chosen if c < len(answers[b])] for b in range(len(answers))], rows)
+        with ShortAttention():
+            logits_NV = backbone.scored_logits(
+                tails.owner_BW >= 0,
+                inputs_embeds=place(backbone, prompt.embeddings, tails.ids_BW),
+                attention_mask=tails.blocks(backbone.dtype),
+                position_ids=tails.positions_BW,
+                past_key_values=cache,
+                use_cache=True,
+            )
+        cache.crop(-tails.ids_BW.shape[1])
+        for b, scores in enumerate(tails.scores(logits_NV.log_softmax(dim=1))):
+            for c, score in zip((c for c in chosen if c < len(answers[b])), scores, strict=True):
+                found[b][c] = score
+    return torch.tensor(found, device=backbone.device)
+
+
+def _parted(answers: Sequence[Answers]) -> Iterator[list[int]]:
+    """The answers' numbers in parts that are read at once."""
+    part: list[int] = []
+    num_tokens = 0
+    for c in range(max(map(len, answers))):
+        longest = max(len(own[c]) for own in answers if c < len(own))
+        if part and num_tokens + longest > _TOKENS_AT_ONCE:
+            yield part
+            part, num_tokens = [], 0
+        part.append(c)
+        num_tokens += longest
+    yield part
+
+
+class _Tails:
+    """The last token of each row and its answers, which do not see each other, side by side: `[B, W]`."""
+
+    def __init__(self, answers: Sequence[Answers], rows: Batch) -> None:
+        self._answers, device = answers, rows.ids_BT.device
+        self._before_BT = rows.mask_BT[:, :-1] > 0
+        last, num_before = rows.ids_BT[:, -1].tolist(), self._before_BT.sum(dim=1).tolist()
+        ids, owners, positions = [], [], []
+        for own, token, before in zip(answers, last, num_before, strict=True):
+            tails = [(i, c, before + 1 + j) for c, answer in enumerate(own) for j, i in enumerate(answer[:-1])]
+            ids.append([token, *(i for i, _, _ in tails)])
+            owners.append([len(own), *(c for _, c, _ in tails)])  # no answer's: seen by all
+            positions.append([before, *(position for _, _, position in tails)])
+
+        def padded(rows: list[list[int]], fill: int) -> Tensor:
+            return pad_sequence([torch.tensor(row) for row in rows], True, fill).to(device)
+
+        self.ids_BW, self.owner_BW, self.positions_BW = padded(ids, 0), padded(owners, -1), padded(positions, 0)
+
+    def blocks(self, dtype: torch.dtype) -> Tensor:
+        """What is added to attention's scores, `[B, 1, W, T - 1 + W]`."""
+        owner_BW, width = self.owner_BW, self.owner_BW.shape[1]
+        is_own_BWW = rearrange(owner_BW, "b w -> b w 1") == rearrange(owner_BW, "b w -> b 1 w")
+        is_own_BWW[:, :, 0] = True  # the row's last token
+        sees_BWW = is_own_BWW & torch.ones_like(is_own_BWW[0]).tril()
+        before_BWT = rearrange(self._before_BT, "b t -> b 1 t").expand(-1, width, -1)
+        sees_B1WK = rearrange(torch.cat([before_BWT, sees_BWW], dim=2), "b w k -> b 1 w k")
+        added_B1WK = torch.zeros(sees_B1WK.shape, dtype=dtype, device=owner_BW.device)
+        return added_B1WK.masked_fill_(~sees_B1WK, torch.finfo(dtype).min)
+
+    def scores(self, log_probs_NV: Tensor) -> list[list[float]]:
+        """Each row's answers' log-probabilities, from those at all its tokens."""
+        places: list[int] = []
+        targets: list[int] = []
+        of: list[tuple[int, int]] = []
+        first = 0
+        for b, own in enumerate(self._answers):
+            at = first + 1
+            for c, answer in enumerate(own):
+                places += [first, *range(at, at + len(answer) - 1)]
+                targets += answer
+                of += [(b, c)] * len(answer)
+                at += len(answer) - 1
+            first = at
+        picked = log_probs_NV[places, targets].tolist()
+        scores = [[0.0] * len(own) for own in self._answers]
+        for (b, c), score in zip(of, picked, strict=True):
+            scores[b][c] += score
+        return scores

@@ -1,0 +1,68 @@
+"""Answers that are read side by side behind a row score as each by itself."""
+
+import pytest
+import torch
+from families import ATTENTION, tiny_backbone
+
+from ptuning import choices, initializers, objective
+from ptuning.backbone import CausalBackbone
+from ptuning.data import Example
+from ptuning.prefix import Prefix, RowPrompts
+from ptuning.rows import Row
+from ptuning.template import Task
+
+TEXTS = ["the film was dull and very bad", "a", "bright", "the plot was good"]
+ANSWERS = [[[40, 41, 42], [50], [60, 61]], [[7], [9, 8, 7, 6]], [[40, 41, 42], [50], [60, 61]], [[12, 13]]]
+
+
+def asked(family: str, num_virtual: tuple[int, int] = (5, 2)) -> tuple[CausalBackbone, RowPrompts, list[Example]]:
+    """Rows with two prompts of unequal lengths, and their templates."""
+    wide = {"sliding_window": 200} if "sliding_window" in tiny_backbone(family).model.config.to_dict() else {}
+    backbone = tiny_backbone(family, **wide)
+    assert isinstance(backbone, CausalBackbone)
+    coders = [backbone.coder(Task(f"{{prompt:{num}}}the {{text}} is")) for num in num_virtual]
+    prompts = [initializers.from_vocabulary(backbone.vocabulary_VH, num, seed=num) for num in num_virtual]
+    prefixes = [Prefix.of(backbone, prompt, coder.common_ids) for prompt, coder in zip(prompts, coders, strict=True)]
+    choice = (0, 1, 1, 0)
+    examples = [
+        coders[k].encode_questions([Row({"text": text}, "row")])[0] for k, text in zip(choice, TEXTS, strict=True)
+    ]
+    return backbone, RowPrompts(prompts, prefixes, choice), examples
+
+
+@pytest.mark.parametrize("family", sorted(set(ATTENTION) - {"bloom", "mpt"}))
+@pytest.mark.parametrize("at_once", [2, 64])
+def test_answers_score_as_each_by_itself(family: str, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices, "_TOKENS_AT_ONCE", at_once)
+    backbone, prompts, examples = asked(family)
+    with torch.no_grad():
+        expected = objective.whole_label_scores(backbone, prompts, examples, ANSWERS, "splice")
+    torch.testing.assert_close(
+        choices.answer_log_probs(backbone, prompts, examples, ANSWERS), expected, rtol=0, atol=1e-4
+    )
+
+
+def test_labels_of_several_tokens_are_scored_behind_one_run_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, prompts, examples = asked("llama")
+    assert backbone.packs
+    num_tokens, run = [], type(backbone).run
+    monkeypatch.setattr(
+        type(backbone), "run", lambda self, **i: num_tokens.append(i["inputs_embeds"].shape[1]) or run(self, **i)
+    )
+    monkeypatch.setattr(objective, "whole_label_scores", pytest.fail)
+    objective.label_scores(backbone, prompts, examples, ANSWERS)
+    assert len(num_tokens) == 2
+    assert num_tokens[1] == 1 + 3  # a row's last token and its answers' but for the last of each
+
+
+@pytest.mark.parametrize("family", ["bloom", "mamba"])
+def test_models_that_cannot_read_answers_side_by_side_read_them_one_by_one(family: str) -> None:
+    backbone = tiny_backbone(family)
+    prompt_PH = initializers.from_vocabulary(backbone.vocabulary_VH, 3)
+    examples = backbone.coder(Task("{prompt:3}{text} is")).encode_questions(
+        [Row({"text": text}, "row") for text in TEXTS]
+    )
+    with torch.no_grad():
+        scores_BC = objective.label_scores(backbone, prompt_PH, examples, ANSWERS)
+        expected = objective.whole_label_scores(backbone, prompt_PH, examples, ANSWERS, "splice")
+    torch.testing.assert_close(scores_BC, expected, rtol=0, atol=1e-4)
