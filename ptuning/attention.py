@@ -49,6 +49,8 @@ def _attention(
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
     """softmax(scale x query key^T + mask) value, shapes and gradients as in `scaled_dot_product_attention`.
 
+    A query that sees no key, as padding may, gets the mean of the values instead of 0.
+
     Args:
         query: `[..., T, D]`.
         key: `[..., S, D]`.
@@ -66,7 +68,9 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
         scores = (query @ key.mT).mul_(scale)
-        scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
+        scores = (
+            scores.masked_fill_(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores.add_(mask)
+        )
         chances = scores.softmax(dim=-1)
         ctx.save_for_backward(query, key, value, chances)
         ctx.scale = scale

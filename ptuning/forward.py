@@ -18,6 +18,7 @@ from ptuning.attention import ShortAttention
 from ptuning.backbone import Backbone, CausalBackbone
 from ptuning.data import IGNORED, Batch, Example, padded
 from ptuning.errors import ModelError
+from ptuning.last_layer import only_scored
 from ptuning.lines import WIDEST, Lines
 from ptuning.placement import place
 from ptuning.prefix import Prefix, RowPrompts
@@ -93,7 +94,7 @@ def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
     assert isinstance(backbone, CausalBackbone)
     packs = can_pack(backbone, prompt, batch)
     lines = Lines.of(batch, prompt.num_run, prompt.choice if packs else None)
-    with ShortAttention():
+    with ShortAttention(), only_scored(backbone.model, lines.scored_LW):
         logits_NV = backbone.scored_logits(lines.scored_LW, **_inputs(backbone, prompt, lines, packs))
     return logits_NV[lines.order_N]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ptuning.data import Batch
 
 WIDEST = 2  # of the longest row: wider lines leave less empty, and make attention dearer
-_TRIES = 16  # widths that are tried
+_TRIES = 64  # widths that are tried
 _DEARER = 5000  # tokens: so much wider a line costs about as much again, in SmolLM2-135M on 2 cores
 
 

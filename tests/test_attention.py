@@ -77,3 +77,12 @@ def test_it_acts_where_it_is_faster(
     calls.clear()
     functional.scaled_dot_product_attention(*tensors, masks(dtype, num_keys)["added"])
     assert not calls
+
+
+@pytest.mark.parametrize("kind", ["seen", "added"])
+def test_a_query_that_sees_nothing_spoils_nothing(kind: str) -> None:
+    tensors = inputs(torch.float32)
+    mask = {"seen": torch.zeros(5, 7, dtype=torch.bool), "added": torch.full((5, 7), torch.finfo(torch.float32).min)}[
+        kind
+    ]
+    assert all(each.isfinite().all() for each in measured(lambda *each: attend(*each, mask, 0.3), *tensors))
