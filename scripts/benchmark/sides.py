@@ -48,7 +48,7 @@ class Side:
     def __init__(self, case: Case) -> None:
         torch.manual_seed(0)
         self.case = case
-        self.backbone = ptuning.Backbone.from_pretrained(case.base, dtype=case.dtype)
+        self.backbone = ptuning.Backbone.from_pretrained(case.base, case.dtype, "cpu")
         if case.num_layers is not None:
             del self.backbone.model.model.layers[case.num_layers :]
             self.backbone.model.config.num_hidden_layers = case.num_layers
