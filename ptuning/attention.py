@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 _LONGEST = {torch.bfloat16: 1024, torch.float32: 200}  # keys, up to which this was measured to be faster
+_MOST_SCORES = 2**24  # of a layer: they are kept for the backward pass, which torch's own kernel does without
 
 
 class ShortAttention(TorchFunctionMode):
@@ -39,7 +40,9 @@ def _attention(
 ) -> Tensor:
     """The function's own arguments; the faster way where there is one."""
     is_plain = not dropout_p and not is_causal and not enable_gqa and query.device.type == "cpu"
-    if attn_mask is not None and is_plain and key.shape[-2] <= _LONGEST.get(query.dtype, 0):
+    num_scores = query.shape[:-1].numel() * key.shape[-2]
+    is_short = key.shape[-2] <= _LONGEST.get(query.dtype, 0) and num_scores <= _MOST_SCORES
+    if is_plain and is_short and attn_mask is not None and not attn_mask.requires_grad:
         return attend(query, key, value, attn_mask, query.shape[-1] ** -0.5 if scale is None else scale)
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa

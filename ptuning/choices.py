@@ -14,10 +14,11 @@ from ptuning.attention import ShortAttention
 from ptuning.backbone import CausalBackbone
 from ptuning.data import Batch, Example
 from ptuning.forward import prefill, prefixes_apart
+from ptuning.lines import added
 from ptuning.placement import place
 from ptuning.prefix import RowPrompts
 
-_TOKENS_AT_ONCE = 64  # of the answers behind a row: their logits are held together
+_TOKENS_AT_ONCE = 512  # of all rows' answers: their logits are held together
 
 Answers = Sequence[Sequence[int]]
 
@@ -52,10 +53,16 @@ def answer_log_probs(
                 use_cache=True,
             )
         cache.crop(-tails.ids_BW.shape[1])
-        for b, scores in enumerate(tails.scores(logits_NV.log_softmax(dim=1))):
+        for b, scores in enumerate(tails.scores(logits_NV)):
             for c, score in zip((c for c in chosen if c < len(answers[b])), scores, strict=True):
                 found[b][c] = score
     return torch.tensor(found, device=backbone.device)
+
+
+def widest(answers: Sequence[Answers]) -> int:
+    """The most tokens that are read at once behind a row."""
+    longest = max(len(answer) for own in answers for answer in own)
+    return 1 + max(longest, _TOKENS_AT_ONCE // len(answers))
 
 
 def _parted(answers: Sequence[Answers]) -> Iterator[list[int]]:
@@ -64,7 +71,7 @@ def _parted(answers: Sequence[Answers]) -> Iterator[list[int]]:
     num_tokens = 0
     for c in range(max(map(len, answers))):
         longest = max(len(own[c]) for own in answers if c < len(own))
-        if part and num_tokens + longest > _TOKENS_AT_ONCE:
+        if part and num_tokens + longest >= widest(answers):
             yield part
             part, num_tokens = [], 0
         part.append(c)
@@ -99,11 +106,10 @@ class _Tails:
         sees_BWW = is_own_BWW & torch.ones_like(is_own_BWW[0]).tril()
         before_BWT = rearrange(self._before_BT, "b t -> b 1 t").expand(-1, width, -1)
         sees_B1WK = rearrange(torch.cat([before_BWT, sees_BWW], dim=2), "b w k -> b 1 w k")
-        added_B1WK = torch.zeros(sees_B1WK.shape, dtype=dtype, device=owner_BW.device)
-        return added_B1WK.masked_fill_(~sees_B1WK, torch.finfo(dtype).min)
+        return added(sees_B1WK, dtype)
 
-    def scores(self, log_probs_NV: Tensor) -> list[list[float]]:
-        """Each row's answers' log-probabilities, from those at all its tokens."""
+    def scores(self, logits_NV: Tensor) -> list[list[float]]:
+        """Each row's answers' log-probabilities, from the logits at all its tokens."""
         places: list[int] = []
         targets: list[int] = []
         of: list[tuple[int, int]] = []
@@ -116,7 +122,7 @@ class _Tails:
                 of += [(b, c)] * len(answer)
                 at += len(answer) - 1
             first = at
-        picked = log_probs_NV[places, targets].tolist()
+        picked = (logits_NV[places, targets] - logits_NV.logsumexp(dim=1)[places]).tolist()
         scores = [[0.0] * len(own) for own in self._answers]
         for (b, c), score in zip(of, picked, strict=True):
             scores[b][c] += score

@@ -162,7 +162,8 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Whether layers are run again in the backward pass instead of keeping what they computed: less memory, slower."""
     forward: Literal["auto", "splice", "shared_prefix"] = "auto"
-    """splice: the reference; shared_prefix: the prompt is run once a batch; auto: the fast one where it is exact."""
+    """splice: the reference; shared_prefix: what the rows begin with is run once a step, and they stand end to end
+    behind it; auto: the fast one where it is exact."""
     seed: int = 0
     """Seed of the initialisation and the data order."""
 

@@ -42,7 +42,7 @@ def layer_weights(model: Any) -> int:
 
 
 def forward_flops(model: Any, rows: Rows) -> int:
-    """Operations of a forward pass that the method cannot avoid.
+    """Operations of a forward pass that the method cannot avoid, the last layer counted whole.
 
     Two per weight and token; two per pair of tokens, layer and element of a query, for the scores and again for what
     they weigh; two per weight of the head and scored position.

@@ -241,10 +241,14 @@ def collate_pairs(examples: Sequence[Example], pad_id: int, padding_side: str = 
 
 def _beginnings(examples: Sequence[Example]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """`num_unscored` and `shared_ids` of a batch."""
-    num_unscored = tuple(len(each.ids) - 1 for each in examples)
-    if len(examples) == 1:
-        return num_unscored, ()
-    return num_unscored, tuple(_common_beginning([each.ids for each in examples]))[: min(num_unscored)]
+    return tuple(len(each.ids) - 1 for each in examples), shared_ids(examples)
+
+
+def shared_ids(examples: Sequence[Example]) -> tuple[int, ...]:
+    """What all rows begin with, before every position whose logits are needed; nothing where there is one row only."""
+    if len(examples) < 2:
+        return ()
+    return tuple(_common_beginning([each.ids for each in examples]))[: min(len(each.ids) - 1 for each in examples)]
 
 
 def _common_beginning(rows: Sequence[list[int]]) -> list[int]:
@@ -271,7 +275,7 @@ def positions(mask_BT: Tensor) -> Tensor:
 
 
 def require_small(
-    examples: Sequence[Example], limit: int | None, num_new_tokens: int = 0, numbers: Sequence[int] | None = None
+    examples: Sequence[Example], limit: int | None, num_new_tokens: int = 0, names: Sequence[str] | None = None
 ) -> None:
     """Raises `DataError` for a row that alone has more tokens than a batch may have.
 
@@ -279,14 +283,14 @@ def require_small(
         examples: The rows.
         limit: The most tokens a batch may have; None: no limit.
         num_new_tokens: What each row may grow by.
-        numbers: What the rows are called; None: as they are counted.
+        names: What the rows are called; None: as they are counted.
     """
     longest = max(range(len(examples)), key=lambda i: len(examples[i]), default=None)
     if longest is None or limit is None or len(examples[longest]) + num_new_tokens <= limit:
         return
     length = len(examples[longest]) + num_new_tokens
     raise DataError(
-        f"row {numbers[longest] if numbers else longest} of {length} tokens, virtual and new ones included",
+        f"{names[longest] if names else f'row {longest}'} of {length} tokens, virtual and new ones included",
         f"at most {limit}, the tokens that a batch may have",
         "Raise max_batch_tokens, or shorten the row",
     )

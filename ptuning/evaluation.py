@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptuning.backbone import Backbone
-from ptuning.data import Coder, Example, by_length, num_cut, warn_of_cut
+from ptuning.data import Coder, Example, by_length, num_cut, shared_ids, warn_of_cut
 from ptuning.forward import Prompt, begin
 from ptuning.objective import answer_scores, label_scores
 from ptuning.prefix import RowPrompts
@@ -102,7 +102,7 @@ def evaluate(
     num_correct, total = 0, 0.0
     num_new = max(map(len, label_ids), default=0)  # a row is read with each label's text behind it
     batches = by_length(examples, batch_size, max_batch_tokens, num_new, backbone.overhead_tokens)
-    prefix = begin(backbone, prompt, backbone.collate(examples), path) if examples else None
+    prefix = begin(backbone, prompt, shared_ids(examples), path)
     with tqdm(total=len(examples), desc=progress, unit="row", disable=progress is None) as bar:
         for rows in batches:
             chosen = [examples[i] for i in rows]

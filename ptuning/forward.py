@@ -1,4 +1,4 @@
-"""Label logits of a batch, two ways to the same numbers.
+"""Label logits of a batch, two ways to the same numbers, and what rows can be continued from.
 
 `splice` is the definition: the virtual tokens' embeddings are put in their places and the model reads the whole row.
 `shared_prefix` is the fast way: what all rows of a prompt begin with, virtual tokens and words, is run once and its
@@ -55,15 +55,21 @@ def can_share(backbone: Backbone, prompt: Prompt, batch: Batch) -> bool:
         return False
     if isinstance(prompt, RowPrompts):
         return prompt.begins(batch)
-    return isinstance(prompt, Tensor) and prompt.ndim == 2 and any(i < 0 for i in batch.shared_ids)
+    return isinstance(prompt, Tensor) and _can_begin(backbone, prompt, batch.shared_ids)
 
 
-def begin(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto") -> Prefix | None:
+def begin(backbone: Backbone, prompt: Prompt, shared_ids: Sequence[int], path: str = "auto") -> Prefix | None:
     """What all rows of one prompt begin with, run once, to stand before any of them; None where that cannot be."""
-    if path == "splice" or not isinstance(prompt, Tensor) or not can_share(backbone, prompt, batch):
+    if path == "splice" or not isinstance(prompt, Tensor) or not _can_begin(backbone, prompt, shared_ids):
         return None
     assert isinstance(backbone, CausalBackbone)
-    return Prefix.of(backbone, prompt, batch.shared_ids)
+    backbone.require_room(len(shared_ids))
+    return Prefix.of(backbone, prompt, shared_ids)
+
+
+def _can_begin(backbone: Backbone, prompt: Tensor, shared_ids: Sequence[int]) -> bool:
+    can_keep = backbone.shares_prefix and not backbone.is_checkpointed
+    return can_keep and prompt.ndim == 2 and any(i < 0 for i in shared_ids)
 
 
 def require_path(backbone: Backbone, path: str) -> None:
@@ -86,7 +92,7 @@ def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
 
     Shapes as in `label_logits`.
     """
-    prefix = begin(backbone, prompt, batch)
+    prefix = begin(backbone, prompt, batch.shared_ids)
     if prefix is not None and isinstance(prompt, Tensor):
         prompt = RowPrompts.same(prompt, prefix, len(batch.ids_BT))
     if not isinstance(prompt, RowPrompts) or not can_share(backbone, prompt, batch):
@@ -99,9 +105,9 @@ def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
     return logits_NV[lines.order_N]
 
 
-def can_pack(backbone: CausalBackbone, prompt: RowPrompts, batch: Batch) -> bool:
-    """Whether what is left of the rows can be laid end to end."""
-    return backbone.packs and backbone.sees_all(WIDEST * batch.ids_BT.shape[1] + max(prompt.num_run))
+def can_pack(backbone: CausalBackbone, prompt: RowPrompts, batch: Batch, num_more: int = 0) -> bool:
+    """Whether what is left of the rows can be laid end to end, and so many tokens more behind each."""
+    return backbone.packs and backbone.sees_all(WIDEST * batch.ids_BT.shape[1] + max(prompt.num_run) + num_more)
 
 
 def prefixes_apart(prompt: RowPrompts, examples: Sequence[Example], backbone: Backbone) -> Batch:

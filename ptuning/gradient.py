@@ -1,6 +1,6 @@
 """The gradient of many rows, a part of them at a time: what they share is run once, forward and backward.
 
-Memory is that of a part, whatever the number of rows, and each part is of similar length. Knows nothing of encoders'
+What the model keeps is that of a part, whatever the number of rows. Knows nothing of encoders'
 insides, optimizers or files.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ptuning.backbone import Backbone
-from ptuning.data import Example, by_length, require_small
+from ptuning.data import Example, by_length, require_small, shared_ids
 from ptuning.forward import Prompt, begin, embeddings_of
 from ptuning.objective import loss_sum
 from ptuning.prefix import Prefix, RowPrompts
@@ -48,10 +48,12 @@ def backward(
         DataError: For a row that alone has more than `max_batch_tokens`.
     """
     require_small(examples, max_batch_tokens)
-    whole = backbone.collate(examples).to(backbone.device)
-    made = embeddings_of(prompt, backbone, whole)
-    shared = _Shared.of(made, begin(backbone, made, whole, path))
-    num_run = [len(shared.prefix.ids)] * len(examples)
+    if isinstance(prompt, Tensor):
+        made = prompt
+    else:  # a conditioned encoder reads all rows at once: it is small
+        made = embeddings_of(prompt, backbone, backbone.collate(examples).to(backbone.device))
+    shared = _Shared.of(made, begin(backbone, made, shared_ids(examples), path))
+    num_run = [len(shared.ids)] * len(examples)
     limits = (batch_size or len(examples), max_batch_tokens, 0, backbone.overhead_tokens)
     total = 0.0
     for rows in by_length(examples, *limits, num_run):
@@ -70,26 +72,26 @@ class _Shared:
     made: tuple[Tensor, ...]
     """The prompt, and each layer's keys and values of what the rows begin with."""
     leaves: tuple[Tensor, ...]
-    """The same values, in which the parts' gradients gather."""
-    prefix: Prefix
-    """The leaves' keys and values."""
+    """The same values in fp32, in which the parts' gradients gather."""
+    ids: tuple[int, ...]
+    """What the rows begin with."""
 
     @classmethod
     def of(cls, prompt: Tensor, prefix: Prefix | None) -> Self:
         prefix = prefix or Prefix((), ())
         made = (prompt, *(each for layer in prefix.layers for each in layer))
-        leaves = tuple(each.detach().requires_grad_() for each in made)
-        return cls(made, leaves, Prefix(tuple(zip(leaves[1::2], leaves[2::2], strict=True)), prefix.ids))
+        return cls(made, tuple(each.detach().float().requires_grad_() for each in made), prefix.ids)
 
     def of_rows(self, rows: Sequence[int]) -> Tensor | RowPrompts:
         """The prompt of a part of the rows."""
-        prompt = self.leaves[0]
-        if self.prefix.ids:
-            return RowPrompts.same(prompt, self.prefix, len(rows))
+        prompt, *states = (leaf.to(made.dtype) for leaf, made in zip(self.leaves, self.made, strict=True))
+        if self.ids:
+            prefix = Prefix(tuple(zip(states[0::2], states[1::2], strict=True)), self.ids)
+            return RowPrompts.same(prompt, prefix, len(rows))
         return prompt if prompt.ndim == 2 else prompt[list(rows)]
 
     def backward(self) -> None:
         """Hands the gathered gradients on to what made the leaves."""
         gathered = [(made, leaf.grad) for made, leaf in zip(self.made, self.leaves, strict=True)]
-        pairs = [(made, grad) for made, grad in gathered if grad is not None and made.requires_grad]
+        pairs = [(made, grad.to(made.dtype)) for made, grad in gathered if grad is not None and made.requires_grad]
         torch.autograd.backward([made for made, _ in pairs], [grad for _, grad in pairs])

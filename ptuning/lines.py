@@ -4,6 +4,7 @@ Rows of different lengths, padded to the longest, waste a part of every matrix p
 lines. Knows nothing of models.
 """
 
+import bisect
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -15,7 +16,7 @@ from torch import Tensor
 from ptuning.data import Batch
 
 WIDEST = 2  # of the longest row: wider lines leave less empty, and make attention dearer
-_TRIES = 64  # widths that are tried
+_TRIES, _ROWS_TRIED = 64, 4096  # widths that are tried: fewer for many rows, which fill lines of any width
 _DEARER = 5000  # tokens: so much wider a line costs about as much again, in SmolLM2-135M on 2 cores
 
 
@@ -86,15 +87,18 @@ class Lines:
         sees_LWW = is_own_LWW & torch.ones_like(is_own_LWW[0]).tril()
         sees_prefix_LWS = rearrange(prefix_mask_LS > 0, "l s -> l 1 s").expand(-1, width, -1)
         sees_L1WK = rearrange(torch.cat([sees_prefix_LWS, sees_LWW], dim=2), "l w k -> l 1 w k")
-        return torch.zeros(sees_L1WK.shape, dtype=dtype, device=self.row_LW.device).masked_fill_(
-            ~sees_L1WK, torch.finfo(dtype).min
-        )
+        return added(sees_L1WK, dtype)
+
+
+def added(sees: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask that is added to attention's scores: 0 where there is something to see, else the least number."""
+    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, torch.finfo(dtype).min)
 
 
 def laid(lengths: Sequence[int], groups: Sequence[Hashable]) -> list[list[int]]:
     """Row numbers in lines, rows of a group end to end, so that little is left empty (best fit, longest first)."""
-    longest = max(lengths)
-    widths = {longest + longest * (WIDEST - 1) * i // (_TRIES - 1) for i in range(_TRIES)}
+    longest, num_tries = max(lengths), max(2, min(_TRIES, _ROWS_TRIED // len(lengths)))
+    widths = {longest + longest * (WIDEST - 1) * i // (num_tries - 1) for i in range(num_tries)}
     tries = [_fitted(lengths, groups, width) for width in sorted(widths)]
 
     def cost(lines: list[list[int]]) -> float:
@@ -106,14 +110,13 @@ def laid(lengths: Sequence[int], groups: Sequence[Hashable]) -> list[list[int]]:
 
 def _fitted(lengths: Sequence[int], groups: Sequence[Hashable], width: int) -> list[list[int]]:
     lines: list[list[int]] = []
-    room: list[int] = []
+    rooms: dict[Hashable, list[tuple[int, int]]] = {}  # each group's lines by the room that is left in them
     for b in sorted(range(len(lengths)), key=lambda b: -lengths[b]):
-        fits = [i for i, line in enumerate(lines) if groups[line[0]] == groups[b] and room[i] >= lengths[b]]
-        if fits:
-            best = min(fits, key=room.__getitem__)
-            lines[best].append(b)
-            room[best] -= lengths[b]
-        else:
-            lines.append([b])
-            room.append(width - lengths[b])
+        own = rooms.setdefault(groups[b], [])
+        best = bisect.bisect_left(own, (lengths[b], 0))
+        room, line = own.pop(best) if best < len(own) else (width, len(lines))
+        if line == len(lines):
+            lines.append([])
+        lines[line].append(b)
+        bisect.insort(own, (room - lengths[b], line))
     return lines

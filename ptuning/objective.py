@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ptuning.backbone import Backbone, CausalBackbone
-from ptuning.choices import answer_log_probs
+from ptuning.choices import answer_log_probs, widest
 from ptuning.data import Batch, Example, with_answer
 from ptuning.forward import Prompt, can_pack, can_share, label_logits
 from ptuning.prefix import RowPrompts
@@ -59,8 +59,8 @@ def label_scores(
 ) -> Tensor:
     """Log-probability of every label's whole text after every row: `[B, C]` fp32.
 
-    One forward of B rows where every label is one token; otherwise the rows once and then all labels behind them, or,
-    where that cannot be, a forward a label.
+    One forward of B rows where every label is one token. Otherwise, for prompts that have been run, the rows once and
+    then all labels behind them; for others, and where that cannot be, a forward a label.
 
     Args:
         backbone: The frozen model.
@@ -72,8 +72,9 @@ def label_scores(
     """
     if any(len(ids) > 1 for labels in label_ids for ids in labels):
         if path != "splice" and isinstance(prompt, RowPrompts) and isinstance(backbone, CausalBackbone):
-            rows = backbone.collate(examples).to(backbone.device)
-            if can_share(backbone, prompt, rows) and can_pack(backbone, prompt, rows):
+            rows, num_more = backbone.collate(examples).to(backbone.device), widest(label_ids)
+            if can_share(backbone, prompt, rows) and can_pack(backbone, prompt, rows, num_more):
+                backbone.require_room(rows.ids_BT.shape[1] + max(len(ids) for labels in label_ids for ids in labels))
                 return answer_log_probs(backbone, prompt, examples, label_ids)
         return whole_label_scores(backbone, prompt, examples, label_ids, path)
     most = max(map(len, label_ids))

@@ -324,7 +324,7 @@ class PromptedLM:
             num_beams: Beams a row, where rows are written on; 0 where they are only read.
         """
         most = self.max_batch_tokens and self.max_batch_tokens // max(num_beams, 1)
-        require_small([each.example for each in asked], most, num_new_tokens, [each.row for each in asked])
+        require_small([each.example for each in asked], most, num_new_tokens, [f"row {each.row}" for each in asked])
         num_run = [self.prompts.num_run(each.name, each.example) for each in asked]
         groups: dict[Any, list[int]] = {}
         for i, each in enumerate(asked):

@@ -69,7 +69,10 @@ def heeds_blocks(backbone: Any) -> bool:
         return backbone.run(inputs_embeds=inputs_embeds, position_ids=positions_15[:, columns], **options).logits[0]
 
     run(slice(0, 1), past_key_values=cache, use_cache=True)
-    line_4V = run(slice(1, 5), past_key_values=cache, use_cache=True, attention_mask=masks_1145)
+    try:
+        line_4V = run(slice(1, 5), past_key_values=cache, use_cache=True, attention_mask=masks_1145)
+    except (ValueError, RuntimeError, IndexError):  # an architecture that takes one mask a row only, as Falcon's ALiBi
+        return False
     alone_V = backbone.run(
         inputs_embeds=backbone.embed(ids_15[:, [0, 3, 4]]), position_ids=positions_15[:, :3], use_cache=False
     ).logits[0, -1]

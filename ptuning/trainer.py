@@ -109,8 +109,11 @@ class Trainer:
         self.weights_sha256 = self.backbone.weights_sha256()
         self.coder = self.backbone.coder(self.task)
         self.examples = {split: self.coder.encode(each) for split, each in self.rows.items()}
-        for examples in self.examples.values():
-            require_small(examples, self.settings.max_batch_tokens, self.coder.longest_label)
+        for split, examples in self.examples.items():
+            num_new = (
+                0 if split == "train" else self.coder.longest_label
+            )  # a row is evaluated with each label behind it
+            require_small(examples, self.settings.max_batch_tokens, num_new, [row.where for row in self.rows[split]])
         self.start_PH = start_embeddings(config, self.backbone, self.coder, self.examples["train"])
         encoder = encoders.build(config.prompt.encoder, self.start_PH, config.prompt.hidden_size)
         self._make_loop(encoder.to(self.backbone.device))

@@ -50,6 +50,8 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="everything that was measured")
     parser.add_argument("--png", metavar="FILE", help="a bar chart of the largest batch (needs matplotlib)")
     options = parser.parse_args()
+    if min(options.batch) < 8:
+        parser.error(f"--batch {min(options.batch)}: expected at least 8, the rows that are written; raise it")
     versions = {name: metadata.version(name) for name in ("ptuning", "peft", "torch", "transformers")}
     machine = {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
     print(f"{versions}, {machine}, {options.rounds} rounds in turns, medians", flush=True)

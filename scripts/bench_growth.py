@@ -8,7 +8,6 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmark.plots import growth_plot
 from benchmark.sides import Case
 from benchmark.turns import step_costs
 
@@ -30,7 +29,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="everything that was measured; what it holds is not done again")
     parser.add_argument("--png", metavar="FILE", help="the plot")
     options = parser.parse_args()
-    middle = Case(options.base, options.data, options.dtype, 50, 16, 32, 30)
+    middle = Case(options.base, options.data, options.dtype, num_virtual=50, batch_size=16, num_text=32)
     saved = Path(options.json) if options.json else None
     found: dict[str, Any] = json.loads(saved.read_text()) if saved and saved.exists() else {}
     points: dict[str, dict[str, list[tuple[int, float, float]]]] = {}
@@ -48,6 +47,8 @@ def main() -> None:
                 saved.write_text(json.dumps(found, indent=1))
         print(f"| {name} | " + " | ".join(_slopes(points[name])) + " |", flush=True)
     if options.png:
+        from benchmark.plots import growth_plot
+
         growth_plot(points, options.png)
 
 

@@ -62,6 +62,7 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_own_kernel() -> None:
         (torch.float64, 7, {}, False),
         (torch.bfloat16, 1025, {}, False),
         (torch.bfloat16, 7, {"dropout_p": 0.1}, False),
+        (torch.bfloat16, 7, {"attn_mask": torch.zeros(5, 7, dtype=torch.bfloat16, requires_grad=True)}, False),
         (torch.bfloat16, 7, {"attn_mask": None, "is_causal": True}, False),
     ],
 )

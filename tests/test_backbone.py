@@ -370,3 +370,9 @@ def test_encoder_decoder_that_does_not_say_how_it_begins_is_refused(monkeypatch)
     monkeypatch.delattr(type(model), "prepare_decoder_input_ids_from_labels")
     with pytest.raises(ModelError, match="does not say how its decoder begins"):
         Backbone.of(model, tokenizer)
+
+
+def test_a_model_that_takes_one_mask_a_row_only_does_not_lay_rows_end_to_end():
+    backbone = tiny_backbone("falcon", alibi=True)
+    assert backbone.shares_prefix
+    assert not backbone.packs

@@ -87,3 +87,18 @@ def test_a_row_beyond_the_limit_says_so_before_anything_is_run() -> None:
     with pytest.raises(DataError, match=r"row 1 of .* tokens, .* expected at most 9, the tokens that a batch may have"):
         gradient.backward(backbone, encoder(), examples, max_batch_tokens=9)
     assert not len(gradient_of(encoder))
+
+
+def test_gradients_of_many_parts_gather_in_float32() -> None:
+    backbone = tiny_backbone()
+    backbone.model.bfloat16()
+    examples, encoder = examples_of(backbone, "{prompt:5}the {text} is") * 40, encoder_of(backbone)
+    found = []
+    for batch_size in (None, 1):
+        gradient.backward(backbone, encoder(), examples, batch_size=batch_size)
+        found.append(gradient_of(encoder))
+    exact = torch.zeros_like(found[0])
+    for k in range(len(TEXTS)):
+        gradient.backward(backbone, encoder(), [examples[k]] * 2)
+        exact += 20 * gradient_of(encoder)
+    assert (found[1] - exact).norm() < 0.05 * exact.norm()

@@ -18,6 +18,7 @@ from conftest import ASSETS, write_csv
 
 import ptuning
 from ptuning import gradient, trainer
+from ptuning.backbone import CausalBackbone
 from ptuning.config import RunConfig
 from ptuning.errors import DataError, TrainingError
 from ptuning.interrupts import Interrupted
@@ -460,12 +461,19 @@ def test_evaluations_read_a_tenth_of_the_rows_that_are_trained_on_between_them(
     assert [record["eval_num_rows"] for record in log(tmp_path / "run") if "eval_loss" in record] == [expected]
 
 
-def test_few_tokens_at_once_make_the_same_steps(run_config: Path, tmp_path: Path) -> None:
+def test_few_tokens_at_once_make_the_same_steps(
+    run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = trained(run_config, "--train.max_steps=3", f"--train.output_dir={tmp_path}/whole")
+    sizes, run = [], CausalBackbone.run
+    monkeypatch.setattr(
+        CausalBackbone, "run", lambda self, **i: sizes.append(i["inputs_embeds"].shape[:2].numel()) or run(self, **i)
+    )
     parts = trained(run_config, "--train.max_steps=3", "--train.max_batch_tokens=60")
+    assert max(sizes) <= 60
     torch.testing.assert_close(parts.prompt.embeddings_PH, whole.prompt.embeddings_PH, rtol=0, atol=1e-5)
     with pytest.raises(
-        DataError, match=r"row \d+ of \d+ tokens, .* expected at most 5, the tokens that a batch may have"
+        DataError, match=r"csv.* of \d+ tokens, .* expected at most 5, the tokens that a batch may have"
     ):
         trained(run_config, "--train.max_batch_tokens=5", f"--train.output_dir={tmp_path}/none")
     assert not (tmp_path / "none").exists()

@@ -65,14 +65,13 @@ def compared(case: Case, rounds: int) -> dict[str, Any]:
     return measured
 
 
-def step_costs(case: Case, rounds: int, with_peft: bool = True) -> dict[str, Any]:
+def step_costs(case: Case, rounds: int) -> dict[str, Any]:
     """Seconds and bytes of a training step alone, for how cost grows."""
     found: dict[str, Any] = {}
     for name, kind in {"ours": Ours, "peft": Theirs}.items():
-        if name == "ours" or with_peft:
-            with process(kind, case) as call:
-                num_bytes = call("step_bytes", 0)
-                found[name] = {"seconds": [call("step_seconds", k) for k in range(1, rounds + 1)], "bytes": num_bytes}
+        with process(kind, case) as call:
+            num_bytes = call("step_bytes", 0)
+            found[name] = {"seconds": [call("step_seconds", k) for k in range(1, rounds + 1)], "bytes": num_bytes}
     return found
 
 
