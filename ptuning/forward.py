@@ -136,7 +136,7 @@ def prefill(backbone: CausalBackbone, prompt: RowPrompts, batch: Batch) -> Dynam
     last_BT[:, -1] = 0  # as if it were to be predicted: what comes before it is run
     lines = Lines.of(dataclasses.replace(batch, labels_BT=last_BT), prompt.num_run, prompt.choice)
     inputs = _inputs(backbone, prompt, lines, packs=True)
-    with ShortAttention():
+    with ShortAttention(), only_scored(backbone.model, lines.scored_LW):
         backbone.run(**inputs, logits_to_keep=torch.empty(0, dtype=torch.long, device=backbone.device))
     num_kept, cache = max(prompt.num_run), backbone.new_cache()
     (rows_N, columns_N), (lines_N, at_N) = lines.columns, lines.places
