@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ptuning
-from ptuning import cli, encoders, initializers, objective
+from ptuning import cli, encoders, gradient, initializers, objective
 from ptuning.backbone import Backbone
 from ptuning.config import RunConfig
 from ptuning.data import Coder, collate
@@ -139,3 +139,19 @@ def test_loss_in_a_loop_of_ones_own_on_the_gpu(backbone):
     objective.loss(gpu, encoder(), batch).backward()
     assert all(each.grad is not None and each.grad.is_cuda for each in encoder.parameters())
     assert label_logits(gpu, encoder(), batch.to(gpu.device)).is_cuda
+
+
+def test_parts_of_rows_and_labels_of_several_tokens_on_the_gpu(backbone):
+    found = []
+    task = dataclasses.replace(TASK, verbalizer={"negative": " very bad film", "positive": " good"})
+    for each in (backbone, on_cuda(backbone)):
+        prompt_PH = initializers.from_vocabulary(backbone.vocabulary_VH, 4).to(each.device).requires_grad_()
+        examples = Coder(TASK, each.tokenizer).encode([Row(row, "row") for row in ROWS])
+        total = gradient.backward(each, prompt_PH, examples, batch_size=3)
+        lm = PromptedLM(each, {"p": ptuning.SoftPrompt(prompt_PH.detach().cpu(), task, each.name, each.fingerprint)})
+        scores = [row.scores["positive"] for row in lm.classify(ROWS)]
+        found.append((total, prompt_PH.grad.cpu(), scores))
+    (total, grad_PH, scores), (its_total, its_grad_PH, its_scores) = found
+    assert its_total == pytest.approx(total, rel=1e-4)
+    assert (its_grad_PH - grad_PH).norm() < 1e-4 * grad_PH.norm()
+    assert its_scores == pytest.approx(scores, abs=1e-4)
