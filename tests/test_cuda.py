@@ -55,8 +55,8 @@ def test_both_paths_on_the_gpu_equal_the_reference_on_the_cpu(any_backbone):
     for path in (splice, shared_prefix):
         logits_NV, gradients = measured(path, gpu, batch)
         assert (logits_NV - reference_NV).abs().max() < 1e-4
-        for name, gradient in reference.items():
-            assert (gradients[name] - gradient).norm() < 1e-4 * gradient.norm(), name
+        for name, expected in reference.items():
+            assert (gradients[name] - expected).norm() < 1e-4 * expected.norm(), name
 
 
 def test_evaluation_and_answers_on_the_gpu_are_those_on_the_cpu(any_backbone):
