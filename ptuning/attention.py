@@ -71,9 +71,10 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
         scores = (query @ key.mT).mul_(scale)
-        scores = (
-            scores.masked_fill_(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores.add_(mask)
-        )
+        if mask.dtype == torch.bool:
+            scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+        else:
+            scores.add_(mask)
         chances = scores.softmax(dim=-1)
         ctx.save_for_backward(query, key, value, chances)
         ctx.scale = scale

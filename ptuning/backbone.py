@@ -312,6 +312,10 @@ class CausalBackbone(Backbone):
             **{key: each for key, each in inputs.items() if key in self._accepted or key not in _OPTIONAL}
         )
 
+    def fill(self, **inputs: Any) -> None:
+        """Runs the model for the keys and values alone, which `past_key_values` takes up; no logits are made."""
+        self.run(**inputs, logits_to_keep=torch.empty(0, dtype=torch.long, device=self.device))
+
     def new_cache(self) -> DynamicCache:
         """An empty key-value cache for one forward; a forward changes it, so each needs its own."""
         return DynamicCache(config=self.model.config)

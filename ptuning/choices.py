@@ -12,9 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ptuning.attention import ShortAttention
 from ptuning.backbone import CausalBackbone
-from ptuning.data import Batch, Example
+from ptuning.data import Batch, Example, added
 from ptuning.forward import prefill, prefixes_apart
-from ptuning.lines import added
 from ptuning.placement import place
 from ptuning.prefix import RowPrompts
 
@@ -68,10 +67,10 @@ def widest(answers: Sequence[Answers]) -> int:
 def _parted(answers: Sequence[Answers]) -> Iterator[list[int]]:
     """The answers' numbers in parts that are read at once."""
     part: list[int] = []
-    num_tokens = 0
+    num_tokens, limit = 0, widest(answers)
     for c in range(max(map(len, answers))):
         longest = max(len(own[c]) for own in answers if c < len(own))
-        if part and num_tokens + longest >= widest(answers):
+        if part and num_tokens + longest >= limit:
             yield part
             part, num_tokens = [], 0
         part.append(c)

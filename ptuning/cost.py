@@ -42,7 +42,9 @@ def layer_weights(model: Any) -> int:
 
 
 def forward_flops(model: Any, rows: Rows) -> int:
-    """Operations of a forward pass that the method cannot avoid, the last layer counted whole.
+    """Operations of a forward pass that the method cannot avoid, with every layer counted whole.
+
+    Of the last one, what is computed at tokens that are not scored could be left out.
 
     Two per weight and token; two per pair of tokens, layer and element of a query, for the scores and again for what
     they weigh; two per weight of the head and scored position.
@@ -54,7 +56,7 @@ def forward_flops(model: Any, rows: Rows) -> int:
 
 
 def training_flops(model: Any, rows: Rows) -> int:
-    """Operations of a forward and a backward pass that the method cannot avoid.
+    """Operations of a forward and a backward pass that the method cannot avoid, counted as above.
 
     The weights are frozen, so that gradients flow through activations alone: as much again as the forward pass, and for
     attention, where both factors have gradients, twice as much.

@@ -269,6 +269,11 @@ def padded(rows: Sequence[Sequence[int]], fill: int, padding_side: str) -> tuple
     return filled_BT, mask_BT
 
 
+def added(sees: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask that is added to attention's scores: 0 where there is something to see, else the least number."""
+    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, torch.finfo(dtype).min)
+
+
 def positions(mask_BT: Tensor) -> Tensor:
     """Position of each token in its row, counted from 0 whatever the padding: `[B, T]`."""
     return (mask_BT.cumsum(dim=1) - 1).clamp(min=0)

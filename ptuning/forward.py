@@ -92,12 +92,12 @@ def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
 
     Shapes as in `label_logits`.
     """
-    prefix = begin(backbone, prompt, batch.shared_ids)
-    if prefix is not None and isinstance(prompt, Tensor):
-        prompt = RowPrompts.same(prompt, prefix, len(batch.ids_BT))
-    if not isinstance(prompt, RowPrompts) or not can_share(backbone, prompt, batch):
+    if not can_share(backbone, prompt, batch):
         return splice(backbone, prompt, batch)
     assert isinstance(backbone, CausalBackbone)
+    if isinstance(prompt, Tensor):
+        prompt = RowPrompts.same(prompt, Prefix.of(backbone, prompt, batch.shared_ids), len(batch.ids_BT))
+    assert isinstance(prompt, RowPrompts)
     packs = can_pack(backbone, prompt, batch)
     lines = Lines.of(batch, prompt.num_run, prompt.choice if packs else None)
     with ShortAttention(), only_scored(backbone.model, lines.scored_LW):
@@ -137,7 +137,7 @@ def prefill(backbone: CausalBackbone, prompt: RowPrompts, batch: Batch) -> Dynam
     lines = Lines.of(dataclasses.replace(batch, labels_BT=last_BT), prompt.num_run, prompt.choice)
     inputs = _inputs(backbone, prompt, lines, packs=True)
     with ShortAttention(), only_scored(backbone.model, lines.scored_LW):
-        backbone.run(**inputs, logits_to_keep=torch.empty(0, dtype=torch.long, device=backbone.device))
+        backbone.fill(**inputs)
     num_kept, cache = max(prompt.num_run), backbone.new_cache()
     (rows_N, columns_N), (lines_N, at_N) = lines.columns, lines.places
     kept, _ = prompt.spread(backbone)

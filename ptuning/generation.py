@@ -173,9 +173,7 @@ def _begun(backbone: CausalBackbone, prompt: RowPrompts, apart: Batch) -> Dynami
     There the padding of several rows costs more than a run, and torch copies the head's weights once a row to multiply
     them with the slice that transformers' own first step takes.
     """
-    num_rows, num_columns = apart.ids_BT.shape
-    pays = backbone.device.type == "cpu" and num_rows > 1 and num_columns > max(prompt.num_run) + 1
-    if pays and can_pack(backbone, prompt, apart):
+    if backbone.device.type == "cpu" and len(apart.ids_BT) > 1 and can_pack(backbone, prompt, apart):
         return prefill(backbone, prompt, apart)
     return prompt.spread(backbone)[0]
 
@@ -187,7 +185,7 @@ def _may_continue(backbone: CausalBackbone, apart: Batch, num_run: int, settings
     if not (apart.mask_BT == 0)[:, num_run:].any():
         return True
     length = apart.ids_BT.shape[1] + settings.options["max_new_tokens"]
-    return backbone.heeds_gaps and (backbone.window is None or length <= backbone.window)
+    return backbone.heeds_gaps and backbone.sees_all(length)
 
 
 class RowText:

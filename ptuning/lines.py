@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ptuning.data import Batch
+from ptuning.data import Batch, added
 
 WIDEST = 2  # of the longest row: wider lines leave less empty, and make attention dearer
 _TRIES, _ROWS_TRIED = 64, 4096  # widths that are tried: fewer for many rows, which fill lines of any width
@@ -88,11 +88,6 @@ class Lines:
         sees_prefix_LWS = rearrange(prefix_mask_LS > 0, "l s -> l 1 s").expand(-1, width, -1)
         sees_L1WK = rearrange(torch.cat([sees_prefix_LWS, sees_LWW], dim=2), "l w k -> l 1 w k")
         return added(sees_L1WK, dtype)
-
-
-def added(sees: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask that is added to attention's scores: 0 where there is something to see, else the least number."""
-    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, torch.finfo(dtype).min)
 
 
 def laid(lengths: Sequence[int], groups: Sequence[Hashable]) -> list[list[int]]:

@@ -35,12 +35,11 @@ class Prefix:
             return cls((), ())
         ids_1S = torch.tensor([ids], device=backbone.device)
         cache = DynamicCache()  # without the model's configuration no layer forgets what is beyond its window
-        backbone.run(
+        backbone.fill(
             inputs_embeds=place(backbone, prompt_PH, ids_1S),
             position_ids=torch.arange(len(ids), device=backbone.device)[None],
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=torch.empty(0, dtype=torch.long, device=backbone.device),  # none are needed
         )
         return cls(tuple((keys, values) for keys, values, _ in cache), tuple(ids))
 

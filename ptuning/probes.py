@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from ptuning.data import positions
+from ptuning.data import added, positions
 
 _SAME = 1e-2  # of the largest logit: more than rounding makes in any precision
 _GAP = 8  # columns of padding that must change nothing
@@ -59,8 +59,7 @@ def heeds_blocks(backbone: Any) -> bool:
     ids_15 = torch.tensor([[1, 2, 3, 4, 5]], device=backbone.device)
     sees_55 = torch.ones(5, 5, dtype=torch.bool, device=backbone.device).tril()
     sees_55[3:, 1:3] = False  # tokens 3 and 4 are another row's than 1 and 2
-    masks_1145 = torch.zeros(1, 1, 4, 5, dtype=backbone.dtype, device=backbone.device)
-    masks_1145.masked_fill_(~sees_55[1:], torch.finfo(backbone.dtype).min)
+    masks_1145 = added(sees_55[None, None, 1:], backbone.dtype)
     positions_15 = torch.tensor([[0, 1, 2, 1, 2]], device=backbone.device)
     cache = DynamicCache()
 

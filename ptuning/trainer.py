@@ -193,7 +193,9 @@ class Trainer:
         num_label_tokens = self._sum(sum(len(example.answer_ids) for example in examples))
         with self._run_again_in_backward():
             prompt, scale = self._prompt(self.encoder), processes / num_label_tokens
-            total = backward(self.backbone, prompt, examples, scale, self.settings.forward, *self._limits)
+            settings = self.settings
+            limits = settings.per_device_train_batch_size, settings.max_batch_tokens
+            total = backward(self.backbone, prompt, examples, scale, settings.forward, *limits)
         loss_total = self._sum(total)
         norm = self.accelerator.clip_grad_norm_(self.encoder.parameters(), self.settings.max_grad_norm).item()
         self._require_finite(loss_total, "loss")  # here every process has the same sum and stops at the same step
@@ -277,11 +279,6 @@ class Trainer:
     @torch.no_grad()
     def _trained_prompt(self) -> Prompt:
         return self._prompt(self.accelerator.unwrap_model(self.encoder))
-
-    @property
-    def _limits(self) -> tuple[int, int | None]:
-        """The most rows and tokens that are read at once in training."""
-        return self.settings.per_device_train_batch_size, self.settings.max_batch_tokens
 
     def _run_again_in_backward(self) -> AbstractContextManager[None]:
         return self.backbone.checkpointed() if self.settings.gradient_checkpointing else nullcontext()

@@ -29,11 +29,10 @@ def main() -> None:
     rows = cost.Rows(options.virtual, [options.tokens] * options.batch, options.batch)
     weights = sum(each.numel() * each.element_size() for each in model.parameters())
     prefix = cost.prefix_bytes(model, options.virtual)
-    row = cost.kept_bytes(model, cost.Rows(options.virtual, [options.tokens], 1)) - cost.kept_bytes(
-        model, cost.Rows(options.virtual, [], 0)
-    )
-    gradients = 2 * prefix  # of the kept keys and values, and the sum over the parts
-    room = options.memory - weights - cost.kept_bytes(model, cost.Rows(options.virtual, [], 0)) - gradients
+    prefix_kept = cost.kept_bytes(model, cost.Rows(options.virtual, [], 0))
+    row = cost.kept_bytes(model, cost.Rows(options.virtual, [options.tokens], 1)) - prefix_kept
+    gathered = 4 * prefix  # its keys and values once more, and their gradients, both in float32
+    room = options.memory - weights - prefix_kept - gathered
     num_rows = min(int(room // row), options.batch)
     seconds = cost.training_flops(model, rows) / (options.flops * options.share)
     print(f"{sum(each.numel() for each in model.parameters()) / 1e9:.2f} billion weights, {options.batch} rows of")

@@ -1,7 +1,9 @@
 """The two sides of the benchmark, each in a process of its own: what is measured, and nothing of how it is compared."""
 
+import dataclasses
 import gc
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +12,6 @@ from typing import Any
 import peft
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 import ptuning
 from ptuning import cost, encoders, gradient, initializers, objective
@@ -42,7 +43,7 @@ class Case:
         return ptuning.Task(template, verbalizer=LABELS, max_length=None)
 
 
-class Side:
+class Side(ABC):
     """A loaded model, frozen, and rows; `rows(k)` are the k-th batch's, the same on both sides."""
 
     def __init__(self, case: Case) -> None:
@@ -112,21 +113,21 @@ class Side:
             seconds.append(time.perf_counter() - started)
         return seconds[0], seconds[1]
 
+    @abstractmethod
     def prepare(self, rows: list[Row]) -> Any:
         """What a training loop has at hand before it times a step: tokens."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, prepared: Any) -> None:
         """Forward, backward, AdamW."""
-        raise NotImplementedError
 
+    @abstractmethod
     def classify(self, texts: list[str]) -> list[str]:
         """Labels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def generate(self, texts: list[str], count: int) -> None:
         """Writes exactly so many tokens."""
-        raise NotImplementedError
 
 
 class Ours(Side):
@@ -170,7 +171,7 @@ class Ours(Side):
         self.lm.generate([{"text": text} for text in texts], max_new_tokens=count, min_new_tokens=count)
 
     def least_flops(self, k: int) -> int:
-        """Operations that no step on the k-th batch can avoid, `cost.training_flops`."""
+        """Operations of a step on the k-th batch, as `cost.training_flops` counts them."""
         batch = self.backbone.collate(self.prepare(self.rows(k)))
         rest = [own + 1 - batch.num_shared for own in batch.num_unscored]
         return cost.training_flops(self.backbone.model, cost.Rows(batch.num_shared, rest, len(rest)))
@@ -190,22 +191,19 @@ class Theirs(Side):
         self.model = peft.get_peft_model(self.backbone.model, config)
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-3)
 
-    def prepare(self, rows: list[Row]) -> list[tuple[list[int], int]]:
-        """Token ids, and the label's."""
-        return [([i for i in each.ids if i >= 0], each.answer_ids[0]) for each in self.coder.encode(rows)]
+    def prepare(self, rows: list[Row]) -> list[Example]:
+        """Token ids without the virtual ones, which PEFT puts in front itself."""
+        return [dataclasses.replace(each, ids=[i for i in each.ids if i >= 0]) for each in self.coder.encode(rows)]
 
-    def step(self, prepared: list[tuple[list[int], int]]) -> None:
+    def step(self, prepared: list[Example]) -> None:
         """Pads on the right, labels where the answers are."""
         self._loss(prepared).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def _loss(self, prepared: list[tuple[list[int], int]]) -> Tensor:
-        ids, mask = _padded([[*text, label] for text, label in prepared])
-        labels = pad_sequence(
-            [torch.tensor([*[-100] * len(text), label]) for text, label in prepared], True, padding_value=-100
-        )
-        loss: Tensor = self.model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    def _loss(self, prepared: list[Example]) -> Tensor:
+        batch = self.backbone.collate(prepared)
+        loss: Tensor = self.model(batch.ids_BT, attention_mask=batch.mask_BT, labels=batch.labels_BT).loss
         return loss
 
     def prompt_and_loss(self, k: int) -> tuple[Tensor, float]:
@@ -233,12 +231,6 @@ class Theirs(Side):
     def _tokens(self, texts: list[str], side: str) -> Any:
         words = [f"Review: {text}\nSentiment:" for text in texts]
         return self.backbone.tokenizer(words, padding=True, padding_side=side, return_tensors="pt")
-
-
-def _padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Ids padded on the right, and their mask."""
-    mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], True)
-    return pad_sequence([torch.tensor(row) for row in rows], True), mask
 
 
 def _resident(what: str) -> int:

@@ -12,7 +12,10 @@ from benchmark.sides import NEW_TOKENS, Case, Ours, Side, Theirs
 _side: Side
 
 
-def _load(kind: type[Side], case: Case) -> None:
+Kind = Callable[[Case], Side]
+
+
+def _load(kind: Kind, case: Case) -> None:
     global _side
     _side = kind(case)
 
@@ -25,7 +28,7 @@ Call = Callable[..., Any]
 
 
 @contextmanager
-def process(kind: type[Side], case: Case) -> Iterator[Call]:
+def process(kind: Kind, case: Case) -> Iterator[Call]:
     """A side in a process of its own; what it yields calls a method there and waits."""
     with ProcessPoolExecutor(1, get_context("spawn"), _load, (kind, case)) as pool:
         yield lambda method, *arguments: pool.submit(_call, method, arguments).result()
@@ -68,7 +71,8 @@ def compared(case: Case, rounds: int) -> dict[str, Any]:
 def step_costs(case: Case, rounds: int) -> dict[str, Any]:
     """Seconds and bytes of a training step alone, for how cost grows."""
     found: dict[str, Any] = {}
-    for name, kind in {"ours": Ours, "peft": Theirs}.items():
+    kinds: dict[str, Kind] = {"ours": Ours, "peft": Theirs}
+    for name, kind in kinds.items():
         with process(kind, case) as call:
             num_bytes = call("step_bytes", 0)
             found[name] = {"seconds": [call("step_seconds", k) for k in range(1, rounds + 1)], "bytes": num_bytes}
