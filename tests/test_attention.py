@@ -87,3 +87,11 @@ def test_a_query_that_sees_nothing_spoils_nothing(kind: str) -> None:
         kind
     ]
     assert all(each.isfinite().all() for each in measured(lambda *each: attend(*each, mask, 0.3), *tensors))
+
+
+def test_scores_that_take_much_memory_are_left_to_torchs_own_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "attend", pytest.fail)
+    monkeypatch.setattr(attention, "_MOST_SCORES", 2 * 3 * 5 * 7 - 1)
+    *tensors, _ = inputs(torch.bfloat16)
+    with ShortAttention():
+        functional.scaled_dot_product_attention(*tensors, masks(torch.bfloat16)["added"])

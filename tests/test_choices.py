@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from families import ATTENTION, tiny_backbone
+from families import ATTENTION, NUM_POSITIONS, tiny_backbone
 
 from ptuning import choices, initializers, objective
 from ptuning.backbone import CausalBackbone
 from ptuning.data import Example
+from ptuning.errors import DataError
+from ptuning.forward import can_pack
 from ptuning.prefix import Prefix, RowPrompts
 from ptuning.rows import Row
 from ptuning.template import Task
@@ -62,3 +64,21 @@ def test_models_that_cannot_read_answers_side_by_side_read_them_one_by_one(monke
         scores_BC = objective.label_scores(backbone, prompts, examples, ANSWERS)
         expected = objective.whole_label_scores(backbone, prompts, examples, ANSWERS, "splice")
     torch.testing.assert_close(scores_BC, expected, rtol=0, atol=1e-4)
+
+
+def test_answers_that_would_leave_a_window_are_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, prompts, examples = asked("mistral")
+    longest = max(map(len, examples))
+    monkeypatch.setattr(backbone, "window", 2 * longest + max(prompts.num_run))  # the rows alone would fit
+    assert can_pack(backbone, prompts, backbone.collate(examples))
+    monkeypatch.setattr(objective, "answer_log_probs", pytest.fail)
+    with torch.no_grad():
+        objective.label_scores(backbone, prompts, examples, ANSWERS)
+
+
+def test_answers_beyond_the_models_positions_say_so_before_they_are_run() -> None:
+    backbone, prompts, examples = asked("gpt2")
+    longest = max(map(len, examples))
+    answers = [[[7] * (NUM_POSITIONS - longest + 1)]] * len(examples)
+    with pytest.raises(DataError, match=rf"a row of {NUM_POSITIONS + 1} tokens.* at most {NUM_POSITIONS}"):
+        objective.label_scores(backbone, prompts, examples, answers)

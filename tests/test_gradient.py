@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, tiny_backbone
+from families import FAMILIES, NUM_POSITIONS, tiny_backbone
 
 from ptuning import encoders, gradient, initializers, objective
 from ptuning.backbone import Backbone
@@ -44,17 +44,25 @@ def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize("template", ["{prompt:5}the {text} is", "{text} is{prompt:5}"])
-def test_parts_add_up_to_the_gradient_of_all_rows(family: str, template: str) -> None:
+def test_parts_add_up_to_the_gradient_of_all_rows(family: str, template: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_backbone(family)
     examples, encoder = examples_of(backbone, template), encoder_of(backbone)
     loss = objective.loss_sum(backbone, encoder(), backbone.collate(examples), "splice")
     (loss * 0.5).backward()
     expected = gradient_of(encoder)
-    longest = max(map(len, examples))
+    longest, sizes, collate = max(map(len, examples)), [], type(backbone).collate
+    monkeypatch.setattr(
+        type(backbone),
+        "collate",
+        lambda self, rows: sizes.append(len(rows) * max(map(len, rows))) or collate(self, rows),
+    )
     for limits in ({}, {"batch_size": 2}, {"max_batch_tokens": longest}):
         total = gradient.backward(backbone, encoder(), examples, 0.5, **limits)
         assert total == pytest.approx(loss.item(), rel=1e-5)
         assert_same(gradient_of(encoder), expected)
+        assert max(sizes) <= limits.get("max_batch_tokens", max(sizes))
+        assert len(sizes) > 1 or not limits
+        sizes.clear()
 
 
 def test_a_conditioned_encoder_gets_the_same_gradient() -> None:
@@ -102,3 +110,11 @@ def test_gradients_of_many_parts_gather_in_float32() -> None:
         gradient.backward(backbone, encoder(), [examples[k]] * 2)
         exact += 20 * gradient_of(encoder)
     assert (found[1] - exact).norm() < 0.05 * exact.norm()
+
+
+def test_a_beginning_beyond_the_models_positions_says_so_before_it_is_run() -> None:
+    backbone = tiny_backbone("gpt2")
+    prompt_PH = initializers.from_vocabulary(backbone.vocabulary_VH, NUM_POSITIONS + 4).requires_grad_()
+    rows = [Example([*range(-1, -NUM_POSITIONS - 5, -1), token], [3]) for token in (5, 6)]
+    with pytest.raises(DataError, match=rf"a row of {NUM_POSITIONS + 4} tokens.* at most {NUM_POSITIONS}"):
+        gradient.backward(backbone, prompt_PH, rows)

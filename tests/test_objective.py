@@ -11,6 +11,7 @@ from ptuning.data import Coder, Example, collate
 from ptuning.encoders import Embedding
 from ptuning.evaluation import WITH, WITHOUT, Metrics, evaluate, evaluate_rows
 from ptuning.initializers import from_vocabulary
+from ptuning.prefix import Prefix
 from ptuning.rows import Row
 from ptuning.template import Task
 
@@ -231,3 +232,11 @@ def test_template_that_is_nothing_without_its_prompt_has_no_baseline(backbone, p
     task = Task("{prompt:4}{text}", verbalizer=ONE_TOKEN)
     assert list(evaluate_rows(backbone, prompt_PH, task, rows, 2, with_baseline=True)) == [WITH]
     assert "no baseline: without the prompt nothing stands before some answers" in caplog.text
+
+
+def test_what_rows_begin_with_is_run_once_in_an_evaluation(backbone, prompt_PH, monkeypatch):
+    examples, label_ids = classification(backbone, ONE_TOKEN)
+    lengths, run = [], Prefix.of.__func__
+    monkeypatch.setattr(Prefix, "of", classmethod(lambda cls, *each: lengths.append(len(each[2])) or run(cls, *each)))
+    evaluate(backbone, prompt_PH, examples, label_ids, batch_size=2)
+    assert len(lengths) == 1

@@ -452,12 +452,15 @@ def test_run_from_before_a_setting_came_goes_on(run_config: Path, tmp_path: Path
         trained(run_config, "--train.gradient_checkpointing=true", resume=True)
 
 
-@pytest.mark.parametrize(("options", "expected"), [([], 6), (["--train.max_eval_samples=9"], 9)])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [([], 6), (["--train.gradient_accumulation_steps=2"], 12), (["--train.max_eval_samples=9"], 9)],
+)
 def test_evaluations_read_a_tenth_of_the_rows_that_are_trained_on_between_them(
     options: list[str], expected: int, run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "_FEWEST_EVALUATED", 1)
-    trained(run_config, "--train.max_steps=8", "--train.eval_steps=8", *options)  # 64 rows
+    trained(run_config, "--train.max_steps=8", "--train.eval_steps=8", *options)  # 64 rows, or twice as many
     assert [record["eval_num_rows"] for record in log(tmp_path / "run") if "eval_loss" in record] == [expected]
 
 
