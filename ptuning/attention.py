@@ -1,8 +1,8 @@
 """Attention of short rows on CPUs, as plain matrix products.
 
-torch's own kernel takes two to four times as long in bfloat16, forward and backward together, for up to a thousand
-keys, and somewhat longer in float32 for up to two hundred. Knows nothing of models: what it changes is what torch's
-function does while the mode is on.
+torch's own kernel took 1.7 to 3.9 times as long in bfloat16, forward and backward together, for 86 to 1,046 keys, and
+1.1 to 1.3 times in float32 for 86 to 166; at 278 keys it was the faster one there. Knows nothing of models: what it
+changes is what torch's function does while the mode is on.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-_LONGEST = {torch.bfloat16: 1024, torch.float32: 200}  # keys, up to which this was measured to be faster
+_LONGEST = {torch.bfloat16: 1024, torch.float32: 200}  # keys, up to which this is used
 _MOST_SCORES = 2**24  # of a layer: they are kept for the backward pass, which torch's own kernel does without
 
 

@@ -148,7 +148,7 @@ class TrainConfig:
     """Steps between evaluations on the validation rows."""
     max_eval_samples: int | None = None
     """Validation rows used while training, a fixed random choice; null: a tenth as many as are trained on between two
-    evaluations, which takes about a twentieth of the time, and at least 50."""
+    evaluations, and at least 50."""
     metric_for_best_model: Literal["loss", "accuracy"] = "loss"
     """What the best checkpoint is best at on the validation rows."""
     early_stopping_patience: int | None = None

@@ -17,7 +17,7 @@ from ptuning.data import Batch, added
 
 WIDEST = 2  # of the longest row: wider lines leave less empty, and make attention dearer
 _TRIES, _ROWS_TRIED = 64, 4096  # widths that are tried: fewer for many rows, which fill lines of any width
-_DEARER = 5000  # tokens: so much wider a line costs about as much again, in SmolLM2-135M on 2 cores
+_DEARER = 5000  # tokens: at a width of so many, attention would double the cost; estimated for SmolLM2-135M
 
 
 @dataclass(frozen=True)
