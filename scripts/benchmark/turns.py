@@ -53,19 +53,29 @@ def compared(case: Case, rounds: int) -> dict[str, Any]:
         measured["matmul_flops_per_second"], rows = [], case.batch_size
         for k in range(1, rounds + 1):
             useful, flops = ours("num_useful", k), ours("least_flops", k)
-            seconds = {name: call("step_seconds", k) for name, call in sides.items()}
+            seconds = in_turns(sides, "step_seconds", k)
+            ours("wake")
             limit = statistics.median(ours("matmul_flops_per_second") for _ in range(3))
             _note(measured, "train_tokens_per_second", {name: useful / each for name, each in seconds.items()})
             _note(measured, "fraction_of_limit", {name: flops / each / limit for name, each in seconds.items()})
             measured["matmul_flops_per_second"].append(limit)
-            taken = {name: call("classify_seconds", k) for name, call in sides.items()}
+            taken = in_turns(sides, "classify_seconds", k)
             _note(measured, "classify_rows_per_second", {name: rows / each for name, each in taken.items()})
             for num_rows in (1, 8):
-                times = {name: call("generate_seconds", k, num_rows) for name, call in sides.items()}
+                times = in_turns(sides, "generate_seconds", k, num_rows)
                 rates = {name: num_rows * (NEW_TOKENS - 1) / (all_ - one) for name, (one, all_) in times.items()}
                 _note(measured, f"first_token_seconds_{num_rows}", {name: one for name, (one, _) in times.items()})
                 _note(measured, f"generate_tokens_per_second_{num_rows}", rates)
     return measured
+
+
+def in_turns(sides: dict[str, Call], method: str, *arguments: Any) -> dict[str, Any]:
+    """What each side measures, one after the other, each woken first."""
+    found = {}
+    for name, call in sides.items():
+        call("wake")
+        found[name] = call(method, *arguments)
+    return found
 
 
 def step_costs(case: Case, rounds: int) -> dict[str, Any]:
