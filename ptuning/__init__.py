@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ptuning.config import RunConfig as RunConfig
     from ptuning.ensemble import Ensemble as Ensemble
     from ptuning.errors import PTuningError as PTuningError
-    from ptuning.inspection.nearest import inspect as inspect
+    from ptuning.inspection.report import inspect as inspect
     from ptuning.predict import PromptedLM as PromptedLM
     from ptuning.prompt import SoftPrompt as SoftPrompt
     from ptuning.template import Task as Task
@@ -34,7 +34,7 @@ _NAMES = {
     "RunConfig": "config",
     "SoftPrompt": "prompt",
     "Task": "template",
-    "inspect": "inspection.nearest",
+    "inspect": "inspection.report",
     "train": "trainer",
 }
 __all__ = ["__version__", *_MODULES, *_NAMES]

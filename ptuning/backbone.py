@@ -5,10 +5,9 @@ One small protocol, a class a family: `CausalBackbone` reads question and answer
 through the protocol. Knows nothing of prompts or training.
 """
 
-import hashlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +21,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from ptuning import checkpointing, probes
 from ptuning.data import FEWEST_BATCHES, Batch, Coder, Example, collate, collate_pairs, positions
 from ptuning.errors import DataError, ModelError
-from ptuning.fingerprint import Fingerprint
-from ptuning.loading import cannot_load, load, quantize_int8
+from ptuning.fingerprint import Fingerprint, sha256_of
+from ptuning.loading import cannot_load, load, load_embeddings, quantize_int8
 from ptuning.template import Task
 
 _EMBED_CHUNK = 8192  # tokens embedded at a time
@@ -90,6 +89,28 @@ class Backbone(ABC):
         if quantization == "int8":
             backbone.fingerprint  # noqa: B018 - that of the model as it came, whose prompts are this one's too
             quantize_int8(model)
+        return backbone
+
+    @classmethod
+    def embeddings_of(
+        cls,
+        name_or_path: str | Path,
+        dtype: str = "auto",
+        device: str = "auto",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> "Backbone":
+        """A backbone that can embed and no more: of the model's weights the input embeddings alone are read.
+
+        The whole model is loaded where its files do not allow that. Arguments and errors as in `from_pretrained`.
+        """
+        options = (dtype, device, revision, trust_remote_code)
+        found = load_embeddings(str(name_or_path), *options)
+        if found is None:
+            return cls.from_pretrained(name_or_path, *options)
+        model, tokenizer, fingerprint = found
+        backbone = cls.of(model, tokenizer, str(name_or_path))
+        backbone.__dict__["fingerprint"] = fingerprint  # in place of the cached property's
         return backbone
 
     @property
@@ -224,12 +245,7 @@ class Backbone(ABC):
 
     def weights_sha256(self) -> str:
         """SHA-256 over all weights' bytes in the order of their names: equal before and after any use of ours."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            for plain in _plain_tensors(tensor.detach()):
-                digest.update(plain.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return sha256_of(self.model.state_dict())
 
 
 class CausalBackbone(Backbone):
@@ -383,12 +399,3 @@ class EncoderDecoderBackbone(Backbone):
     def num_columns_before(self, ids_BT: Tensor) -> int:
         """The decoder's start token alone."""
         return 1
-
-
-def _plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensor itself, or the plain ones that a quantized one is made of."""
-    if not hasattr(tensor, "__tensor_flatten__"):
-        yield tensor
-        return
-    for name in tensor.__tensor_flatten__()[0]:
-        yield from _plain_tensors(getattr(tensor, name))

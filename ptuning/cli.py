@@ -7,8 +7,11 @@ import argparse
 import json
 import logging
 import os
+import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError, PTuningError
@@ -70,14 +73,31 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--batch-size", type=_positive, default=32, help="rows read at once (default: 32)")
         command.add_argument("--max-batch-tokens", type=_positive, help="tokens read at once (default: no limit)")
 
-    inspect = _prompt_command(commands, "inspect", "what a prompt decodes to", _inspect)
-    inspect.add_argument("--top-k", type=int, default=5, help="neighbours a virtual token (default: 5)")
-    inspect.add_argument("--metric", choices=("cosine", "l2"), default="cosine", help="what near means")
-    row = inspect.add_mutually_exclusive_group()
-    row.add_argument("--input", help="for a conditioned prompt: the text whose own prompt is shown")
-    row.add_argument("--data", help="for a conditioned prompt: rows whose own prompts are shown")
-    inspect.add_argument("--max-rows", type=_positive, default=5, help="rows of --data that are shown (default: 5)")
+    _add_inspect(commands)
     return parser
+
+
+def _add_inspect(commands: Any) -> None:
+    about = "what a prompt decodes to, and how much of that can be believed"
+    inspect = _prompt_command(commands, "inspect", about, _inspect)
+    inspect.add_argument("--data", help="rows with answers, on which the verdict rests; without them nothing is judged")
+    inspect.add_argument("--max-rows", type=_positive, default=500, help="rows of --data, at random (default: 500)")
+    inspect.add_argument("--human", metavar="TEXT", help="a person's prompt to measure beside it")
+    inspect.add_argument("--html", metavar="FILE", help="write the report as one HTML file")
+    inspect.add_argument(
+        "--run",
+        dest="run_directory",
+        metavar="DIR",
+        help="the training run (default: the directory that PROMPT_DIR is in)",
+    )
+    inspect.add_argument("--top-k", type=int, default=5, help="neighbours a virtual token (default: 5)")
+    metrics = ("cosine", "centred_cosine", "l2", "csls")
+    inspect.add_argument("--metric", choices=metrics, default="cosine", help="what near means (default: cosine)")
+    inspect.add_argument("--input", help="for a conditioned prompt: the text whose own prompt is shown")
+    inspect.add_argument("--verbalise", action="store_true", help="also ask the model to put the prompt into words")
+    inspect.add_argument("--wayward", metavar="TEXT", help="also tune prompts whose decoding is pulled to this text")
+    inspect.add_argument("--batch-size", type=_positive, default=32, help="rows read at once (default: 32)")
+    inspect.add_argument("--max-batch-tokens", type=_positive, help="tokens read at once (default: no limit)")
 
 
 def _prompt_command(commands: Any, name: str, help_: str, run: Any) -> argparse.ArgumentParser:
@@ -139,29 +159,46 @@ def _report(run: Any, resume: bool) -> None:
         print(result.prompt.not_peft)
 
 
-def _load(parsed: argparse.Namespace) -> Any:
-    from ptuning.predict import PromptedLM
+@contextmanager
+def _base_of(parsed: argparse.Namespace) -> Iterator[str]:
+    """The base model to load; where it cannot be, says that another can be given."""
     from ptuning.prompt import SoftPrompt
 
     base = parsed.model or SoftPrompt.load(parsed.prompt).base_name
     if base is None:
         raise PromptError(f"{parsed.prompt} names no base model", "a base model", "Give one with --model")
-    options: dict[str, Any] = {}
-    if "batch_size" in parsed:
-        options = {"batch_size": parsed.batch_size, "max_batch_tokens": parsed.max_batch_tokens}
-        options["progress"] = parsed.data is not None
     try:
-        return PromptedLM.from_pretrained(
-            *(base, {"prompt": parsed.prompt}, parsed.dtype, parsed.device, parsed.allow_other_base),
-            trust_remote_code=parsed.trust_remote_code,
-            quantization=parsed.quantization,
-            **options,
-        )
+        yield base
     except ModelError as error:
         if parsed.model:
             raise
         hint = f"{error.remedy}, or give the base that {parsed.prompt} was tuned on with --model"
         raise ModelError(error.received, error.expected, hint) from error
+
+
+def _load(parsed: argparse.Namespace) -> Any:
+    from ptuning.predict import PromptedLM
+
+    with _base_of(parsed) as base:
+        return PromptedLM.from_pretrained(
+            *(base, {"prompt": parsed.prompt}, parsed.dtype, parsed.device, parsed.allow_other_base),
+            trust_remote_code=parsed.trust_remote_code,
+            quantization=parsed.quantization,
+            batch_size=parsed.batch_size,
+            max_batch_tokens=parsed.max_batch_tokens,
+            progress=parsed.data is not None,
+        )
+
+
+def _load_embeddings(parsed: argparse.Namespace) -> tuple[Any, Any]:
+    """The prompt, and of its base model the embeddings alone."""
+    from ptuning.backbone import Backbone
+    from ptuning.library import PromptLibrary, as_prompt, base_revision
+
+    with _base_of(parsed) as base:
+        revision = base_revision(prompts := {"prompt": as_prompt(parsed.prompt)}, base)
+        backbone = Backbone.embeddings_of(base, parsed.dtype, parsed.device, revision, parsed.trust_remote_code)
+        return PromptLibrary(backbone, prompts, parsed.allow_other_base)["prompt"], backbone
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:
@@ -204,21 +241,85 @@ def _rows(parsed: argparse.Namespace, lm: Any) -> list[Any]:
         from ptuning.rows import read_rows
 
         return [row.values for row in read_rows(parsed.data, "test", columns)]
+    return [_one_row(parsed.input, columns)]
+
+
+def _one_row(text: str, columns: Sequence[str]) -> dict[str, str]:
+    """The row of a template with one column."""
     if len(columns) != 1:
         raise DataError(f"--input for a template with the columns {columns}", "one column", "Use --data")
-    return [{columns[0]: parsed.input}]
+    return {columns[0]: text}
 
 
 def _inspect(parsed: argparse.Namespace) -> None:
-    from ptuning.inspection.nearest import inspect, table
+    from ptuning.inspection.page import write_page
+    from ptuning.inspection.report import inspect
+    from ptuning.inspection.terminal import lines, table_lines
 
-    lm = _load(parsed)
-    rows = _rows(parsed, lm)[: parsed.max_rows] if parsed.input is not None or parsed.data is not None else [None]
-    made = [inspect(lm.prompts["prompt"], lm.backbone, parsed.top_k, parsed.metric, row) for row in rows]
-    if parsed.json:
-        print(json.dumps({"rows": [each.as_dict() for each in made]} if parsed.data is not None else made[0].as_dict()))
+    if parsed.data is None and not parsed.verbalise and parsed.wayward is None:
+        prompt, backbone = _load_embeddings(parsed)
     else:
-        print("\n\n".join("\n".join(table(each)) for each in made))
+        lm = _load(parsed)
+        prompt, backbone = lm.prompts["prompt"], lm.backbone
+    report = inspect(
+        *(prompt, backbone, _sample(parsed, prompt), parsed.top_k, parsed.metric, _own_row(parsed, prompt, backbone)),
+        human=parsed.human,
+        run=parsed.run_directory or Path(parsed.prompt).absolute().parent,
+        batch_size=parsed.batch_size,
+        max_batch_tokens=parsed.max_batch_tokens,
+        progress=parsed.data is not None,
+    )
+    more = _asked_for(parsed, prompt, backbone)
+    if parsed.html:
+        write_page(report, parsed.html, parsed.prompt)
+    if parsed.json:
+        print(json.dumps(report.as_dict() | {name: table.as_dict() for name, table in more.items()}))
+        return
+    print("\n".join(lines(report)))
+    for name, table in more.items():
+        print("\n".join(["", name, *table_lines(table)]))
+    if parsed.html:
+        print(f"saved: {parsed.html}")
+
+
+def _sample(parsed: argparse.Namespace, prompt: Any) -> list[Any] | None:
+    """Rows of --data with answers, the same random ones each time; None without --data."""
+    from ptuning.rows import read_rows
+
+    if parsed.data is None:
+        if parsed.human is not None:
+            raise DataError("--human without --data", "rows to measure it on", "Give them with --data")
+        return None
+    if prompt.task is None:
+        raise PromptError(f"--data for {parsed.prompt}, which names no task", "no rows", "Leave --data out")
+    rows = [row.values for row in read_rows(parsed.data, "test", prompt.task.columns)]
+    return random.Random(0).sample(rows, min(parsed.max_rows, len(rows)))
+
+
+def _own_row(parsed: argparse.Namespace, prompt: Any, backbone: Any) -> dict[str, str] | None:
+    """The row of --input."""
+    if parsed.input is None:
+        return None
+    return _one_row(parsed.input, backbone.coder(prompt.task).columns if prompt.task else ("text",))
+
+
+def _asked_for(parsed: argparse.Namespace, prompt: Any, backbone: Any) -> dict[str, Any]:
+    """The tables of what is made only where it is asked for."""
+    found = {}
+    if parsed.verbalise:
+        from ptuning.inspection.verbalise import verbalise
+
+        found["verbalise"] = verbalise(prompt, backbone)
+    if parsed.wayward is not None:
+        from ptuning.inspection.wayward import wayward
+        from ptuning.rows import read_rows
+
+        source = prompt.training.get("data", {}).get("train")
+        if source is None or parsed.data is None:
+            raise DataError("--wayward without rows to tune and to measure on", "both", "Train with it, give --data")
+        train, test = (read_rows(each, "train", prompt.task.columns) for each in (source, parsed.data))
+        found["wayward"] = wayward(prompt, backbone, train, test[: parsed.max_rows], parsed.wayward).table
+    return found
 
 
 if __name__ == "__main__":

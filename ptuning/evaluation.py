@@ -17,7 +17,7 @@ from ptuning.backbone import Backbone
 from ptuning.data import Coder, Example, by_length, num_cut, shared_ids, warn_of_cut
 from ptuning.forward import Prompt, begin
 from ptuning.objective import answer_scores, label_scores
-from ptuning.prefix import RowPrompts
+from ptuning.prefix import Prefix, RowPrompts
 from ptuning.rows import Row
 from ptuning.template import Task
 
@@ -99,20 +99,69 @@ def evaluate(
         progress: What to call the progress bar; None shows none.
         max_batch_tokens: Tokens read at once; None: no limit.
     """
-    num_correct, total = 0, 0.0
-    num_new = max(map(len, label_ids), default=0)  # a row is read with each label's text behind it
-    batches = by_length(examples, batch_size, max_batch_tokens, num_new, backbone.overhead_tokens)
-    prefix = begin(backbone, prompt, shared_ids(examples), path)
-    with tqdm(total=len(examples), desc=progress, unit="row", disable=progress is None) as bar:
-        for rows in batches:
-            chosen = [examples[i] for i in rows]
-            its_prompt = RowPrompts.same(prompt, prefix, len(rows)) if prefix and isinstance(prompt, Tensor) else prompt
-            scores_B, is_correct_B = _scores(backbone, its_prompt, chosen, label_ids, path)
-            num_correct += int(is_correct_B.sum())
-            total -= float(scores_B.cpu().double().sum())
-            bar.update(len(rows))
+    scores = score_rows(backbone, prompt, examples, label_ids, batch_size, path, progress, max_batch_tokens)
     num_tokens = sum(len(example.answer_ids) for example in examples)
+    num_correct, total = int(scores.is_correct_N.sum()), -float(scores.log_probs_N.double().sum())
     return Metrics(len(examples), num_correct, num_tokens, total, num_cut(examples))
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """What a prompt makes of each row, on the CPU."""
+
+    log_probs_N: Tensor
+    """Log-probability of the row's own answer, in nats."""
+    is_correct_N: Tensor
+    """With labels: whether the row's own is the most likely. Without: whether greedy generation writes its answer."""
+    labels_NC: Tensor | None
+    """Log-probability of each label's text; None without labels."""
+
+
+@torch.no_grad()
+def score_rows(
+    backbone: Backbone,
+    prompt: Prompt,
+    examples: Sequence[Example],
+    label_ids: Sequence[Sequence[int]],
+    batch_size: int = 32,
+    path: str = "auto",
+    progress: str | None = None,
+    max_batch_tokens: int | None = None,
+) -> RowScores:
+    """Scores rows in batches of similar length, and gives them back in their own order.
+
+    Args:
+        backbone: The frozen model.
+        prompt: As in `objective.loss`; with one a row, `[N, P, H]`, each batch takes its rows' own.
+        examples: Rows with answers.
+        label_ids: As in `evaluate`.
+        batch_size: As in `evaluate`.
+        path: As in `evaluate`.
+        progress: As in `evaluate`.
+        max_batch_tokens: As in `evaluate`.
+    """
+    num_new = max(map(len, label_ids), default=0)  # a row is read with each label's text behind it
+    prefix = begin(backbone, prompt, shared_ids(examples), path)
+    places, parts = list[int](), list[tuple[Tensor, ...]]()
+    with tqdm(total=len(examples), desc=progress, unit="row", disable=progress is None) as bar:
+        for rows in by_length(examples, batch_size, max_batch_tokens, num_new, backbone.overhead_tokens):
+            its_prompt = _of_rows(prompt, prefix, rows)
+            chosen = [examples[i] for i in rows]
+            parts.append(tuple(each.cpu() for each in _scores(backbone, its_prompt, chosen, label_ids, path)))
+            places += rows
+            bar.update(len(rows))
+    order_N = torch.tensor(places).argsort()
+    log_probs_N, is_correct_N, *labels = (torch.cat(each)[order_N] for each in zip(*parts, strict=True))
+    return RowScores(log_probs_N, is_correct_N, labels[0] if labels else None)
+
+
+def _of_rows(prompt: Prompt, prefix: Prefix | None, rows: Sequence[int]) -> Prompt:
+    """The prompt of a part of the rows."""
+    if not isinstance(prompt, Tensor):
+        return prompt
+    if prefix is not None:
+        return RowPrompts.same(prompt, prefix, len(rows))
+    return prompt[list(rows)] if prompt.ndim == 3 else prompt
 
 
 def sides(
@@ -165,10 +214,10 @@ def _scores(
     examples: Sequence[Example],
     label_ids: Sequence[Sequence[int]],
     path: str,
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of each row's own answer, `[B]`, and whether it is the one that would be given, `[B]`."""
+) -> tuple[Tensor, ...]:
+    """The fields of `RowScores` for a batch, the last one left out without labels."""
     if not label_ids:
         return answer_scores(backbone, prompt, backbone.collate(examples), path)
     scores_BC = label_scores(backbone, prompt, examples, [label_ids] * len(examples), path)
     labels_B = torch.tensor([example.label for example in examples], device=scores_BC.device)
-    return scores_BC.gather(1, labels_B[:, None])[:, 0], scores_BC.argmax(1) == labels_B
+    return scores_BC.gather(1, labels_B[:, None])[:, 0], scores_BC.argmax(1) == labels_B, scores_BC

@@ -5,11 +5,12 @@ Knows nothing of prompts; needs no more of a model than its configuration and it
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _ARCHITECTURE_KEYS = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 _NUM_SAMPLED_WEIGHTS = 256
@@ -31,8 +32,14 @@ class Fingerprint:
     """The precision they were read in, e.g. bfloat16."""
 
     @classmethod
-    def of(cls, model: Any) -> "Fingerprint":
-        """Takes the fingerprint of a transformers model."""
+    def of(cls, model: Any, read: Callable[[str, Tensor], Any] | None = None) -> "Fingerprint":
+        """Takes the fingerprint of a transformers model.
+
+        Args:
+            model: The model.
+            read: Gives a parameter's numbers, by its name, where the model does not hold them itself: a tensor, or what
+                can be indexed like one.
+        """
         # Quantized weights, which are no plain numbers, cannot be compared.
         plain = ((name, each) for name, each in model.named_parameters() if _is_plain(each))
         parameters = sorted(plain, key=lambda pair: pair[0])
@@ -40,10 +47,11 @@ class Fingerprint:
         places = torch.linspace(0, int(ends[-1]) - 1, _NUM_SAMPLED_WEIGHTS, dtype=torch.float64).long()
         weights = []
         for place, which in zip(places.tolist(), torch.searchsorted(ends, places, right=True).tolist(), strict=True):
-            parameter = parameters[which][1].detach()
+            name, parameter = parameters[which]
             offset = torch.tensor(place - int(ends[which]) + parameter.numel())
-            value = parameter[tuple(int(i) for i in torch.unravel_index(offset, parameter.shape))]
-            weights.append(float(f"{float(value):.6g}"))
+            numbers = parameter.detach() if read is None else read(name, parameter)
+            value = numbers[tuple(int(i) for i in torch.unravel_index(offset, parameter.shape))]
+            weights.append(float(f"{float(value.to(parameter.dtype)):.6g}"))
         config = model.config.get_text_config()
         architecture = {key: getattr(config, key, None) for key in _ARCHITECTURE_KEYS}
         return cls(architecture, tuple(weights), str(model.dtype).removeprefix("torch."))
@@ -64,5 +72,24 @@ class Fingerprint:
         return f"{shape['model_type']} {shape['num_hidden_layers']}x{shape['hidden_size']} {digest}"
 
 
-def _is_plain(parameter: torch.Tensor) -> bool:
+def sha256_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over all tensors' bytes in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        for plain in _plain_tensors(tensor.detach()):
+            digest.update(plain.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensor itself, or the plain ones that a quantized one is made of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _plain_tensors(getattr(tensor, name))
+
+
+def _is_plain(parameter: Tensor) -> bool:
     return parameter.is_floating_point() and not hasattr(parameter, "__tensor_flatten__")

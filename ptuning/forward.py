@@ -69,7 +69,7 @@ def begin(backbone: Backbone, prompt: Prompt, shared_ids: Sequence[int], path: s
 
 def _can_begin(backbone: Backbone, prompt: Tensor, shared_ids: Sequence[int]) -> bool:
     can_keep = backbone.shares_prefix and not backbone.is_checkpointed
-    return can_keep and prompt.ndim == 2 and any(i < 0 for i in shared_ids)
+    return can_keep and prompt.ndim == 2 and len(shared_ids) > 0
 
 
 def require_path(backbone: Backbone, path: str) -> None:

@@ -37,6 +37,13 @@ def only_scored(model: Any, scored_LW: Tensor) -> Iterator[None]:
         yield
 
 
+def decoder_layers(model: Any) -> nn.ModuleList | None:
+    """The model's layers, first to last; None where it has several stacks of so many, or none."""
+    num_layers = model.config.get_text_config().num_hidden_layers
+    layers = [each for each in model.modules() if isinstance(each, nn.ModuleList) and len(each) == num_layers]
+    return layers[0] if len(layers) == 1 else None
+
+
 def _whole(states_1NH: Tensor, scored_LW: Tensor) -> Tensor:
     """The scored tokens' states among zeros."""
     whole_LWH = states_1NH.new_zeros(*scored_LW.shape, states_1NH.shape[-1])
@@ -45,10 +52,9 @@ def _whole(states_1NH: Tensor, scored_LW: Tensor) -> Tensor:
 
 def _modules(model: Any) -> list[nn.Module]:
     """The last layer's modules that take each token by itself, none of which holds another."""
-    num_layers = model.config.get_text_config().num_hidden_layers
-    layers = [each for each in model.modules() if isinstance(each, nn.ModuleList) and len(each) == num_layers]
-    if len(layers) != 1:
+    layers = decoder_layers(model)
+    if layers is None:
         return []
-    named = layers[0][-1].named_modules()
+    named = layers[-1].named_modules()
     found = [each for name, each in named if name.rpartition(".")[2] in _TOKEN_BY_TOKEN]
     return [each for each in found if len(inspect.signature(each.forward).parameters) == 1]

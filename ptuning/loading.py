@@ -3,17 +3,21 @@
 Knows nothing of prompts or of what a model is used for. What cannot be loaded is told in one line.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from accelerate import init_empty_weights
+from safetensors import safe_open
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
 from ptuning.errors import ModelError
+from ptuning.fingerprint import Fingerprint
 
 
 def load(name: str, dtype: str, device: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
@@ -47,6 +51,83 @@ def load(name: str, dtype: str, device: str, revision: str | None, trust_remote_
     if info["missing_keys"]:
         raise cannot_load(name, f"it lacks weights such as {min(info['missing_keys'])}")
     return model.to(place), tokenizer
+
+
+def load_embeddings(
+    name: str, dtype: str, device: str, revision: str | None, trust_remote_code: bool
+) -> tuple[Any, Any, Fingerprint] | None:
+    """Like `load`, but of a causal model's weights its input embeddings alone are read; the others have no numbers.
+
+    Returns:
+        Model, tokenizer and the whole model's fingerprint, sampled from its files; None where the files do not name
+        every parameter as the model does, and so the whole has to be loaded. What is missing or broken is `load`'s
+        to tell.
+    """
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    files, place = _tensor_files(name, revision), _device(device)
+    if not files:
+        return None
+    try:
+        with _quietly():
+            config = AutoConfig.from_pretrained(name, **options)
+            if config.is_encoder_decoder:
+                return None
+            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+            with init_empty_weights(include_buffers=False):
+                model = AutoModelForCausalLM.from_config(
+                    config, dtype=_dtype(dtype, place), trust_remote_code=trust_remote_code
+                )
+            module = model.get_input_embeddings()
+            names = {id(each): key for key, each in model.named_parameters()}
+            if not set(names.values()) <= set(files) or [key for key, _ in module.named_parameters()] != ["weight"]:
+                return None
+
+            def read(key: str, parameter: Tensor) -> Any:
+                return _OnDisk(files[key], key)
+
+            fingerprint = Fingerprint.of(model, read)
+            key = names[id(module.weight)]
+            with safe_open(files[key], "pt") as tensors:
+                weight = tensors.get_tensor(key)
+            if weight.shape != module.weight.shape:
+                return None
+            module.weight = nn.Parameter(weight.to(place, module.weight.dtype))
+    except Exception as error:  # as in `load`
+        raise cannot_load(name, str(error)) from error
+    return model, tokenizer, fingerprint
+
+
+class _OnDisk:
+    """A tensor in a file, one number of which is read at a time."""
+
+    def __init__(self, file: Path, key: str) -> None:
+        self._file, self._key = file, key
+
+    def __getitem__(self, place: tuple[int, ...]) -> Tensor:
+        with safe_open(self._file, "pt") as tensors:
+            return tensors.get_slice(self._key)[tuple(slice(i, i + 1) for i in place)]
+
+
+def _tensor_files(name: str, revision: str | None) -> dict[str, Path]:
+    """The safetensors file of each tensor of a model directory or hub model; none where it has no such files."""
+
+    def found(file: str) -> Path | None:
+        try:
+            path = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+        except OSError:  # no such model
+            return None
+        return Path(path) if path else None
+
+    index = found(SAFE_WEIGHTS_INDEX_NAME)
+    if index is not None:
+        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        paths = {file: found(file) for file in set(placed.values())}
+        return {key: path for key, file in placed.items() if (path := paths[file])}
+    single = found(SAFE_WEIGHTS_NAME)
+    if single is None:
+        return {}
+    with safe_open(single, "pt") as tensors:
+        return dict.fromkeys(tensors.keys(), single)
 
 
 def cannot_load(name: str, reason: str) -> ModelError:

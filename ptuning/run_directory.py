@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ptuning.config import RunConfig, defaults
 from ptuning.errors import TrainingError
@@ -20,6 +22,7 @@ from ptuning.files import disk_errors, no_space, whole_file
 
 LAST, BEST = "last", "best"
 STATE = ("encoder", "optimizer", "schedule", "progress", "random", "made_with")  # what a checkpoint holds
+_SNAPSHOT = ".safetensors"
 _LEFTOVERS = (".config.yaml.", ".metrics.json", ".prompt.", ".last.pt.", ".best.pt.")  # of writes that were killed
 
 
@@ -95,9 +98,9 @@ class RunDirectory:
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         checkpoints = self._checkpoint(LAST).parent
-        for place in (self.path, checkpoints) if checkpoints.exists() else (self.path,):
+        for place in (each for each in (self.path, checkpoints, self._snapshots) if each.exists()):
             for leftover in place.iterdir():
-                if leftover.name.startswith(_LEFTOVERS):
+                if leftover.name.startswith(_LEFTOVERS) or (place == self._snapshots and leftover.suffix != _SNAPSHOT):
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         with whole_file(self.config) as beside:
             beside.write_text(config.to_yaml(), encoding="utf-8")
@@ -127,13 +130,28 @@ class RunDirectory:
                 f"checkpoint {path} is broken ({error})", "a whole checkpoint", "Remove it and resume again"
             ) from error
 
+    def save_snapshot(self, step: int, prompt_PH: Tensor) -> None:
+        """Writes the prompt as it is at a step, to follow it later."""
+        with whole_file(self._snapshots / f"{step:08}{_SNAPSHOT}") as beside:
+            save_file({"prompt_embeddings": prompt_PH.detach().float().cpu().contiguous()}, beside)
+
+    def snapshots(self) -> dict[int, Tensor]:
+        """Step -> the prompt as it was then, `[P, H]` fp32; in the order of steps."""
+        return {int(file.stem): load_file(file)["prompt_embeddings"] for file in self._snapshot_files()}
+
+    def _snapshot_files(self) -> list[Path]:
+        return sorted(self._snapshots.glob(f"[0-9]*{_SNAPSHOT}")) if self._snapshots.exists() else []
+
     def append_log(self, record: Mapping[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
         with disk_errors(self.log), self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def cut_log(self, step: int) -> None:
-        """Removes the lines of metrics.jsonl after `step`: those steps will be run again."""
+        """Removes the lines of metrics.jsonl and the snapshots after `step`: those steps will be run again."""
+        for file in self._snapshot_files():
+            if int(file.stem) > step:
+                file.unlink()
         if not self.log.exists():
             return
         lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -148,6 +166,10 @@ class RunDirectory:
     def read_metrics(self) -> dict[str, Any]:
         """Reads metrics.json."""
         return json.loads(self.metrics.read_text(encoding="utf-8"))
+
+    @property
+    def _snapshots(self) -> Path:
+        return self.path / "checkpoints" / "prompts"
 
     def _checkpoint(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{name}.pt"

@@ -106,6 +106,16 @@ class Template:
         """The same words with no soft prompt: the baseline a prompt is compared with."""
         return Template(tuple(part for part in self.parts if not isinstance(part, Slot)))
 
+    def with_texts(self, texts: Sequence[str]) -> "Template":
+        """The same with a text in each slot's place."""
+        given = iter(texts)
+        return Template(tuple(Literal(next(given)) if isinstance(part, Slot) else part for part in self.parts))
+
+    @property
+    def slot_sizes(self) -> tuple[int, ...]:
+        """The virtual tokens of each slot, in order."""
+        return tuple(part.num_virtual_tokens for part in self.parts if isinstance(part, Slot))
+
     def in_chat(self, tokenizer: "PreTrainedTokenizerBase") -> "Template":
         """The template as the user's turn of the model's own chat template; leading slots stay in front of it all."""
         if not getattr(tokenizer, "chat_template", None):
@@ -332,6 +342,10 @@ class Task:
     def without_prompt(self) -> "Task":
         """The same words with no soft prompt."""
         return replace(self, template=Template.parse(self.template).without_prompt().text)
+
+    def with_texts(self, texts: Sequence[str]) -> "Task":
+        """The same with a text in place of each of the template's slots."""
+        return replace(self, template=Template.parse(self.template).with_texts(texts).text)
 
 
 def text_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:

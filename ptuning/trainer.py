@@ -237,11 +237,8 @@ class Trainer:
         progress = self.progress
         value = -metrics.accuracy if self.settings.metric_for_best_model == "accuracy" else metrics.loss
         if value < progress.best_value:
-            progress.best_value, progress.best_step, progress.num_evaluations_without_improvement = (
-                value,
-                progress.step,
-                0,
-            )
+            progress.best_value, progress.best_step = value, progress.step
+            progress.num_evaluations_without_improvement = 0
             self._save(BEST)
         else:
             progress.num_evaluations_without_improvement += 1
@@ -305,7 +302,13 @@ class Trainer:
                 "made_with": self._made_with(),
             }
             self.run.save_checkpoint(name, state)
+            self._snapshot()
         self.accelerator.wait_for_everyone()
+
+    def _snapshot(self) -> None:
+        """Keeps the prompt as it is, a conditioned one's base."""
+        encoder = self.accelerator.unwrap_model(self.encoder)
+        self.run.save_snapshot(self.progress.step, encoder.prompt_PH if encoder.reads_text else encoder())
 
     def _resume(self) -> None:
         """Takes everything up from the last checkpoint, if there is one."""
@@ -313,6 +316,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.run.cut_log(state["progress"]["step"] if state else 0)
         if state is None:
+            if self.accelerator.is_main_process:
+                self._snapshot()
             return
         now = self._made_with()
         changed = [what for what, value in state["made_with"].items() if value != now[what]]

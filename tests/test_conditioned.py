@@ -13,7 +13,7 @@ from ptuning.data import Example
 from ptuning.encoders import Conditioned
 from ptuning.errors import PromptError
 from ptuning.forward import can_share, embeddings_of, label_logits
-from ptuning.inspection.nearest import inspect
+from ptuning.inspection.report import inspect
 from ptuning.predict import PromptedLM
 from ptuning.prompt import SoftPrompt
 from ptuning.rows import Row
@@ -123,12 +123,12 @@ def test_inspection_shows_each_rows_own_prompt(backbone):
     assert base.note.startswith("This is the base of a conditioned prompt")
     one, other = (inspect(prompt, backbone, row=row) for row in ROWS[:2])
     assert one.row == ROWS[0]
-    assert [token.norm for token in one.tokens] != [token.norm for token in other.tokens]
+    assert one.geometry.table.column("norm") != other.geometry.table.column("norm")
     coder = backbone.coder(TASK)
     with torch.no_grad():
         batch = backbone.collate(coder.encode_questions([Row(ROWS[0], "row")]))
         made_PH = embeddings_of(prompt.on(backbone.device), backbone, batch)[0]
-    assert [token.norm for token in one.tokens] == pytest.approx(made_PH.norm(dim=1).tolist())
+    assert one.geometry.table.column("norm") == pytest.approx(made_PH.norm(dim=1).tolist())
 
 
 def test_inspection_of_rows_from_the_command_line(run: TrainResult, tmp_path: Path, capsys) -> None:
@@ -136,11 +136,19 @@ def test_inspection_of_rows_from_the_command_line(run: TrainResult, tmp_path: Pa
     directory = str(run.directory)
     assert cli.main(["inspect", directory, "--input", "the film was good", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["row"] == {"text": "the film was good"}
-    data = ["--data", str(tmp_path / "test.csv"), "--max-rows", "2"]
+    data = ["--data", str(tmp_path / "test.csv")]
     assert cli.main(["inspect", directory, *data, "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["rows"]) == 2
-    assert cli.main(["inspect", directory, *data]) == 0
-    assert capsys.readouterr().out.count("the prompt made of {'text': ") == 2
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["row"] is None
+    assert plain["importance"] is None
+    assert [record["rung"] for record in plain["ladder"]["table"]["records"]][-2:] == [
+        "decoding as embeddings",
+        "soft prompt",
+    ]
+    assert cli.main(["inspect", directory, "--input", "the film was good", *data]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("the prompt made of {'text': ")
+    assert "decoding as embeddings" in out
 
 
 def test_row_for_a_static_prompt_is_refused(backbone):

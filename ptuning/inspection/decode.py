@@ -1,0 +1,198 @@
+"""Each virtual token's nearest vocabulary tokens, beside where it began and beside chance.
+
+Knows nothing of tasks or of what the prompt does: geometry alone, which says little of meaning (FIDELITY_NOTE).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ptuning.errors import PromptError
+from ptuning.inspection.nulls import Nulls, q_values, top
+from ptuning.inspection.table import Table
+from ptuning.inspection.vocabulary import Vocabulary, unit
+
+FIDELITY_NOTE = (
+    "A virtual token that still decodes to the token it was initialised from says nothing about what was learned: a "
+    "token's neighbourhood is so wide that even large changes stay inside it."
+)
+Metric = Literal["cosine", "centred_cosine", "l2", "csls"]
+METRICS: tuple[Metric, ...] = ("cosine", "centred_cosine", "l2", "csls")
+_SCALING_NEIGHBOURS = 10  # Conneau et al. 2018, section 2.3
+_REFERENCES = 512  # vectors that a token's crowding is judged by, at most
+_HUB_FACTOR = 10  # a hub draws so many times its share of random vectors, and more than two of them
+
+COLUMNS = {
+    "position": "the virtual token's place in the prompt, from 0",
+    "rank": "1 is the nearest token by the chosen metric",
+    "token": "the token's text",
+    "id": "its id; of tokens with equal embeddings the lowest",
+    "cosine": "cosine similarity",
+    "centred_cosine": "cosine once the vocabulary's mean is subtracted from both",
+    "l2": "Euclidean distance",
+    "csls": "cross-domain similarity local scaling: twice the cosine less how crowded both neighbourhoods are",
+    "p": "at rank 1, how often chance comes as near to a token other than the initial one, under the kindest of the "
+    "nulls; 1 where the token is the initial one; None at other ranks",
+    "q": "p as a false discovery rate over the prompt (Benjamini-Hochberg)",
+    "p_by_null": "p under each null that applies",
+    "hub_share": "share of random vectors like the vocabulary's that are nearest to this token",
+    "is_hub": "whether that is ten times what it would be if all tokens drew alike",
+    "init_token": "the token that the virtual token was initialised from; None where it was none",
+    "is_init": "whether this token is that one, or has its embedding",
+    "flags": "special, unused, byte, duplicate",
+    "metrics_agree": "how many of the four metrics have this token nearest",
+}
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """The nearest tokens of some vectors by one metric, nearest first: `[P, k]`."""
+
+    ids_PK: Tensor
+    """Token ids."""
+    values_PK: Tensor
+    """The metric's values; distances are negative."""
+
+
+@torch.no_grad()
+def decode(
+    prompt_PH: Tensor,
+    vocabulary: Vocabulary,
+    init_ids: Sequence[int | None] | None = None,
+    k: int = 5,
+    metric: Metric = "cosine",
+    num_null: int = 99,
+    seed: int = 0,
+) -> Table:
+    """Decodes virtual tokens to their nearest vocabulary tokens, each beside what chance gives.
+
+    Args:
+        prompt_PH: The prompt, `[P, H]`.
+        vocabulary: The base model's.
+        init_ids: The token each virtual token was initialised from, None where it was none.
+        k: Neighbours a virtual token.
+        metric: What near means: cosine, centred_cosine, l2, csls (Conneau et al. 2018).
+        num_null: Random vectors of each kind; p is at least 1 / (1 + num_null).
+        seed: Of the random vectors.
+
+    Returns:
+        A record for each position and rank; `COLUMNS` says what they hold.
+
+    Raises:
+        PromptError: When the widths differ, or `k` is not between 1 and the number of different tokens.
+    """
+    if prompt_PH.shape[1] != vocabulary.width:
+        raise PromptError(
+            f"a prompt of width {prompt_PH.shape[1]}", f"the base's width {vocabulary.width}", "Load its own base"
+        )
+    if not 1 <= k <= len(vocabulary.different_U):
+        raise PromptError(f"k={k} neighbours", f"from 1 to {len(vocabulary.different_U)}", "Correct --top-k")
+    init_ids = list(init_ids or [None] * len(prompt_PH))
+    nulls = Nulls(vocabulary, prompt_PH, init_ids, num_null, seed)
+    crowding = Crowding.of(prompt_PH, vocabulary, nulls)
+    nearest = neighbours(prompt_PH, vocabulary, k, crowding)
+    chances, hubs = nulls.chances(), nulls.hub_counts()
+    is_init_P = [
+        vocabulary.is_same(i, init) for i, init in zip(nearest[metric].ids_PK[:, 0].tolist(), init_ids, strict=True)
+    ]
+    ps = [1.0 if is_init else max(own.values()) for own, is_init in zip(chances, is_init_P, strict=True)]
+    qs = q_values(ps)
+    records = []
+    for p, init in enumerate(init_ids):
+        ids = nearest[metric].ids_PK[p].tolist()
+        firsts = [int(each.ids_PK[p, 0]) for each in nearest.values()]
+        for record in _records(prompt_PH[p], p, ids, firsts, crowding, vocabulary):
+            first, i = record["rank"] == 1, record["id"]
+            records.append(
+                record
+                | {"p": ps[p] if first else None, "q": qs[p] if first else None, "p_by_null": chances[p]}
+                | {"hub_share": hubs.get(i, 0) / num_null, "is_hub": _is_hub(hubs.get(i, 0), num_null, vocabulary)}
+                | {"init_token": None if init is None else vocabulary.texts([init])[0]}
+                | {"is_init": vocabulary.is_same(i, init), "flags": vocabulary.flags(i)}
+            )
+    return Table(COLUMNS, [{name: record[name] for name in COLUMNS} for record in records])
+
+
+def _is_hub(count: int, num_null: int, vocabulary: Vocabulary) -> bool:
+    return count > 2 and count / num_null > _HUB_FACTOR / len(vocabulary.different_U)
+
+
+def _records(
+    own_H: Tensor, p: int, ids: Sequence[int], firsts: Sequence[int], crowding: "Crowding", vocabulary: Vocabulary
+) -> list[dict[str, Any]]:
+    """What is known of a virtual token's neighbours but for chance; `firsts` are the nearest by every metric."""
+    own_1H, rows_KH = own_H[None].float().to(vocabulary.device), vocabulary.rows(ids)
+    cosine_K = unit(rows_KH) @ unit(own_1H)[0]
+    columns = {
+        "token": vocabulary.texts(ids),
+        "id": ids,
+        "cosine": cosine_K.tolist(),
+        "centred_cosine": (unit(rows_KH - vocabulary.mean_H) @ unit(own_1H - vocabulary.mean_H)[0]).tolist(),
+        "l2": (rows_KH - own_1H).norm(dim=1).tolist(),
+        "csls": (2 * cosine_K - crowding.own_P[p] - crowding.around(unit(rows_KH))).tolist(),
+        "metrics_agree": [firsts.count(i) for i in ids],
+    }
+    return [
+        {"position": p, "rank": rank + 1, **{name: values[rank] for name, values in columns.items()}}
+        for rank in range(len(ids))
+    ]
+
+
+@dataclass(frozen=True)
+class Crowding:
+    """How crowded neighbourhoods are, which CSLS takes off: the mean cosine with the ten nearest of the other kind.
+
+    A token's is judged by vectors of the prompt's own norm and share along the vocabulary's mean: by a reference set of
+    another kind CSLS would mislead.
+    """
+
+    own_P: Tensor
+    """Of each virtual token, among tokens."""
+    references_RH: Tensor
+    """Unit vectors that tokens are judged by."""
+
+    @classmethod
+    def of(cls, prompt_PH: Tensor, vocabulary: Vocabulary, nulls: Nulls) -> Self:
+        """A prompt's."""
+        num = min(_SCALING_NEIGHBOURS, len(vocabulary.different_U))
+        references_RH = unit(rearrange(nulls.direction_PNH, "p n h -> (p n) h"))
+        own_P = top(prompt_PH.to(vocabulary.device), vocabulary, num)[0].mean(dim=1)
+        return cls(own_P, references_RH[:: max(1, len(references_RH) // _REFERENCES)])
+
+    def around(self, unit_CH: Tensor) -> Tensor:
+        """Of tokens, `[C]`."""
+        num = min(_SCALING_NEIGHBOURS, len(self.references_RH))
+        return (self.references_RH @ unit_CH.T).topk(num, dim=0).values.mean(dim=0)
+
+
+def neighbours(prompt_PH: Tensor, vocabulary: Vocabulary, k: int, crowding: Crowding) -> dict[Metric, Similarities]:
+    """The k nearest different tokens by every metric; ties go to the lower id."""
+    own_PH = prompt_PH.float().to(vocabulary.device)
+    found: dict[Metric, list[tuple[Tensor, Tensor]]] = {metric: [] for metric in METRICS}
+    for ids_C, rows_CH in vocabulary.chunks():
+        cosine_PC = unit(own_PH) @ unit(rows_CH).T
+        values: dict[Metric, Tensor] = {
+            "cosine": cosine_PC,
+            "centred_cosine": unit(own_PH - vocabulary.mean_H) @ unit(rows_CH - vocabulary.mean_H).T,
+            "l2": -torch.cdist(own_PH, rows_CH, compute_mode="donot_use_mm_for_euclid_dist"),
+            "csls": 2 * cosine_PC - crowding.own_P[:, None] - crowding.around(unit(rows_CH)),
+        }
+        for metric, values_PC in values.items():
+            found[metric].append(_best(values_PC, ids_C, k))
+    return {metric: _merged(parts, k) for metric, parts in found.items()}
+
+
+def _best(values_PC: Tensor, ids_C: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k highest of each row, of equal ones the first, as topk does not promise; with their ids."""
+    order_PK = values_PC.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return values_PC.gather(1, order_PK), ids_C[order_PK]
+
+
+def _merged(parts: Sequence[tuple[Tensor, Tensor]], k: int) -> Similarities:
+    values_PN, ids_PN = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
+    order_PK = values_PN.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return Similarities(ids_PN.gather(1, order_PK), values_PN.gather(1, order_PK))

@@ -1,0 +1,195 @@
+"""The whole inspection of a prompt: verdict, decoding, ladder, geometry, importance, atoms, trajectory.
+
+Knows nothing of how any of it is shown.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptuning.backbone import Backbone
+from ptuning.errors import PromptError
+from ptuning.forward import embeddings_of
+from ptuning.inspection.decode import FIDELITY_NOTE, Metric, decode
+from ptuning.inspection.geometry import Geometry, geometry
+from ptuning.inspection.importance import importance
+from ptuning.inspection.ladder import Ladder, ladder
+from ptuning.inspection.sparse import sparse
+from ptuning.inspection.table import Table
+from ptuning.inspection.trajectory import trajectory
+from ptuning.inspection.verdict import Thresholds, Verdict, judge
+from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.prompt import SoftPrompt
+from ptuning.rows import as_row
+
+_BASE_NOTE = (
+    "This is the base of a conditioned prompt; each row's own is the base and what was read of the row, and is shown "
+    f"where a row is given. {FIDELITY_NOTE}"
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a prompt says, and how much of it may be believed."""
+
+    verdict: Verdict
+    """The answer."""
+    decoding: Table
+    """Nearest tokens; `decode.COLUMNS`."""
+    geometry: Geometry
+    """Where the prompt lies."""
+    atoms: Table
+    """Virtual tokens as sums of tokens; `sparse.COLUMNS`."""
+    ladder: Ladder | None = None
+    """What the prompt and its stand-ins do; None without rows."""
+    importance: Table | None = None
+    """Which virtual tokens matter; None without rows."""
+    trajectory: Table | None = None
+    """How the prompt moved; None where its run is not at hand."""
+    row: Mapping[str, str] | None = None
+    """The row whose own prompt this is; None for a prompt that is the same for all rows, or for the base of one."""
+    note: str = FIDELITY_NOTE
+    """What a decoding can and cannot say."""
+    cloud: Mapping[str, Any] = field(default_factory=dict)
+    """The vocabulary and the prompt in the plane that spans most of the vocabulary's variance, to be drawn."""
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """P."""
+        return len(self.geometry.table)
+
+    @property
+    def nearest(self) -> list[Mapping[str, Any]]:
+        """The record of each virtual token's nearest token."""
+        return [record for record in self.decoding if record["rank"] == 1]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        tables = {name: getattr(self, name) for name in ("decoding", "atoms", "importance", "trajectory")}
+        return {
+            "verdict": self.verdict.as_dict(),
+            "note": self.note,
+            "row": self.row and dict(self.row),
+            "geometry": self.geometry.as_dict(),
+            "ladder": self.ladder and self.ladder.as_dict(),
+            **{name: each and each.as_dict() for name, each in tables.items()},
+        }
+
+
+@torch.no_grad()
+def inspect(
+    prompt: SoftPrompt,
+    backbone: Backbone,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    k: int = 5,
+    metric: Metric = "cosine",
+    row: Mapping[str, Any] | None = None,
+    human: str | None = None,
+    run: str | Path | None = None,
+    thresholds: Thresholds | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    max_batch_tokens: int | None = None,
+    progress: bool = False,
+) -> Report:
+    """Says what a prompt decodes to, and how much of that can be believed.
+
+    Args:
+        prompt: The prompt.
+        backbone: The base model it was tuned on; without rows only its embeddings and tokenizer are used.
+        rows: Rows with answers, on which the verdict rests; None: nothing is judged.
+        k: Neighbours a virtual token.
+        metric: What near means: cosine, centred_cosine, l2, csls.
+        row: For a conditioned prompt the template's columns, to see what it makes of that row; None: its base.
+        human: A person's prompt to measure beside it.
+        run: The training run's directory, to follow the prompt's way.
+        thresholds: Where one verdict ends and the next begins.
+        seed: Of random vectors, random prompts and the bootstrap.
+        batch_size: Rows read at once.
+        max_batch_tokens: Tokens read at once; None: no limit.
+        progress: Whether to show progress bars on stderr.
+
+    Raises:
+        PromptError: When the widths differ, `k` is not between 1 and the vocabulary's size, or a row is given to a
+            prompt that does not read it.
+    """
+    vocabulary, init_ids = Vocabulary.of(backbone), prompt.init.get("token_ids")
+    prompt_PH, note = _shown(prompt, backbone, row)
+    decoding = decode(prompt_PH, vocabulary, init_ids, k, metric, seed=seed)
+    first = [record for record in decoding if record["rank"] == 1]
+    measured, weights = None, None
+    if rows is not None:
+        named = _named(prompt, rows)
+        decoded_ids, limits = [record["id"] for record in first], (seed, batch_size, max_batch_tokens, progress)
+        measured = ladder(prompt, backbone, named, decoded_ids, human, 20, *limits)
+        weights = None if prompt.is_conditioned else importance(prompt, backbone, named, *limits)
+    share_init = sum(record["is_init"] for record in first) / len(first)
+    return Report(
+        judge(None if measured is None else measured.scores, share_init, thresholds),
+        decoding,
+        geometry(prompt_PH, vocabulary, init_ids),
+        sparse(prompt_PH, vocabulary, seed=seed),
+        measured,
+        weights,
+        _followed(run, vocabulary),
+        row and dict(row),
+        note,
+        cloud(prompt_PH, vocabulary, init_ids),
+    )
+
+
+def _named(prompt: SoftPrompt, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Rows of the prompt's task."""
+    if prompt.task is None:
+        raise PromptError("rows for a prompt without a task", "no rows", "Leave them out")
+    return [as_row(each, f"row {i}", prompt.task.columns) for i, each in enumerate(rows)]
+
+
+def _followed(run: str | Path | None, vocabulary: Vocabulary) -> Table | None:
+    """A run's trajectory, where it kept one."""
+    found = None if run is None else trajectory(run, vocabulary)
+    return found if found else None
+
+
+def _shown(prompt: SoftPrompt, backbone: Backbone, row: Mapping[str, Any] | None) -> tuple[Tensor, str]:
+    """The prompt that is looked at, and what must be said of it."""
+    if row is not None:
+        return prompt_of_row(prompt, backbone, row), FIDELITY_NOTE
+    return prompt.embeddings_PH.to(backbone.device), _BASE_NOTE if prompt.is_conditioned else FIDELITY_NOTE
+
+
+def prompt_of_row(prompt: SoftPrompt, backbone: Backbone, row: Mapping[str, Any]) -> Tensor:
+    """What a conditioned prompt makes of a row: `[P, H]`; raises `PromptError` for another prompt."""
+    if not prompt.is_conditioned or prompt.task is None:
+        raise PromptError("a row for a prompt that is the same for every row", "no row", "Leave it out")
+    coder = backbone.coder(prompt.task)
+    batch = backbone.collate(coder.encode_questions([as_row(row, "the row", coder.columns)])).to(backbone.device)
+    return embeddings_of(prompt.on(backbone.device), backbone, batch)[0]
+
+
+_DRAWN = 800  # tokens of the cloud
+
+
+def cloud(prompt_PH: Tensor, vocabulary: Vocabulary, init_ids: Sequence[int | None] | None) -> dict[str, Any]:
+    """The vocabulary's two principal directions, and where in their plane tokens, prompt and its start lie."""
+    chance = torch.Generator().manual_seed(0)
+    drawn = torch.randperm(len(vocabulary), generator=chance)[:_DRAWN].tolist()
+    tokens_NH = vocabulary.rows(drawn) - vocabulary.mean_H
+    plane_H2 = torch.linalg.svd(tokens_NH, full_matrices=False).Vh[:2].T
+
+    def placed(rows_NH: Tensor) -> list[list[float]]:
+        return ((rows_NH - vocabulary.mean_H) @ plane_H2).tolist()
+
+    own_PH = prompt_PH.float().to(vocabulary.device)
+    starts = [None if i is None else placed(vocabulary.rows([i]))[0] for i in init_ids or [None] * len(own_PH)]
+    away_N2 = (tokens_NH @ plane_H2).square().sum() / tokens_NH.square().sum()
+    return {
+        "tokens": (tokens_NH @ plane_H2).tolist(),
+        "prompt": placed(own_PH),
+        "init": starts,
+        "share": float(away_N2),
+    }

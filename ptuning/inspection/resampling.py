@@ -1,0 +1,175 @@
+"""Rows' scores under several prompts, and intervals for what is made of them (bootstrap, the same rows everywhere).
+
+Knows nothing of models.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from ptuning.evaluation import RowScores
+
+_REPLICATES = 2000
+_LOW, _HIGH = 0.025, 0.975
+Measure = Literal["accuracy", "loss"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval; value None where it is undefined."""
+
+    value: float | None
+    """The number."""
+    low: float | None
+    """Lower end."""
+    high: float | None
+    """Upper end."""
+
+    @property
+    def is_above_zero(self) -> bool:
+        """Whether the whole interval is above 0."""
+        return self.low is not None and self.low > 0
+
+    def __str__(self) -> str:
+        """One phrase for people."""
+        if self.value is None:
+            return "undefined"
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+    def as_dict(self) -> dict[str, float | None]:
+        """The same as plain data."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Rows' scores with K prompts of one kind, `[N, K]`."""
+
+    correct_NK: Tensor
+    """1 where the answer is right."""
+    loss_NK: Tensor
+    """Cross-entropy of the row's answer, in nats."""
+    is_measured_NK: Tensor
+    """Whether the row was read with the prompt."""
+    labels_NKC: Tensor | None
+    """Log-probabilities of the labels among themselves."""
+
+    @classmethod
+    def one(cls, scores: RowScores) -> Self:
+        """One prompt, all rows."""
+        return cls.several([(range(len(scores.log_probs_N)), scores)], len(scores.log_probs_N))
+
+    @classmethod
+    def several(cls, parts: Sequence[tuple[Sequence[int], RowScores]], num_rows: int) -> Self:
+        """Several prompts, each with some of the rows."""
+        shape = (num_rows, len(parts))
+        correct_NK, loss_NK, is_measured_NK = torch.zeros(shape), torch.zeros(shape), torch.zeros(shape)
+        labels = [scores.labels_NC for _, scores in parts if scores.labels_NC is not None]
+        labels_NKC = torch.zeros(*shape, labels[0].shape[1]) if labels else None
+        for k, (rows, scores) in enumerate(parts):
+            places = torch.tensor(list(rows))
+            correct_NK[places, k] = scores.is_correct_N.float()
+            loss_NK[places, k] = -scores.log_probs_N.float()
+            is_measured_NK[places, k] = 1.0
+            if labels_NKC is not None:
+                labels_NKC[places, k] = labels[k].float().log_softmax(dim=1)
+        return cls(correct_NK, loss_NK, is_measured_NK, labels_NKC)
+
+    def of(self, measure: Measure) -> Tensor:
+        """`[N, K]`."""
+        return self.correct_NK if measure == "accuracy" else self.loss_NK
+
+
+class Resampled:
+    """Scores of several kinds of prompts on the same rows, resampled together.
+
+    A replicate draws the rows anew, the same for all kinds, and each kind's prompts.
+
+    Args:
+        scores: Name -> its scores.
+        seed: Of the replicates.
+    """
+
+    def __init__(self, scores: Mapping[str, Scores], seed: int = 0) -> None:
+        self._scores, generator = dict(scores), torch.Generator().manual_seed(seed)
+        num_rows = len(next(iter(scores.values())).loss_NK)
+        self._rows_RN = _weights(num_rows, generator)
+        self._prompts_RK = {name: _weights(each.loss_NK.shape[1], generator) for name, each in scores.items()}
+
+    @property
+    def names(self) -> list[str]:
+        """The kinds of prompts."""
+        return list(self._scores)
+
+    @cached_property
+    def has_labels(self) -> bool:
+        """Whether all rows were scored over the same labels."""
+        return all(each.labels_NKC is not None for each in self._scores.values())
+
+    def num_prompts(self, name: str) -> int:
+        """Prompts of a kind."""
+        return self._scores[name].loss_NK.shape[1]
+
+    def num_rows(self, name: str) -> int:
+        """Rows read with a kind, those of all its prompts together."""
+        return int(self._scores[name].is_measured_NK.sum())
+
+    def mean(self, name: str, measure: Measure) -> Estimate:
+        """Mean accuracy or loss of a kind."""
+        return self._estimate(lambda means: means(name, measure))
+
+    def gain(self, name: str, over: str, measure: Measure) -> Estimate:
+        """How much better a kind is than another: higher accuracy, or lower loss."""
+        sign = 1.0 if measure == "accuracy" else -1.0
+        return self._estimate(lambda means: sign * (means(name, measure) - means(over, measure)))
+
+    def kept(self, name: str, whole: str, base: str, measure: Measure) -> Estimate:
+        """Which share of what `whole` gains over `base` a kind keeps; undefined where that gain may be nothing."""
+        if not self.gain(whole, base, measure).is_above_zero:
+            return Estimate(None, None, None)
+        return self._estimate(
+            lambda means: (means(name, measure) - means(base, measure)) / (means(whole, measure) - means(base, measure))
+        )
+
+    def divergence_kept(self, name: str, whole: str, base: str) -> Estimate:
+        """1 - KL(whole, name) / KL(whole, base), label distributions, the mean over rows."""
+        of_name, of_base = (self._divergences(each, whole) for each in (name, base))
+        if not float(self._weighted(of_base, base)[0]):
+            return Estimate(None, None, None)
+        ratio_R = 1 - self._weighted(of_name, name) / self._weighted(of_base, base)
+        return _interval(ratio_R)
+
+    def _divergences(self, name: str, whole: str) -> Tensor:
+        """KL of each row's and prompt's label distribution from the soft prompt's, `[N, K]`."""
+        expected_NKC, found_NKC = self._scores[whole].labels_NKC, self._scores[name].labels_NKC
+        assert expected_NKC is not None
+        assert found_NKC is not None
+        return (expected_NKC.exp() * (expected_NKC - found_NKC)).sum(dim=2)
+
+    def _weighted(self, values_NK: Tensor, name: str) -> Tensor:
+        """Means over rows and prompts, as they are and then of each replicate, `[1 + R]`."""
+        measured_NK, prompts_RK = self._scores[name].is_measured_NK, self._prompts_RK[name]
+        total_R = ((self._rows_RN @ (values_NK * measured_NK)) * prompts_RK).sum(dim=1)
+        return total_R / ((self._rows_RN @ measured_NK) * prompts_RK).sum(dim=1)
+
+    def _estimate(self, make: Callable[[Callable[[str, Measure], Tensor]], Tensor]) -> Estimate:
+        return _interval(make(lambda name, measure: self._weighted(self._scores[name].of(measure), name)))
+
+
+def _weights(num: int, generator: torch.Generator) -> Tensor:
+    """How often each is drawn: once each, and then in replicates, `[1 + R, num]`."""
+    drawn_RN = torch.randint(num, (_REPLICATES, num), generator=generator)
+    weights_RN = torch.zeros(_REPLICATES, num).scatter_add_(1, drawn_RN, torch.ones(_REPLICATES, num))
+    return torch.cat([torch.ones(1, num), weights_RN])
+
+
+def _interval(values_R: Tensor) -> Estimate:
+    """The first value, with the interval of the others."""
+    drawn_R = values_R[1:][values_R[1:].isfinite()]
+    low, high = (float(drawn_R.quantile(q)) for q in (_LOW, _HIGH))
+    return Estimate(float(values_R[0]), low, high)

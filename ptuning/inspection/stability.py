@@ -1,0 +1,63 @@
+"""Whether a task's decodings agree across seeds more than across tasks.
+
+Knows nothing of what prompts do.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from ptuning.errors import PromptError
+from ptuning.inspection.nulls import top
+from ptuning.inspection.table import Table
+from ptuning.inspection.vocabulary import Vocabulary
+
+COLUMNS = {
+    "pairs": "same task: prompts of one task, other seeds; other task: prompts of different tasks",
+    "num_pairs": "pairs that were compared",
+    "overlap": "mean overlap of the sets of nearest tokens (Jaccard 1901), whatever their positions",
+    "least": "the least overlap of a pair",
+    "most": "the most",
+    "by_position": "mean share of positions with the same nearest token; None where the prompts' lengths differ",
+}
+
+
+@torch.no_grad()
+def stability(prompts: Mapping[str, Sequence[Tensor]], vocabulary: Vocabulary, k: int = 1) -> Table:
+    """Compares decodings.
+
+    Args:
+        prompts: Task -> prompts `[P, H]` that were tuned for it with different seeds.
+        vocabulary: The base model's.
+        k: Nearest tokens of each virtual token that are looked at.
+
+    Returns:
+        A record for pairs of the same task and one for pairs of different tasks; `COLUMNS` says what they hold.
+
+    Raises:
+        PromptError: When there are no two prompts to compare.
+    """
+    decoded = [
+        (task, top(each.to(vocabulary.device), vocabulary, k)[1]) for task, own in prompts.items() for each in own
+    ]
+    if len(decoded) < 2:
+        raise PromptError(f"{len(decoded)} prompts to compare", "two or more", "Give more prompts")
+    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {"same task": [], "other task": []}
+    for (task, one), (other_task, other) in combinations(decoded, 2):
+        pairs["same task" if task == other_task else "other task"].append((one, other))
+    return Table(COLUMNS, [_record(name, own) for name, own in pairs.items() if own])
+
+
+def _record(name: str, pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, object]:
+    overlaps = [_overlap(set(one.flatten().tolist()), set(other.flatten().tolist())) for one, other in pairs]
+    is_aligned = all(one.shape == other.shape for one, other in pairs)
+    same = [float((one[:, 0] == other[:, 0]).float().mean()) for one, other in pairs] if is_aligned else []
+    by_position = sum(same) / len(same) if same else None
+    values = (name, len(pairs), sum(overlaps) / len(overlaps), min(overlaps), max(overlaps), by_position)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _overlap(one: set[int], other: set[int]) -> float:
+    return len(one & other) / len(one | other)

@@ -1,0 +1,76 @@
+"""How a prompt moved while it was trained, from the snapshots that a run keeps.
+
+Knows nothing of what it does but the loss that the run wrote down.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptuning.inspection.nulls import top
+from ptuning.inspection.table import Table
+from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.run_directory import RunDirectory
+
+COLUMNS = {
+    "step": "training steps so far",
+    "drift": "mean Euclidean distance of the virtual tokens from where they began",
+    "cosine": "their mean cosine with where they began",
+    "norm": "their mean norm",
+    "flips": "virtual tokens whose nearest token is another than at the snapshot before",
+    "is_init": "virtual tokens whose nearest token is the one at step 0",
+    "ids": "the nearest tokens",
+    "loss": "the validation loss at that step where there is one, else the training loss; None where neither is",
+}
+
+
+@torch.no_grad()
+def trajectory(run: str | Path, vocabulary: Vocabulary) -> Table:
+    """Follows a prompt through its run.
+
+    Args:
+        run: The run's directory.
+        vocabulary: The base model's.
+
+    Returns:
+        A record for each snapshot, the first at step 0; `COLUMNS` says what they hold. No records where the run kept
+        none.
+    """
+    directory = RunDirectory(run)
+    snapshots, losses = directory.snapshots(), _losses(directory.log)
+    records: list[dict[str, Any]] = []
+    start_PH, first_ids, last_ids = None, list[int](), list[int]()
+    for step, prompt_PH in snapshots.items():
+        prompt_PH = prompt_PH.to(vocabulary.device)
+        ids = top(prompt_PH, vocabulary, 1)[1][:, 0].tolist()
+        if start_PH is None:
+            start_PH, first_ids, last_ids = prompt_PH, ids, ids
+        values = (
+            *(step, *_moved(prompt_PH, start_PH), float(prompt_PH.norm(dim=1).mean())),
+            *(_num_other(ids, last_ids), len(ids) - _num_other(ids, first_ids), ids, losses.get(step)),
+        )
+        records.append(dict(zip(COLUMNS, values, strict=True)))
+        last_ids = ids
+    return Table(COLUMNS, records)
+
+
+def _moved(prompt_PH: Tensor, start_PH: Tensor) -> tuple[float, float]:
+    """Mean distance and mean cosine."""
+    cosine_P = torch.cosine_similarity(prompt_PH, start_PH, dim=1)
+    return float((prompt_PH - start_PH).norm(dim=1).mean()), float(cosine_P.mean())
+
+
+def _num_other(ids: list[int], others: list[int]) -> int:
+    return sum(one != other for one, other in zip(ids, others, strict=True))
+
+
+def _losses(log: Path) -> dict[int, float]:
+    """The loss of each step that the run wrote one down for."""
+    if not log.exists():
+        return {}
+    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    losses = {record["step"]: record["loss"] for record in records if "loss" in record}
+    return losses | {record["step"]: record["eval_loss"] for record in records if "eval_loss" in record}

@@ -1,0 +1,114 @@
+"""The model asked to put a prompt into words, from its hidden states, always beside prompts that mean nothing.
+
+The virtual tokens' states at one layer are put in place of filler words in a question, at another (patchscopes,
+Ghandeharioun et al. 2024; for soft prompts InSPEcT, Ramati et al. 2024). The pair of layers is fixed beforehand: the
+best of hundreds of pairs would be the reader's choice and not the prompt's words. Knows nothing of tasks.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptuning.backbone import Backbone, CausalBackbone
+from ptuning.errors import ModelError
+from ptuning.inspection.ladder import untrained
+from ptuning.inspection.nulls import Nulls
+from ptuning.inspection.table import Table
+from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.last_layer import decoder_layers
+from ptuning.placement import place
+from ptuning.prompt import SoftPrompt
+
+_BEFORE, _FILLER, _AFTER = "Here is an instruction:", " x", "\nIn other words, the instruction asks to"
+SOFT, UNTRAINED, RANDOM = "soft prompt", "untrained", "random directions of the same norms"
+COLUMNS = {
+    "prompt": "whose states were read: the soft prompt's, or a control's",
+    "text": "what the model wrote",
+    "shared": "share of its words that the soft prompt's text has too: where controls share as many, the text is the "
+    "model's habit",
+    "source_layer": "the layer whose input the states are",
+    "target_layer": "the layer that was given them as input",
+}
+
+
+@torch.no_grad()
+def verbalise(
+    prompt: SoftPrompt,
+    backbone: Backbone,
+    others: Mapping[str, SoftPrompt] | None = None,
+    layers: tuple[int, int] | None = None,
+    max_new_tokens: int = 24,
+    seed: int = 0,
+) -> Table:
+    """Asks the model what a prompt says, and what prompts say that say nothing.
+
+    Args:
+        prompt: The prompt, a conditioned one's base.
+        backbone: The base model.
+        others: Name -> prompts of other tasks, which are asked too.
+        layers: Source and target layer, fixed beforehand or chosen on other prompts; None: a third of the way up, both.
+        max_new_tokens: The most that is written.
+        seed: Of the random control.
+
+    Returns:
+        A record a prompt, the soft prompt first; `COLUMNS` says what they hold.
+
+    Raises:
+        ModelError: For a model whose layers cannot be reached.
+    """
+    found = decoder_layers(backbone.model) if isinstance(backbone, CausalBackbone) else None
+    if found is None:
+        raise ModelError(f"verbalise with {backbone.name}", "a causal model with one stack of layers", "Leave it out")
+    source, target = layers or (len(found) // 3, len(found) // 3)
+    asked = _prompts(prompt, backbone, others or {}, seed)
+    texts = {name: _said(each, backbone, found[target], source, max_new_tokens) for name, each in asked.items()}
+    own = set(texts[SOFT].lower().split())
+    records = []
+    for name, text in texts.items():
+        words = text.lower().split()
+        shared = sum(word in own for word in words) / len(words) if words else 0.0
+        records.append(dict(zip(COLUMNS, (name, text, shared, source, target), strict=True)))
+    return Table(COLUMNS, records)
+
+
+def _prompts(prompt: SoftPrompt, backbone: Backbone, others: Mapping[str, SoftPrompt], seed: int) -> dict[str, Tensor]:
+    own_PH, start_PH = prompt.embeddings_PH.to(backbone.device), untrained(prompt, backbone)
+    nulls = Nulls(Vocabulary.of(backbone), own_PH, [None] * len(own_PH), 1, seed)
+    found = {SOFT: own_PH} | ({} if start_PH is None else {UNTRAINED: start_PH})
+    found[RANDOM] = nulls.direction_PNH[:, 0]
+    return found | {f"other task: {name}": each.embeddings_PH.to(backbone.device) for name, each in others.items()}
+
+
+def _said(prompt_PH: Tensor, backbone: Backbone, layer: Any, source: int, max_new_tokens: int) -> str:
+    """What the model writes when a prompt's states stand in place of the filler words."""
+    ids_1P = torch.arange(-1, -1 - len(prompt_PH), -1, device=backbone.device)[None]
+    run = backbone.model(inputs_embeds=place(backbone, prompt_PH, ids_1P), output_hidden_states=True, use_cache=False)
+    states_1PH = run.hidden_states[source]
+    before, filler, after = (_ids(backbone, text) for text in (_BEFORE, _FILLER, _AFTER))
+    first, last = len(before), len(before) + len(prompt_PH)
+
+    def put(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        inputs_1TH = arguments[0] if arguments else named["hidden_states"]
+        if inputs_1TH.shape[1] < last:  # a token that is written, behind what has been read
+            return None
+        inputs_1TH = torch.cat([inputs_1TH[:, :first], states_1PH, inputs_1TH[:, last:]], dim=1)
+        return (
+            ((inputs_1TH, *arguments[1:]), named) if arguments else (arguments, named | {"hidden_states": inputs_1TH})
+        )
+
+    ids_1T = torch.tensor([[*before, *(filler[-1:] * len(prompt_PH)), *after]], device=backbone.device)
+    hook = layer.register_forward_pre_hook(put, with_kwargs=True)
+    try:
+        written_1N = backbone.model.generate(
+            ids_1T, attention_mask=torch.ones_like(ids_1T), max_new_tokens=max_new_tokens, do_sample=False,
+            pad_token_id=backbone.pad_id,
+        )  # fmt: skip
+    finally:
+        hook.remove()
+    return str(backbone.tokenizer.decode(written_1N[0, ids_1T.shape[1] :], skip_special_tokens=True)).strip()
+
+
+def _ids(backbone: Backbone, text: str) -> list[int]:
+    return list(backbone.tokenizer(text, add_special_tokens=False).input_ids)

@@ -1,0 +1,120 @@
+"""One word and one sentence on whether a decoding may be read, from what prompts do and never from geometry alone.
+
+Knows nothing of how the scores were measured.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ptuning.inspection.ladder import EMBEDDED, INIT_TEXT, RANDOM, SOFT, TEXT, UNTRAINED
+from ptuning.inspection.resampling import Estimate, Measure, Resampled
+
+FAITHFUL, PARTIAL, ECHO, DECORATIVE = "FAITHFUL", "PARTIAL", "ECHO OF INIT", "DECORATIVE"
+NO_EFFECT, NOT_JUDGED = "NO EFFECT", "NOT JUDGED"
+WORDS = (FAITHFUL, PARTIAL, ECHO, DECORATIVE, NO_EFFECT, NOT_JUDGED)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Where one verdict ends and the next begins."""
+
+    faithful: float = 0.8
+    """Share of the soft prompt's gain that the decoding as text must keep, lower confidence bound."""
+    partial: float = 0.2
+    """The same for a decoding of which a part may be believed."""
+    echo: float = 0.5
+    """Share of virtual tokens that still decode to their initial token, from which the decoding is the init's."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What may be believed of a decoding."""
+
+    word: str
+    """FAITHFUL, PARTIAL, ECHO OF INIT, DECORATIVE, NO EFFECT or NOT JUDGED."""
+    sentence: str
+    """What that means here."""
+    measure: Measure | None
+    """What the gains are counted in: accuracy or loss."""
+    gain: Estimate | None
+    """What the soft prompt gains over random tokens."""
+    learned: Estimate | None
+    """What it gains over the untrained prompt; None where that is not known."""
+    fidelity: Estimate | None
+    """The share of the gain that the decoding keeps; value None where it is undefined."""
+    gap: Estimate | None
+    """Discretisation gap: what is lost when each virtual token is replaced by its nearest token's embedding."""
+    share_init: float
+    """Share of virtual tokens that still decode to their initial token."""
+    thresholds: Mapping[str, float]
+    """Where one verdict ends and the next begins."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return dataclasses.asdict(self)
+
+
+def judge(
+    scores: Resampled | None, share_init: float, thresholds: Thresholds | None = None, measure: Measure | None = None
+) -> Verdict:
+    """Gives the verdict.
+
+    Args:
+        scores: The ladder's scores; None where no rows were given, and so nothing is judged.
+        share_init: Share of virtual tokens that decode to the token that they were initialised from.
+        thresholds: Where one verdict ends and the next begins.
+        measure: accuracy or loss; None: accuracy where answers are labels, else loss.
+    """
+    limits = thresholds or Thresholds()
+    known = dataclasses.asdict(limits)
+    if scores is None:
+        sentence = "No rows were given, so what the prompt does was not measured, and its decoding is no evidence."
+        return Verdict(NOT_JUDGED, sentence, None, None, None, None, None, share_init, known)
+    measure = measure or ("accuracy" if scores.has_labels else "loss")
+    decoding = TEXT if TEXT in scores.names else EMBEDDED
+    gain = scores.gain(SOFT, RANDOM, measure)
+    learned = scores.gain(SOFT, UNTRAINED, measure) if UNTRAINED in scores.names else None
+    fidelity, gap = scores.kept(decoding, SOFT, RANDOM, measure), scores.gain(SOFT, EMBEDDED, measure)
+    word = _word(scores, decoding, measure, gain, fidelity, share_init, limits)
+    sentence = _sentence(word, measure, gain, learned, fidelity, share_init)
+    return Verdict(word, sentence, measure, gain, learned, fidelity, gap, share_init, known)
+
+
+def _word(
+    scores: Resampled,
+    decoding: str,
+    measure: Measure,
+    gain: Estimate,
+    fidelity: Estimate,
+    share_init: float,
+    limits: Thresholds,
+) -> str:
+    if not gain.is_above_zero:
+        return NO_EFFECT
+    is_more_than_init = INIT_TEXT in scores.names and scores.gain(decoding, INIT_TEXT, measure).is_above_zero
+    if share_init >= limits.echo and not is_more_than_init:
+        return ECHO
+    low = fidelity.low
+    assert low is not None  # the gain is above 0, so that the share of it is defined
+    return FAITHFUL if low >= limits.faithful else PARTIAL if low >= limits.partial else DECORATIVE
+
+
+def _sentence(
+    word: str, measure: Measure, gain: Estimate, learned: Estimate | None, fidelity: Estimate, share_init: float
+) -> str:
+    kept = f"{fidelity.value:.0%} ({fidelity.low:.0%} to {fidelity.high:.0%})" if fidelity.value is not None else ""
+    if word == NO_EFFECT:
+        return f"On these rows the prompt is not better than random tokens: its gain in {measure} is {gain}."
+    if word == ECHO:
+        since = "" if learned is None else f" What training added, {learned} in {measure}, cannot be seen in them."
+        return (
+            f"{share_init:.0%} of the virtual tokens decode to the tokens they began at, and the decoding does no more "
+            f"than that beginning.{since}"
+        )
+    if word == DECORATIVE:
+        return f"Do not read this text: as plain text the decoding keeps {kept} of the prompt's gain in {measure}."
+    if word == PARTIAL:
+        return f"As plain text the decoding keeps {kept} of the prompt's gain in {measure}: the rest is not in it."
+    return f"As plain text the decoding keeps {kept} of the prompt's gain in {measure}."

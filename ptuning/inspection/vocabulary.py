@@ -1,0 +1,150 @@
+"""The vocabulary's embeddings as inspection sees them: equal rows joined, what is special, what random vectors are.
+
+Everything goes through the vocabulary in chunks, so that memory stays bounded. Knows nothing of prompts.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ptuning.backbone import Backbone
+
+CHUNK = 16384  # rows compared at a time
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_UNUSED = re.compile(r"unused|reserved|extra_id|<pad\d|^<\|?dummy", re.IGNORECASE)
+_UNUSED_NORM = 0.25  # of the median: a token that was never trained keeps the small norm it began with
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Token embeddings `[V, H]` with what names them."""
+
+    matrix_VH: Tensor
+    """Input embeddings, as the model makes them, in its precision."""
+    tokenizer: Any
+    """The model's tokenizer."""
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> Self:
+        """A model's vocabulary."""
+        return cls(backbone.vocabulary_VH, backbone.tokenizer)
+
+    def __len__(self) -> int:
+        """V."""
+        return len(self.matrix_VH)
+
+    @property
+    def width(self) -> int:
+        """H."""
+        return self.matrix_VH.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.matrix_VH.device
+
+    def rows(self, ids: Sequence[int]) -> Tensor:
+        """Embeddings of ids in fp32, `[N, H]`."""
+        return self.matrix_VH[torch.tensor(ids, dtype=torch.long, device=self.device)].float()
+
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """Each token's text."""
+        return self.tokenizer.batch_decode([[i] for i in ids]) if ids else []
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The different rows, a chunk at a time: ids `[C]` and embeddings fp32 `[C, H]`."""
+        for ids_C in self.different_U.split(CHUNK):
+            yield ids_C, self.matrix_VH[ids_C].float()
+
+    @cached_property
+    def mean_H(self) -> Tensor:
+        """The mean embedding, fp32."""
+        total_H = sum((rows_CH.double().sum(dim=0) for rows_CH in self.matrix_VH.split(CHUNK)), torch.zeros(()))
+        return (total_H / len(self)).float()
+
+    @cached_property
+    def norms_V(self) -> Tensor:
+        """L2 norms, fp32."""
+        return torch.cat([rows_CH.float().norm(dim=1) for rows_CH in self.matrix_VH.split(CHUNK)])
+
+    @cached_property
+    def same_V(self) -> Tensor:
+        """The lowest id that has the same embedding, for each id."""
+        probe_H = torch.randn(self.width, generator=torch.Generator().manual_seed(0)).double().to(self.device)
+        projected_V = torch.cat([rows_CH.double() @ probe_H for rows_CH in self.matrix_VH.split(CHUNK)])
+        order_V = projected_V.argsort(stable=True)
+        sorted_V, same_V = projected_V[order_V], torch.arange(len(self), device=self.device)
+        for place in (sorted_V[1:] == sorted_V[:-1]).nonzero().flatten().tolist():  # few: equal ones stand together
+            one, other = order_V[place], order_V[place + 1]
+            if bool((self.matrix_VH[one] == self.matrix_VH[other]).all()):
+                same_V[other] = same_V[one]
+        return same_V
+
+    @cached_property
+    def different_U(self) -> Tensor:
+        """The ids of rows that differ, the lowest of equal ones."""
+        return (self.same_V == torch.arange(len(self), device=self.device)).nonzero().flatten()
+
+    def is_same(self, one: int, other: int | None) -> bool:
+        """Whether two ids have the same embedding."""
+        return other is not None and bool(self.same_V[one] == self.same_V[other])
+
+    @cached_property
+    def _special(self) -> set[int]:
+        added = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return added | set(self.tokenizer.all_special_ids)
+
+    @cached_property
+    def _num_same_V(self) -> Tensor:
+        return torch.bincount(self.same_V, minlength=len(self))[self.same_V]
+
+    @cached_property
+    def _least_norm(self) -> float:
+        return _UNUSED_NORM * float(self.norms_V.median())
+
+    def flags(self, i: int) -> list[str]:
+        """What is odd about a token: special, unused, byte, duplicate."""
+        text = self.tokenizer.convert_ids_to_tokens(i) or ""
+        is_unused = not text or bool(_UNUSED.search(text)) or float(self.norms_V[i]) < self._least_norm
+        found = {
+            "special": i in self._special,
+            "unused": is_unused,
+            "byte": bool(_BYTE.fullmatch(text)) or "�" in self.tokenizer.decode([i]),
+            "duplicate": int(self._num_same_V[i]) > 1,
+        }
+        return [name for name, holds in found.items() if holds]
+
+    @cached_property
+    def plain_ids(self) -> list[int]:
+        """Ids of ordinary tokens: neither special nor unused; what random prompts are drawn from."""
+        texts = self.tokenizer.convert_ids_to_tokens(list(range(len(self))))
+        is_long_V = (self.norms_V >= self._least_norm).tolist()
+        ordinary = [
+            i
+            for i, (text, is_long) in enumerate(zip(texts, is_long_V, strict=True))
+            if text and is_long and i not in self._special and not _UNUSED.search(text)
+        ]
+        return ordinary or list(range(len(self)))
+
+    def random_like(self, num: int, generator: torch.Generator) -> Tensor:
+        """Gaussian vectors with the vocabulary's mean and covariance, `[num, H]`.
+
+        Each is the mean plus the centred rows weighted by independent normal numbers over sqrt(V), which has exactly
+        that covariance and needs no factor of it.
+        """
+        drawn_NH = torch.zeros(num, self.width, device=self.device)
+        for rows_CH in self.matrix_VH.split(CHUNK):
+            weights_NC = torch.randn(num, len(rows_CH), generator=generator).to(self.device)
+            drawn_NH += weights_NC @ (rows_CH.float() - self.mean_H)
+        return self.mean_H + drawn_NH / len(self) ** 0.5
+
+
+def unit(rows_NH: Tensor) -> Tensor:
+    """Rows of length 1."""
+    return functional.normalize(rows_NH, dim=1)

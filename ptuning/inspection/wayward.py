@@ -1,0 +1,137 @@
+"""How little a decoding binds: prompts tuned for a task while their decoding is pulled to an unrelated text.
+
+After Khashabi et al. 2022 (prompt waywardness). Knows nothing of how prompts are judged.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ptuning import encoders, initializers
+from ptuning.backbone import Backbone
+from ptuning.data import BatchStream, Example
+from ptuning.errors import PromptError
+from ptuning.evaluation import evaluate
+from ptuning.gradient import backward
+from ptuning.inspection.nulls import top
+from ptuning.inspection.table import Table
+from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.prompt import SoftPrompt
+from ptuning.rows import Row
+from ptuning.template import Task
+
+COLUMNS = {
+    "pull": "weight of the pull in the loss: the mean over virtual tokens of 1 - cosine with the target's token; None "
+    "for free training, which starts at the vocabulary's tokens",
+    "accuracy": "share of correct answers on the test rows",
+    "accuracy_low": "lower end of its 95 % interval",
+    "accuracy_high": "upper end",
+    "loss": "mean cross-entropy an answer token, in nats",
+    "f1": "F1 of the decoding's tokens against the target's, as bags",
+    "decoded": "the nearest tokens as text",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the prompts are tuned; the same for all."""
+
+    max_steps: int = 160
+    """Optimizer steps."""
+    batch_size: int = 16
+    """Rows a step."""
+    learning_rate: float = 5e-3
+    """Of AdamW, falling to 0 in a line."""
+    seed: int = 0
+    """Of the order of rows and of the free prompt's start."""
+
+
+@dataclass(frozen=True)
+class Wayward:
+    """The frontier of score against decoding."""
+
+    table: Table
+    """A record a prompt, the free one first; `COLUMNS` says what they hold."""
+    prompts: Sequence[SoftPrompt]
+    """The prompts, in the same order."""
+
+
+def wayward(
+    prompt: SoftPrompt,
+    backbone: Backbone,
+    train: Sequence[Row],
+    test: Sequence[Row],
+    target: str,
+    pulls: Sequence[float] = (1.0, 10.0),
+    settings: Settings | None = None,
+) -> Wayward:
+    """Tunes prompts for a prompt's own task, freely and pulled to a text.
+
+    Args:
+        prompt: A prompt with a task; its numbers are not looked at.
+        backbone: The base model.
+        train: Rows to tune on.
+        test: Rows to measure on.
+        target: The text that the decoding is pulled to; its tokens are repeated or cut to the virtual tokens' number.
+        pulls: Weights of the pull, a prompt each, which starts at the target's tokens.
+        settings: How they are tuned.
+
+    Raises:
+        PromptError: When the prompt has no task, or the text no token.
+    """
+    if prompt.task is None:
+        raise PromptError("a prompt without a task", "one with a template", "Leave wayward out")
+    task, own, vocabulary = prompt.task, settings or Settings(), Vocabulary.of(backbone)
+    coder, num = backbone.coder(task), prompt.num_virtual_tokens
+    target_ids = list(backbone.tokenizer(target, add_special_tokens=False).input_ids)
+    target_PH = initializers.from_text(vocabulary.matrix_VH, target_ids, num)
+    target_ids = [target_ids[p % len(target_ids)] for p in range(num)]
+    free_PH = initializers.from_vocabulary(vocabulary.matrix_VH, num, seed=own.seed)
+    trained, tested = coder.encode(train), coder.encode(test)
+    records, prompts = [], []
+    for pull in (None, *pulls):
+        start_PH = free_PH if pull is None else target_PH
+        tuned_PH = _tuned(backbone, start_PH, trained, None if pull is None else (target_PH, pull), own)
+        metrics = evaluate(backbone, tuned_PH, tested, coder.label_ids)
+        ids = top(tuned_PH, vocabulary, 1)[1][:, 0].tolist()
+        values = (pull, metrics.accuracy, *metrics.interval, metrics.loss, _f1(ids, target_ids, vocabulary))
+        records.append(dict(zip(COLUMNS, (*values, str(backbone.tokenizer.decode(ids))), strict=True)))
+        prompts.append(_saved(prompt, task, tuned_PH, initializers.ids_of(vocabulary.matrix_VH.float(), start_PH)))
+    return Wayward(Table(COLUMNS, records), prompts)
+
+
+def _tuned(
+    backbone: Backbone, start_PH: Tensor, examples: Sequence[Example], goal: tuple[Tensor, float] | None, own: Settings
+) -> Tensor:
+    """The prompt after its steps, `[P, H]`."""
+    torch.manual_seed(own.seed)
+    encoder = encoders.Residual(start_PH.clone())
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=own.learning_rate)
+    stream = BatchStream([len(each) for each in examples], own.batch_size, own.seed)
+    for step in range(own.max_steps):
+        optimizer.param_groups[0]["lr"] = own.learning_rate * (1 - step / own.max_steps)
+        rows = [examples[i] for i in stream[step]]
+        backward(backbone, encoder(), rows, 1 / sum(len(row.answer_ids) for row in rows))
+        if goal is not None:
+            target_PH, weight = goal
+            (weight * (1 - torch.cosine_similarity(encoder(), target_PH, dim=1)).mean()).backward()
+        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return encoder().detach()
+
+
+def _saved(prompt: SoftPrompt, task: Task, tuned_PH: Tensor, init_ids: Sequence[int | None]) -> SoftPrompt:
+    """The prompt with what is known of it."""
+    return replace(
+        prompt, embeddings_PH=tuned_PH, task=task, weights={}, results={}, init={"token_ids": list(init_ids)}
+    )
+
+
+def _f1(ids: Sequence[int], target_ids: Sequence[int], vocabulary: Vocabulary) -> float:
+    """Of two bags of tokens, equal embeddings counting as the same token."""
+    one, other = (Counter(int(vocabulary.same_V[i]) for i in each) for each in (ids, target_ids))
+    return 2 * (one & other).total() / (one.total() + other.total())

@@ -1,0 +1,90 @@
+#!/usr/bin/env python
+"""The inspector's verdicts on prompts whose truth is known, on the real model (run scripts/demo.sh first)."""
+
+import argparse
+import csv
+import dataclasses
+import itertools
+import random
+from pathlib import Path
+
+import torch
+
+import ptuning
+from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.inspection.wayward import wayward
+from ptuning.rows import Row, read_rows
+
+FACTS = {"Anna": "red", "Ben": "blue", "Carl": "green", "Dora": "black"}
+QUESTIONS = ("Which colour does {} like?", "What is the colour that {} likes?", "{} likes which colour?")
+DAYS = ("", "Today is Monday. ", "It rains. ", "The shop is open. ", "We had lunch. ", "They came by train. ")
+TEXTS = (
+    " The museum opens at nine and closes at five, and the garden is free for all every Sunday in the month of May.",
+    " Boil the water, add a pinch of salt and cook the rice for twelve minutes, then drain it and serve it warm.",
+    " The river runs from the mountains to the sea, past three old towns, two bridges and a long green valley.",
+)
+
+
+def told(backbone: ptuning.Backbone) -> tuple[ptuning.SoftPrompt, list[Row]]:
+    """A text that states facts, its embeddings a little off, and rows that ask for them."""
+    text = " ".join(f"{name} likes {colour}." for name, colour in FACTS.items())
+    ids = backbone.tokenizer(text, add_special_tokens=False).input_ids
+    exact_PH = Vocabulary.of(backbone).rows(ids)
+    noise_PH = torch.nn.functional.normalize(torch.randn(exact_PH.shape, generator=torch.Generator().manual_seed(0)))
+    task = ptuning.Task(
+        f"{{prompt:{len(ids)}}}\n{{text}} Answer:", verbalizer={each: f" {each}" for each in FACTS.values()}
+    )
+    asked = itertools.product(DAYS, QUESTIONS, FACTS)
+    rows = [Row({"text": day + question.format(name), "label": FACTS[name]}, name) for day, question, name in asked]
+    return ptuning.SoftPrompt(exact_PH + 0.3 * exact_PH.norm(dim=1, keepdim=True) * noise_PH, task), rows
+
+
+def shuffled(config: ptuning.RunConfig, directory: Path) -> ptuning.SoftPrompt:
+    """A prompt tuned on rows whose labels were shuffled among them."""
+    rows = read_rows(config.data.train, "train", config.data.task.columns)
+    labels = [row.values["label"] for row in rows]
+    random.Random(0).shuffle(labels)
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "shuffled.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["text", "label"], *zip((row.values["text"] for row in rows), labels, strict=True)])
+    data = dataclasses.replace(config.data, train=str(directory / "shuffled.csv"), validation=None, test=None)
+    run = dataclasses.replace(config.train, output_dir=str(directory / "shuffled"))
+    return ptuning.train(dataclasses.replace(config, data=data, train=run), resume=True).prompt
+
+
+def main() -> None:
+    """Prints a verdict a prompt."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="configs/movie_reviews.yaml")
+    parser.add_argument("--rows", type=int, default=500)
+    options = parser.parse_args()
+    config = ptuning.RunConfig.from_yaml(options.config)
+    backbone = ptuning.Backbone.from_pretrained(config.model.name_or_path, config.model.dtype)
+    sources = (config.data.train, config.data.test or "")
+    train, test = (read_rows(each, "train", config.data.task.columns) for each in sources)
+    test = random.Random(0).sample(test, min(options.rows, len(test)))
+    demo = ptuning.SoftPrompt.load(f"{config.train.output_dir}/prompt")
+
+    def show(name: str, prompt: ptuning.SoftPrompt, rows: list[Row]) -> None:
+        verdict = ptuning.inspect(prompt, backbone, [row.values for row in rows]).verdict
+        print(
+            f"| {name} | {verdict.word} | {verdict.gain} | {verdict.fidelity} | {verdict.share_init:.2f} |", flush=True
+        )
+
+    print("| prompt | verdict | gain over random tokens | kept by the text | decodes to init |\n|---|---|---|---|---|")
+    show("a text that helps, a little off", *told(backbone))
+    show("the demo's", demo, test)
+    show("labels shuffled", shuffled(config, Path("runs/validate")), test)
+    ids = backbone.tokenizer(" Is this review of a film positive or negative?", add_special_tokens=False).input_ids
+    ids = [ids[p % len(ids)] for p in range(demo.num_virtual_tokens)]
+    untrained = dataclasses.replace(demo, embeddings_PH=Vocabulary.of(backbone).rows(ids), init={"token_ids": ids})
+    show("a text, untrained", untrained, test)
+    for text in TEXTS:
+        found = wayward(demo, backbone, train, test, text, pulls=[3.0])
+        free, pulled = found.table
+        scores = f"free {free['accuracy']:.3f}, pulled {pulled['accuracy']:.3f}, F1 {pulled['f1']:.2f}"
+        show(f"pulled to {text[1:24]!r}: {scores}", found.prompts[1], test)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Vocabularies without a model, whose truth is known."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptuning.inspection.vocabulary import Vocabulary
+
+
+class Names:
+    """A tokenizer that knows tokens by number alone."""
+
+    all_special_ids: tuple[int, ...] = ()
+    added_tokens_decoder: Mapping[int, Any] = MappingProxyType({})
+
+    def batch_decode(self, rows: list[list[int]]) -> list[str]:
+        return [self.decode(row) for row in rows]
+
+    def decode(self, ids: list[int]) -> str:
+        return " ".join(f"t{i}" for i in ids)
+
+    def convert_ids_to_tokens(self, ids: Any) -> Any:
+        return f"t{ids}" if isinstance(ids, int) else [f"t{i}" for i in ids]
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def cloud(num: int = 1500, width: int = 32, seed: int = 0) -> Vocabulary:
+    """Tokens around a mean, with a covariance that is not round."""
+    stretched_NH = drawn(num, width, seed=seed) * torch.linspace(0.4, 1.6, width)
+    return Vocabulary(stretched_NH + 0.8, Names())

@@ -1,0 +1,125 @@
+"""p-values are what they say: even under each null, rare where there is nothing, small where there is something."""
+
+import pytest
+import torch
+from synthetic import cloud, drawn
+
+from ptuning.inspection import nulls as module
+from ptuning.inspection.decode import decode
+from ptuning.inspection.nulls import DIRECTION, STEP, UNTRAINED, VOCABULARY, Nulls, p_value, q_values, top
+from ptuning.inspection.vocabulary import Vocabulary, unit
+
+NUM = 400  # virtual tokens of a trial
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    return cloud()
+
+
+def largest_distance(ps: list[float]) -> float:
+    """Kolmogorov and Smirnov's: how far the share of p-values up to x is from x, at most."""
+    sorted_ = sorted(ps)
+    return max(max(abs((i + 1) / len(ps) - p), abs(i / len(ps) - p)) for i, p in enumerate(sorted_))
+
+
+def from_null(kind: str, vocabulary: Vocabulary) -> tuple[torch.Tensor, list[int | None]]:
+    """A prompt that a null made, and where it began."""
+    ids: list[int | None] = torch.randint(len(vocabulary), (NUM,), generator=torch.Generator().manual_seed(7)).tolist()
+    start_PH = vocabulary.rows([i or 0 for i in ids])
+    if kind == VOCABULARY:
+        return vocabulary.random_like(NUM, torch.Generator().manual_seed(8)), [None] * NUM
+    if kind == DIRECTION:
+        return Nulls(vocabulary, start_PH, [None] * NUM, 1, seed=9).direction_PNH[:, 0], [None] * NUM
+    if kind == STEP:
+        return start_PH + 3.0 * unit(drawn(NUM, vocabulary.width, seed=10)), ids
+    return start_PH, ids
+
+
+@pytest.mark.parametrize("kind", [VOCABULARY, DIRECTION, STEP, UNTRAINED])
+def test_p_is_uniform_under_its_null(vocabulary, kind):
+    prompt_PH, ids = from_null(kind, vocabulary)
+    ps = [own[kind] for own in Nulls(vocabulary, prompt_PH, ids, 999, seed=1).chances()]
+    assert largest_distance(ps) < 1.63 / NUM**0.5  # the 99 % point
+
+
+@pytest.mark.parametrize("kind", [VOCABULARY, DIRECTION, STEP, UNTRAINED])
+def test_at_most_5_percent_of_meaningless_tokens_pass(vocabulary, kind):
+    prompt_PH, ids = from_null(kind, vocabulary)
+    table = decode(prompt_PH, vocabulary, ids, k=1, num_null=199)
+    chance = 1.64 * (0.05 * 0.95 / NUM) ** 0.5  # so much more than 5 % in so few, at most once in 20 times
+    assert sum(record["p"] <= 0.05 for record in table) / NUM <= 0.05 + chance
+    assert sum(record["q"] <= 0.05 for record in table) <= 0.01 * NUM
+
+
+def test_real_tokens_are_nearer_than_chance(vocabulary):
+    table = decode(vocabulary.rows(list(range(20))), vocabulary, k=1)
+    assert table.column("p") == [0.01] * 20
+    assert table.column("q") == [0.01] * 20
+
+
+def test_virtual_token_that_went_to_another_token_is_told_from_one_that_stayed(vocabulary):
+    start_PH, goal_PH = vocabulary.rows([1, 2]), vocabulary.rows([11, 12])
+    moved_PH = torch.stack([start_PH[0] + 0.9 * (goal_PH[0] - start_PH[0]), start_PH[1] + 0.1 * drawn(32)])
+    table = decode(moved_PH, vocabulary, [1, 2], k=1)
+    assert table.column("id") == [11, 2]
+    assert table.column("is_init") == [False, True]
+    assert table[0]["p"] == 0.01
+    assert table[1]["p"] == 1.0
+
+
+def test_draws_have_the_kind_that_they_are_of(vocabulary):
+    prompt_PH = vocabulary.rows([1, 2, 3]) * 2 + drawn(3, 32)
+    made = Nulls(vocabulary, prompt_PH, [5, None, 7], 500, seed=0)
+    mean_H = unit(vocabulary.mean_H[None])[0]
+    assert torch.allclose(made.direction_PNH.norm(dim=2), prompt_PH.norm(dim=1)[:, None].expand(-1, 500), atol=1e-3)
+    along_PN = made.direction_PNH @ mean_H
+    assert torch.allclose(along_PN, (prompt_PH @ mean_H)[:, None].expand(-1, 500), atol=1e-3)
+    assert made.began == [0, 2]
+    lengths_KN = (made.step_KNH - vocabulary.rows([5, 7])[:, None]).norm(dim=2)
+    expected_K = (prompt_PH[[0, 2]] - vocabulary.rows([5, 7])).norm(dim=1)
+    assert torch.allclose(lengths_KN, expected_K[:, None].expand(-1, 500), atol=1e-3)
+    assert [set(own) for own in made.chances()] == [
+        {VOCABULARY, DIRECTION, STEP, UNTRAINED},
+        {VOCABULARY, DIRECTION},
+        {VOCABULARY, DIRECTION, STEP, UNTRAINED},
+    ]
+
+
+def test_random_vectors_have_the_vocabularys_mean_and_covariance(vocabulary):
+    drawn_NH = vocabulary.random_like(20000, torch.Generator().manual_seed(0))
+    assert (drawn_NH.mean(dim=0) - vocabulary.mean_H).abs().max() < 0.05
+    expected_HH = torch.cov(vocabulary.matrix_VH.T)
+    assert (torch.cov(drawn_NH.T) - expected_HH).abs().max() < 0.1
+
+
+def test_planted_hub_is_flagged():
+    plain = cloud()
+    matrix_VH = plain.matrix_VH.clone()
+    matrix_VH[77] = matrix_VH.mean(dim=0)  # in the middle of all directions
+    vocabulary = Vocabulary(matrix_VH, plain.tokenizer)
+    table = decode(vocabulary.rows([77, 5, 6]), vocabulary, k=1, num_null=999)
+    assert table.column("is_hub") == [True, False, False]
+    assert table[0]["hub_share"] > 0.02
+
+
+def test_p_counts_draws_that_are_as_high():
+    draws_N = torch.tensor([0.1, 0.5, 0.9])
+    assert [p_value(own, draws_N) for own in (0.0, 0.5, 0.6, 1.0)] == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_false_discovery_rates_are_those_of_benjamini_and_hochberg():
+    ps = [0.01, 0.04, 0.03, 0.005, 0.8]
+    assert q_values(ps) == pytest.approx([0.025, 0.05, 0.05, 0.025, 0.8])
+    assert q_values([0.2]) == [0.2]
+
+
+def test_top_is_that_of_all_pairs(vocabulary, monkeypatch):
+    queries_NH = drawn(30, 32, seed=3)
+    values_NV = unit(queries_NH) @ unit(vocabulary.matrix_VH).T
+    expected = values_NV.topk(4, dim=1)
+    monkeypatch.setattr("ptuning.inspection.vocabulary.CHUNK", 100)
+    monkeypatch.setattr(module, "_BLOCK", 7)
+    values_NK, ids_NK = top(queries_NH, vocabulary, 4)
+    assert torch.equal(ids_NK, expected.indices)
+    assert torch.allclose(values_NK, expected.values, atol=1e-6)

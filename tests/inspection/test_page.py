@@ -1,0 +1,143 @@
+"""The page is one file that fetches nothing and runs nothing, says all in words too, and shows on a phone."""
+
+import dataclasses
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from families import tiny_backbone
+from synthetic import Names, drawn
+from test_ladder import ROWS, tuned
+
+from ptuning.inspection.page import page, write_page
+from ptuning.inspection.report import Report, inspect
+from ptuning.inspection.table import Table
+from ptuning.inspection.trajectory import COLUMNS
+from ptuning.prompt import SoftPrompt
+
+FIGURES = ("grid", "ladder", "cloud", "importance", "trajectory", "atoms")
+WIDTHS = (390, 1400)
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    backbone = tiny_backbone(std=0.4)
+    found = inspect(tuned(backbone), backbone, [row.values for row in ROWS], k=3)
+    steps = [dict(zip(COLUMNS, (s, s / 10, 1.0, 2.0, 1, 4, [1], 1.0 / (s + 1)), strict=True)) for s in (0, 5, 9)]
+    return dataclasses.replace(found, trajectory=Table(COLUMNS, steps))
+
+
+class Reader(HTMLParser):
+    """Tags that are open, and what the page refers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.tags, self.attributes = list[str](), list[str](), list[tuple[str, str | None]]()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in ("meta", "link"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def read(text: str) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    assert reader.open == []
+    return reader
+
+
+def test_page_is_well_formed_and_refers_to_nothing_outside(report):
+    reader = read(page(report, "runs/a"))
+    assert "script" not in reader.tags
+    links = [value for name, value in reader.attributes if name in ("src", "href", "action", "data")]
+    assert links == ["data:,"]
+    assert not re.search(r"https?:|url\((?!#)|@import", page(report))
+
+
+def test_verdict_comes_first_and_every_figure_has_words(report):
+    text = page(report)
+    places = [text.index('id="verdict"'), *(text.index(f'<figure id="{name}">') for name in FIGURES)]
+    assert places == sorted(places)
+    assert text.count("<figcaption>") == len(FIGURES)
+    drawings = re.findall(r"<svg [^>]*>", text)
+    assert len(drawings) == 4
+    assert all('role="img" aria-label="' in each for each in drawings)
+    assert report.verdict.word in text
+    for record in report.ladder.table:
+        assert record["rung"] in text
+
+
+def test_tokens_are_escaped():
+    class Hostile(Names):
+        def decode(self, ids: list[int]) -> str:
+            return '<script>alert("&")</script>'
+
+        def batch_decode(self, rows: list[list[int]]) -> list[str]:
+            return [self.decode(row) for row in rows]
+
+    backbone = tiny_backbone()
+    tokenizer, backbone.tokenizer = backbone.tokenizer, Hostile()
+    found = inspect(SoftPrompt(drawn(3, backbone.width), init={"token_ids": [5, 6, None]}), backbone)
+    backbone.tokenizer = tokenizer
+    text = page(found, "<b>name</b>")
+    assert "script" not in read(text).tags
+    assert "b" not in read(text).tags
+    assert "&lt;script&gt;" in text
+
+
+def test_page_without_rows_leaves_out_what_was_not_measured(backbone):
+    text = page(inspect(SoftPrompt(torch.randn(4, backbone.width)), backbone))
+    assert "NOT JUDGED" in text
+    assert [name for name in FIGURES if f'<figure id="{name}">' in text] == ["grid", "cloud", "atoms"]
+    read(text)
+
+
+def test_page_is_written_whole(report, tmp_path: Path):
+    path = write_page(report, tmp_path / "deep" / "report.html", "runs/a")
+    assert path.read_text(encoding="utf-8") == page(report, "runs/a")
+    assert [each.name for each in path.parent.iterdir()] == ["report.html"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_page_shows_in_a_browser(report, tmp_path: Path, width: int, scheme: str):
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    path = write_page(report, tmp_path / "report.html", "runs/a")
+    complaints, requests = list[str](), list[str]()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        shown = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        shown.on("console", lambda message: complaints.append(message.text))
+        shown.on("pageerror", lambda error: complaints.append(str(error)))
+        shown.on("request", lambda request: requests.append(request.url))
+        shown.goto(path.as_uri())
+        assert shown.locator("#verdict").is_visible()
+        assert report.verdict.word in shown.locator("#verdict").inner_text()
+        for name in FIGURES:
+            box = shown.locator(f"#{name}").bounding_box()
+            assert shown.locator(f"#{name}").is_visible()
+            assert box is not None
+            assert box["height"] > 40
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+        assert shown.evaluate("document.documentElement.scrollWidth") <= width  # the page itself does not scroll aside
+        browser.close()
+    assert complaints == []
+    assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]

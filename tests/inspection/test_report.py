@@ -1,0 +1,154 @@
+"""The whole report: verdict first, plain data, lines for a terminal, from the library and from the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_csv
+from families import tiny_backbone
+from test_ladder import IDS, ROWS, TASK, tuned
+
+import ptuning
+from ptuning import cli
+from ptuning.backbone import Backbone
+from ptuning.config import RunConfig
+from ptuning.errors import PromptError
+from ptuning.inspection.decode import FIDELITY_NOTE
+from ptuning.inspection.report import inspect
+from ptuning.inspection.terminal import badges, lines
+from ptuning.inspection.verdict import ECHO, NOT_JUDGED, WORDS
+from ptuning.prompt import SoftPrompt
+from ptuning.trainer import train
+
+VALUES = [row.values for row in ROWS]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return tiny_backbone(std=0.4)
+
+
+@pytest.fixture(scope="module")
+def report(tiny):
+    return inspect(tuned(tiny), tiny, VALUES, k=3, human="a good film")
+
+
+def test_report_is_plain_data(report):
+    plain = json.loads(json.dumps(report.as_dict(), allow_nan=False))
+    assert plain["verdict"]["word"] in WORDS
+    assert plain["note"] == FIDELITY_NOTE
+    assert set(plain) == {
+        *("verdict", "note", "row", "geometry", "ladder", "decoding", "atoms", "importance", "trajectory")
+    }
+    for name in ("decoding", "atoms", "importance"):
+        assert set(plain[name]["records"][0]) == set(plain[name]["columns"])
+    assert len(plain["decoding"]["records"]) == 15
+    assert plain["trajectory"] is None
+
+
+def test_lines_begin_with_the_verdict_and_end_with_the_note(report):
+    shown = lines(report)
+    assert shown[0].startswith(f"{report.verdict.word}: ")
+    assert shown[-1] == FIDELITY_NOTE
+    assert not any("\n" in line for line in shown)
+    for name in ("no prompt", "random tokens", "human prompt", "decoding as text", "soft prompt"):
+        assert any(line.startswith(name) for line in shown)
+    for record in report.decoding:
+        assert any(f"{record['token']!r} {record['cosine']:.2f}" in line for line in shown)
+
+
+def test_untrained_prompt_is_an_echo_or_nothing(tiny):
+    word = inspect(tuned(tiny, distance=0.0), tiny, VALUES).verdict.word
+    assert word in (ECHO, "NO EFFECT")
+
+
+def test_without_rows_nothing_is_judged_and_the_model_is_not_run(tiny, monkeypatch):
+    monkeypatch.setattr(type(tiny.model), "forward", None)
+    found = inspect(tuned(tiny), tiny)
+    assert found.verdict.word == NOT_JUDGED
+    assert (found.ladder, found.importance) == (None, None)
+    assert lines(found)[0].startswith("NOT JUDGED: No rows were given")
+
+
+def test_badges():
+    record = {"is_init": True, "is_hub": True, "flags": ["byte"]}
+    assert badges(record) == ["INIT", "HUB", "GLITCH"]
+    assert badges({"is_init": False, "is_hub": False, "flags": ["special", "duplicate"]}) == []
+
+
+def test_rows_for_a_prompt_without_a_task_are_refused(tiny):
+    with pytest.raises(PromptError, match="rows for a prompt without a task; expected no rows"):
+        inspect(SoftPrompt(torch.randn(5, tiny.width)), tiny, VALUES)
+
+
+def test_inspect_is_part_of_the_public_face(tiny):
+    assert ptuning.inspect is inspect
+
+
+def test_run_is_inspected_from_the_command_line(run_config: Path, tmp_path: Path, capsys) -> None:
+    directory = train(RunConfig.from_yaml(run_config)).directory
+    capsys.readouterr()
+    data, page = ["--data", str(tmp_path / "test.csv")], tmp_path / "report.html"
+    assert cli.main(["inspect", str(directory), *data, "--html", str(page), "--human", "good"]) == 0
+    out = capsys.readouterr().out
+    assert out.split(":")[0] in WORDS
+    assert f"saved: {page}" in out
+    assert page.read_text().startswith("<!doctype html>")
+    assert cli.main(["inspect", str(directory), *data, "--json", "--max-rows", "10"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert {record["rows"] for record in plain["ladder"]["table"]["records"]} == {10, 20}
+    assert plain["trajectory"]["records"][0]["step"] == 0
+    assert len(plain["trajectory"]["records"]) >= 5
+
+
+def test_command_asks_for_words_and_for_waywardness(run_config: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("ptuning.inspection.wayward.Settings.max_steps", 2)
+    directory = str(train(RunConfig.from_yaml(run_config, ["--train.max_steps=2"])).directory)
+    capsys.readouterr()
+    data = ["--data", str(tmp_path / "test.csv"), "--max-rows", "8"]
+    assert cli.main(["inspect", directory, *data, "--verbalise", "--wayward", " a good film", "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["verbalise"]["records"][0]["prompt"] == "soft prompt"
+    assert len(plain["wayward"]["records"]) == 3
+    assert cli.main(["inspect", directory, *data, "--verbalise"]) == 0
+    assert "random directions of the same norms" in capsys.readouterr().out
+
+
+def test_without_rows_only_the_embeddings_are_loaded(run_config: Path, capsys, monkeypatch) -> None:
+    directory = str(train(RunConfig.from_yaml(run_config, ["--train.max_steps=2"])).directory)
+    assert cli.main(["inspect", directory, "--json"]) == 0
+    whole = capsys.readouterr().out
+    monkeypatch.setattr(Backbone, "from_pretrained", None)
+    assert cli.main(["inspect", directory, "--json"]) == 0
+    assert capsys.readouterr().out == whole
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--human", "a"], "--human without --data; expected rows to measure it on"),
+        (["--wayward", "a"], "--wayward without rows to tune and to measure on"),
+    ],
+)
+def test_what_needs_rows_says_so(run_config: Path, capsys, options, message) -> None:
+    directory = str(train(RunConfig.from_yaml(run_config, ["--train.max_steps=2"])).directory)
+    capsys.readouterr()
+    assert cli.main(["inspect", directory, *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_prompt_without_a_task_has_no_rows(tmp_path: Path, model_directory: Path, capsys) -> None:
+    backbone = Backbone.from_pretrained(model_directory, dtype="float32")
+    prompt = SoftPrompt(Backbone.from_pretrained(model_directory).vocabulary_VH[IDS].float())
+    directory = prompt.save(tmp_path / "prompt")
+    assert backbone.width == prompt.width
+    data = write_csv(tmp_path / "rows.csv", [{"text": "a", "label": "b"}])
+    arguments = ["inspect", str(directory), "--model", str(model_directory), "--data", str(data)]
+    assert cli.main(arguments) == 2
+    assert "which names no task" in capsys.readouterr().err
+
+
+def test_a_task_of_several_slots_is_read_slot_by_slot(tiny, report):
+    assert report.ladder.text.count(" | ") == 1
+    assert TASK.template.count("{prompt:") == 2

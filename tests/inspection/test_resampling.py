@@ -1,0 +1,77 @@
+"""Intervals are those of rows drawn again, the same rows for every prompt."""
+
+import pytest
+import torch
+
+from ptuning.evaluation import RowScores
+from ptuning.inspection.resampling import Resampled, Scores
+
+
+def scores(correct, loss=None, labels=None):
+    correct_N = torch.tensor(correct, dtype=torch.bool)
+    log_probs_N = -torch.tensor(loss if loss is not None else [1.0] * len(correct))
+    return RowScores(log_probs_N, correct_N, labels)
+
+
+def halves(num, share):
+    return Scores.one(scores([i < share * num for i in range(num)]))
+
+
+def test_interval_of_a_mean_is_the_binomials():
+    found = Resampled({"it": halves(400, 0.5)}).mean("it", "accuracy")
+    assert found.value == 0.5
+    assert found.low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.006)
+    assert found.high == pytest.approx(0.5 + 1.96 * 0.025, abs=0.006)
+
+
+def test_gain_is_paired_by_rows():
+    same = Resampled({"one": halves(100, 0.5), "other": halves(100, 0.5)}).gain("one", "other", "accuracy")
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    assert not same.is_above_zero
+    reversed_ = Scores.one(scores([i >= 50 for i in range(100)]))
+    found = Resampled({"one": halves(100, 0.5), "other": reversed_}).gain("one", "other", "accuracy")
+    assert found.value == 0.0
+    assert found.low < -0.15
+
+
+def test_gain_in_loss_is_how_much_lower_it_is():
+    one, other = Scores.one(scores([True] * 50, [1.0] * 50)), Scores.one(scores([True] * 50, [3.0] * 50))
+    found = Resampled({"one": one, "other": other}).gain("one", "other", "loss")
+    assert (found.value, found.low) == (2.0, 2.0)
+
+
+def test_share_that_is_kept_and_where_it_is_undefined():
+    kinds = {"whole": halves(200, 0.9), "base": halves(200, 0.5), "half": halves(200, 0.7)}
+    found = Resampled(kinds).kept("half", "whole", "base", "accuracy")
+    assert found.value == pytest.approx(0.5, abs=1e-6)
+    assert 0.3 < found.low < 0.5 < found.high < 0.7
+    assert Resampled(kinds).kept("half", "base", "base", "accuracy").value is None
+    assert str(Resampled(kinds).kept("half", "base", "whole", "accuracy")) == "undefined"
+
+
+def test_prompts_of_a_kind_are_drawn_again_too():
+    """Twenty prompts of which each is all right or all wrong: the interval is that of 20, not of 2,000."""
+    parts = [(range(100), scores([k < 10] * 100)) for k in range(20)]
+    found = Resampled({"random": Scores.several(parts, 100)}).mean("random", "accuracy")
+    assert found.value == 0.5
+    assert found.high - found.low > 0.3
+
+
+def test_rows_that_were_not_read_do_not_count():
+    parts = [([0, 1], scores([True, True])), ([2, 3], scores([False, True]))]
+    resampled = Resampled({"it": Scores.several(parts, 4)})
+    assert resampled.mean("it", "accuracy").value == 0.75
+    assert (resampled.num_prompts("it"), resampled.num_rows("it")) == (2, 4)
+
+
+def test_divergence_that_is_kept():
+    def sure(chance):
+        own_NC = torch.tensor([[chance, 1 - chance]]).log().expand(30, 2)
+        return Scores.one(scores([True] * 30, labels=own_NC))
+
+    kinds = {"soft": sure(0.9), "random": sure(0.5), "same": sure(0.9), "other": sure(0.1)}
+    resampled = Resampled(kinds)
+    assert resampled.divergence_kept("same", "soft", "random").value == pytest.approx(1.0)
+    assert resampled.divergence_kept("random", "soft", "random").value == pytest.approx(0.0)
+    assert resampled.divergence_kept("other", "soft", "random").value < 0
+    assert resampled.divergence_kept("other", "soft", "soft").value is None

@@ -1,0 +1,45 @@
+"""The prompt's states stand in the question, and controls are asked the same."""
+
+import pytest
+import torch
+from families import tiny_backbone
+from test_ladder import TASK, tuned
+
+from ptuning.errors import ModelError
+from ptuning.initializers import from_ids
+from ptuning.inspection import verbalise as module
+from ptuning.inspection.verbalise import COLUMNS, RANDOM, SOFT, UNTRAINED, verbalise
+from ptuning.prompt import SoftPrompt
+
+
+def test_controls_are_asked_too(backbone):
+    table = verbalise(tuned(backbone), backbone, others={"topic": tuned(backbone, distance=2.0)}, max_new_tokens=4)
+    assert table.column("prompt") == [SOFT, UNTRAINED, RANDOM, "other task: topic"]
+    assert all(list(record) == list(COLUMNS) for record in table)
+    assert table[0]["shared"] in (0.0, 1.0)
+    assert all(0 <= each <= 1 for each in table.column("shared"))
+
+
+def test_at_layer_0_the_states_are_the_prompts_own_embeddings(backbone):
+    """A prompt of the filler word itself changes nothing; another one does."""
+    before, filler, after = (module._ids(backbone, text) for text in (module._BEFORE, module._FILLER, module._AFTER))
+    question = torch.tensor([[*before, *(filler[-1:] * 5), *after]])
+    written = backbone.model.generate(
+        question, attention_mask=torch.ones_like(question), max_new_tokens=6, do_sample=False, pad_token_id=2
+    )
+    expected = backbone.tokenizer.decode(written[0, question.shape[1] :], skip_special_tokens=True).strip()
+    fillers = SoftPrompt(from_ids(backbone.vocabulary_VH, filler[-1:] * 5), TASK)
+    assert verbalise(fillers, backbone, layers=(0, 0), max_new_tokens=6)[0]["text"] == expected
+    texts = {verbalise(tuned(backbone, 2.0), backbone, layers=(0, k), max_new_tokens=6)[0]["text"] for k in (0, 1)}
+    assert len(texts) == 2
+
+
+def test_nothing_is_left_on_the_model(backbone):
+    verbalise(tuned(backbone), backbone, max_new_tokens=2)
+    assert not any(module._forward_pre_hooks for module in backbone.model.modules())
+
+
+def test_encoder_decoder_is_refused():
+    backbone = tiny_backbone("t5")
+    with pytest.raises(ModelError, match="verbalise with tiny-t5; expected a causal model with one stack of layers"):
+        verbalise(tuned(backbone), backbone)

@@ -1,0 +1,82 @@
+"""Equal rows are joined, odd tokens are flagged, and nothing grows with the vocabulary but the vocabulary."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from families import tiny_backbone
+from synthetic import Names, cloud, drawn
+
+from ptuning.inspection.vocabulary import Vocabulary
+
+
+def test_equal_rows_have_one_id():
+    matrix_VH = drawn(50, 8)
+    matrix_VH[[7, 20, 33]] = matrix_VH[4].clone()
+    matrix_VH[40] = matrix_VH[9]
+    vocabulary = Vocabulary(matrix_VH, Names())
+    assert vocabulary.same_V[[4, 7, 20, 33]].tolist() == [4] * 4
+    assert vocabulary.same_V[[9, 40]].tolist() == [9, 9]
+    assert len(vocabulary.different_U) == 46
+    assert vocabulary.is_same(33, 7)
+    assert not vocabulary.is_same(33, 9)
+    assert not vocabulary.is_same(33, None)
+    assert vocabulary.flags(20) == ["duplicate"]
+    assert vocabulary.flags(5) == []
+
+
+def test_odd_tokens_are_flagged():
+    backbone = tiny_backbone()
+    weight_VH = backbone.model.get_input_embeddings().weight
+    with torch.no_grad():
+        weight_VH[300] *= 0.01
+    vocabulary = Vocabulary.of(backbone)
+    assert vocabulary.flags(0) == ["special"]
+    assert "unused" in vocabulary.flags(300)
+    (half,) = [i for i in range(3, 259) if backbone.tokenizer.convert_ids_to_tokens(i) == "Ã"]
+    assert "byte" in vocabulary.flags(half)
+    assert not {0, 1, 2, 300} & set(vocabulary.plain_ids)
+
+
+@pytest.mark.parametrize("text", ["<unused12>", "<|reserved_special_token_3|>", "[unused5]"])
+def test_tokens_kept_for_later_are_unused(text):
+    class Reserved(Names):
+        def convert_ids_to_tokens(self, ids):
+            return text if ids == 3 else super().convert_ids_to_tokens(ids)
+
+    assert Vocabulary(drawn(10, 4), Reserved()).flags(3) == ["unused"]
+
+
+def test_chunks_change_nothing(monkeypatch):
+    whole = cloud(300, 8)
+    mean_H, norms_V, same_V = whole.mean_H, whole.norms_V, whole.same_V
+    monkeypatch.setattr("ptuning.inspection.vocabulary.CHUNK", 37)
+    parts = cloud(300, 8)
+    assert torch.allclose(parts.mean_H, mean_H, atol=1e-6)
+    assert torch.equal(parts.norms_V, norms_V)
+    assert torch.equal(parts.same_V, same_V)
+    assert sum(len(ids) for ids, _ in parts.chunks()) == 300
+
+
+def test_memory_for_a_large_vocabulary_is_bounded():
+    code = """
+import resource, torch
+from synthetic import Names
+from ptuning.inspection.decode import decode
+from ptuning.inspection.geometry import geometry
+from ptuning.inspection.vocabulary import Vocabulary
+matrix_VH = torch.empty(256_000, 4096, dtype=torch.bfloat16)
+for rows_CH in matrix_VH.split(32_000):
+    rows_CH.copy_(torch.randn(1, 4096) + torch.randint(-3, 4, (len(rows_CH), 4096), dtype=torch.int8))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+vocabulary = Vocabulary(matrix_VH, Names())
+table = decode(vocabulary.rows([5, 70_000, 255_999]), vocabulary, [5, None, 9], k=2, num_null=9)
+geometry(vocabulary.rows([5]), vocabulary)
+assert [record["id"] for record in table if record["rank"] == 1] == [5, 70_000, 255_999]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    here = Path(__file__).parent
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=here)
+    assert int(run.stdout) * 1024 < 1.5e9  # the vocabulary itself has 2.1 GB, in float32 it would have 4.2
