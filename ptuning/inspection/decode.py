@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from ptuning.errors import PromptError
@@ -65,7 +64,7 @@ def decode(
     init_ids: Sequence[int | None] | None = None,
     k: int = 5,
     metric: Metric = "cosine",
-    num_null: int = 99,
+    num_null: int = 499,
     seed: int = 0,
 ) -> Table:
     """Decodes virtual tokens to their nearest vocabulary tokens, each beside what chance gives.
@@ -96,6 +95,9 @@ def decode(
     crowding = Crowding.of(prompt_PH, vocabulary, nulls)
     nearest = neighbours(prompt_PH, vocabulary, k, crowding)
     chances, hubs = nulls.chances(), nulls.hub_counts()
+    shown = nearest[metric].ids_PK.flatten().unique().tolist()
+    crowds = dict(zip(shown, crowding.around(unit(vocabulary.rows(shown))).tolist(), strict=True))
+    flags = {i: vocabulary.flags(i) for i in shown}
     is_init_P = [
         vocabulary.is_same(i, init) for i, init in zip(nearest[metric].ids_PK[:, 0].tolist(), init_ids, strict=True)
     ]
@@ -105,14 +107,15 @@ def decode(
     for p, init in enumerate(init_ids):
         ids = nearest[metric].ids_PK[p].tolist()
         firsts = [int(each.ids_PK[p, 0]) for each in nearest.values()]
-        for record in _records(prompt_PH[p], p, ids, firsts, crowding, vocabulary):
+        for record in _records(prompt_PH[p], p, ids, firsts, vocabulary):
             first, i = record["rank"] == 1, record["id"]
             records.append(
                 record
+                | {"csls": 2 * record["cosine"] - float(crowding.own_P[p]) - crowds[i]}
                 | {"p": ps[p] if first else None, "q": qs[p] if first else None, "p_by_null": chances[p]}
                 | {"hub_share": hubs.get(i, 0) / num_null, "is_hub": _is_hub(hubs.get(i, 0), num_null, vocabulary)}
                 | {"init_token": None if init is None else vocabulary.texts([init])[0]}
-                | {"is_init": vocabulary.is_same(i, init), "flags": vocabulary.flags(i)}
+                | {"is_init": vocabulary.is_same(i, init), "flags": flags[i]}
             )
     return Table(COLUMNS, [{name: record[name] for name in COLUMNS} for record in records])
 
@@ -122,9 +125,9 @@ def _is_hub(count: int, num_null: int, vocabulary: Vocabulary) -> bool:
 
 
 def _records(
-    own_H: Tensor, p: int, ids: Sequence[int], firsts: Sequence[int], crowding: "Crowding", vocabulary: Vocabulary
+    own_H: Tensor, p: int, ids: Sequence[int], firsts: Sequence[int], vocabulary: Vocabulary
 ) -> list[dict[str, Any]]:
-    """What is known of a virtual token's neighbours but for chance; `firsts` are the nearest by every metric."""
+    """What is known of a virtual token's neighbours by themselves; `firsts` are the nearest by every metric."""
     own_1H, rows_KH = own_H[None].float().to(vocabulary.device), vocabulary.rows(ids)
     cosine_K = unit(rows_KH) @ unit(own_1H)[0]
     columns = {
@@ -133,7 +136,6 @@ def _records(
         "cosine": cosine_K.tolist(),
         "centred_cosine": (unit(rows_KH - vocabulary.mean_H) @ unit(own_1H - vocabulary.mean_H)[0]).tolist(),
         "l2": (rows_KH - own_1H).norm(dim=1).tolist(),
-        "csls": (2 * cosine_K - crowding.own_P[p] - crowding.around(unit(rows_KH))).tolist(),
         "metrics_agree": [firsts.count(i) for i in ids],
     }
     return [
@@ -159,9 +161,10 @@ class Crowding:
     def of(cls, prompt_PH: Tensor, vocabulary: Vocabulary, nulls: Nulls) -> Self:
         """A prompt's."""
         num = min(_SCALING_NEIGHBOURS, len(vocabulary.different_U))
-        references_RH = unit(rearrange(nulls.direction_PNH, "p n h -> (p n) h"))
+        a_token = max(1, _REFERENCES // len(prompt_PH))
+        references_RH = unit(torch.cat([nulls.directions(p, a_token) for p in range(len(prompt_PH))]))
         own_P = top(prompt_PH.to(vocabulary.device), vocabulary, num)[0].mean(dim=1)
-        return cls(own_P, references_RH[:: max(1, len(references_RH) // _REFERENCES)])
+        return cls(own_P, references_RH)
 
     def around(self, unit_CH: Tensor) -> Tensor:
         """Of tokens, `[C]`."""
@@ -173,13 +176,13 @@ def neighbours(prompt_PH: Tensor, vocabulary: Vocabulary, k: int, crowding: Crow
     """The k nearest different tokens by every metric; ties go to the lower id."""
     own_PH = prompt_PH.float().to(vocabulary.device)
     found: dict[Metric, list[tuple[Tensor, Tensor]]] = {metric: [] for metric in METRICS}
-    for ids_C, rows_CH in vocabulary.chunks():
-        cosine_PC = unit(own_PH) @ unit(rows_CH).T
+    for ids_C, rows_CH, unit_CH in vocabulary.chunks():
+        cosine_PC = unit(own_PH) @ unit_CH.T
         values: dict[Metric, Tensor] = {
             "cosine": cosine_PC,
             "centred_cosine": unit(own_PH - vocabulary.mean_H) @ unit(rows_CH - vocabulary.mean_H).T,
             "l2": -torch.cdist(own_PH, rows_CH, compute_mode="donot_use_mm_for_euclid_dist"),
-            "csls": 2 * cosine_PC - crowding.own_P[:, None] - crowding.around(unit(rows_CH)),
+            "csls": 2 * cosine_PC - crowding.own_P[:, None] - crowding.around(unit_CH),
         }
         for metric, values_PC in values.items():
             found[metric].append(_best(values_PC, ids_C, k))

@@ -14,7 +14,7 @@ from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary, unit
 
 _NEIGHBOURS = 10
-_SAMPLE = 1000  # vocabulary rows whose own neighbourhoods are measured
+_SAMPLE = 500  # vocabulary rows whose own neighbourhoods are measured
 COLUMNS = {
     "position": "the virtual token's place in the prompt, from 0",
     "norm": "its L2 norm",
@@ -93,7 +93,7 @@ def _distances(vectors_NH: Tensor, own_ids: Sequence[int | None], vocabulary: Vo
     num = min(_NEIGHBOURS, len(vocabulary.different_U) - 1)
     left_out_N1 = torch.tensor([-1 if i is None else int(vocabulary.same_V[i]) for i in own_ids])[:, None]
     nearest: Tensor | None = None
-    for ids_C, rows_CH in vocabulary.chunks():
+    for ids_C, rows_CH, _ in vocabulary.chunks():
         # |a - b|^2 = |a|^2 + |b|^2 - 2ab: its rounding matters only where both are the same, which is left out
         squared_NC = vectors_NH.square().sum(1)[:, None] + rows_CH.square().sum(1) - 2 * vectors_NH @ rows_CH.T
         squared_NC.masked_fill_(ids_C == left_out_N1.to(ids_C.device), torch.inf)

@@ -41,11 +41,13 @@ def trajectory(run: str | Path, vocabulary: Vocabulary) -> Table:
     """
     directory = RunDirectory(run)
     snapshots, losses = directory.snapshots(), _losses(directory.log)
+    if not snapshots:
+        return Table(COLUMNS, [])
+    all_PH = torch.cat(list(snapshots.values())).to(vocabulary.device)
+    ids_of = top(all_PH, vocabulary, 1)[1][:, 0].unflatten(0, (len(snapshots), -1)).tolist()
     records: list[dict[str, Any]] = []
     start_PH, first_ids, last_ids = None, list[int](), list[int]()
-    for step, prompt_PH in snapshots.items():
-        prompt_PH = prompt_PH.to(vocabulary.device)
-        ids = top(prompt_PH, vocabulary, 1)[1][:, 0].tolist()
+    for (step, prompt_PH), ids in zip(snapshots.items(), ids_of, strict=True):
         if start_PH is None:
             start_PH, first_ids, last_ids = prompt_PH, ids, ids
         values = (

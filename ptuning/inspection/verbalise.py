@@ -75,9 +75,9 @@ def verbalise(
 
 def _prompts(prompt: SoftPrompt, backbone: Backbone, others: Mapping[str, SoftPrompt], seed: int) -> dict[str, Tensor]:
     own_PH, start_PH = prompt.embeddings_PH.to(backbone.device), untrained(prompt, backbone)
-    nulls = Nulls(Vocabulary.of(backbone), own_PH, [None] * len(own_PH), 1, seed)
+    nulls = Nulls(Vocabulary.of(backbone), own_PH, [None] * len(own_PH), len(own_PH), seed)
     found = {SOFT: own_PH} | ({} if start_PH is None else {UNTRAINED: start_PH})
-    found[RANDOM] = nulls.direction_PNH[:, 0]
+    found[RANDOM] = torch.cat([nulls.directions(p)[p : p + 1] for p in range(len(own_PH))])
     return found | {f"other task: {name}": each.embeddings_PH.to(backbone.device) for name, each in others.items()}
 
 

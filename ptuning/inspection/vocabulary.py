@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from ptuning.backbone import Backbone
 
-CHUNK = 16384  # rows compared at a time
+CHUNK = 8192  # rows compared at a time
+_MOST_KEPT = 2**25  # numbers of a vocabulary whose chunks are kept, twice in fp32
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _UNUSED = re.compile(r"unused|reserved|extra_id|<pad\d|^<\|?dummy", re.IGNORECASE)
 _UNUSED_NORM = 0.25  # of the median: a token that was never trained keeps the small norm it began with
@@ -57,10 +58,18 @@ class Vocabulary:
         """Each token's text."""
         return self.tokenizer.batch_decode([[i] for i in ids]) if ids else []
 
-    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The different rows, a chunk at a time: ids `[C]` and embeddings fp32 `[C, H]`."""
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The different rows, a chunk at a time: ids `[C]`, rising; embeddings and those of length 1, fp32 `[C, H]`."""
+        return iter(self._kept) if self.matrix_VH.numel() <= _MOST_KEPT else self._made()
+
+    @cached_property
+    def _kept(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        return list(self._made())
+
+    def _made(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for ids_C in self.different_U.split(CHUNK):
-            yield ids_C, self.matrix_VH[ids_C].float()
+            rows_CH = self.matrix_VH[ids_C].float()
+            yield ids_C, rows_CH, unit(rows_CH)
 
     @cached_property
     def mean_H(self) -> Tensor:
