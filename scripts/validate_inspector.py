@@ -15,9 +15,15 @@ from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.inspection.wayward import wayward
 from ptuning.rows import Row, read_rows
 
-FACTS = {"Anna": "red", "Ben": "blue", "Carl": "green", "Dora": "black"}
-QUESTIONS = ("Which colour does {} like?", "What is the colour that {} likes?", "{} likes which colour?")
-DAYS = ("", "Today is Monday. ", "It rains. ", "The shop is open. ", "We had lunch. ", "They came by train. ")
+FACTS = {
+    "The colour of the door is": "green",
+    "The animal in the garden is a": "goat",
+    "The month of the fair is": "October",
+    "The drink on the table is": "milk",
+}
+OTHERS = ("red", "dog", "May", "tea")  # answers that are wrong in every row
+BEFORE = ("", "It rains. ", "We had lunch. ", "Today is Monday. ", "The shop is open. ", "They came by train. ",
+          "She reads a book. ", "He is old. ", "I am at home. ", "Nobody knows why. ", "The bus is late. ", "Look. ")  # fmt: skip
 TEXTS = (
     " The museum opens at nine and closes at five, and the garden is free for all every Sunday in the month of May.",
     " Boil the water, add a pinch of salt and cook the rice for twelve minutes, then drain it and serve it warm.",
@@ -27,15 +33,14 @@ TEXTS = (
 
 def told(backbone: ptuning.Backbone) -> tuple[ptuning.SoftPrompt, list[Row]]:
     """A text that states facts, its embeddings a little off, and rows that ask for them."""
-    text = " ".join(f"{name} likes {colour}." for name, colour in FACTS.items())
+    text = "".join(f" {fact} {answer}." for fact, answer in FACTS.items())
     ids = backbone.tokenizer(text, add_special_tokens=False).input_ids
     exact_PH = Vocabulary.of(backbone).rows(ids)
     noise_PH = torch.nn.functional.normalize(torch.randn(exact_PH.shape, generator=torch.Generator().manual_seed(0)))
-    task = ptuning.Task(
-        f"{{prompt:{len(ids)}}}\n{{text}} Answer:", verbalizer={each: f" {each}" for each in FACTS.values()}
-    )
-    asked = itertools.product(DAYS, QUESTIONS, FACTS)
-    rows = [Row({"text": day + question.format(name), "label": FACTS[name]}, name) for day, question, name in asked]
+    labels = {answer: f" {answer}" for answer in (*FACTS.values(), *OTHERS)}
+    task = ptuning.Task(f"{{prompt:{len(ids)}}}\n{{text}}", verbalizer=labels)
+    asked = itertools.product(BEFORE, FACTS.items())
+    rows = [Row({"text": before + fact, "label": answer}, fact) for before, (fact, answer) in asked]
     return ptuning.SoftPrompt(exact_PH + 0.3 * exact_PH.norm(dim=1, keepdim=True) * noise_PH, task), rows
 
 

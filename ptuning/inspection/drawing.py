@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-_LABEL, _ROW, _WIDTH = 190, 26, 640
+_LABEL, _ROW, _WIDTH = 160, 26, 400  # so narrow that letters stay legible on a phone
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def bars(title: str, chart: Sequence[Bar]) -> str:
     span = (high - low) or 1.0
 
     def x(value: float) -> float:
-        return round(_LABEL + (value - low) / span * (_WIDTH - _LABEL - 70), 1)
+        return round(_LABEL + (value - low) / span * (_WIDTH - _LABEL - 50), 1)
 
     parts = []
     for i, bar in enumerate(chart):
@@ -57,7 +57,7 @@ def cloud(
     starts: Sequence[Sequence[float] | None],
 ) -> str:
     """Dots for tokens; for each virtual token a dot, and an arrow from where it began."""
-    width, height = _WIDTH, 400
+    width, height = _WIDTH, 300
     points = [*tokens, *ends, *(each for each in starts if each is not None)]
     (left, right), (bottom, top) = ((min(p[k] for p in points), max(p[k] for p in points)) for k in (0, 1))
 

@@ -17,6 +17,7 @@ from ptuning.inspection.table import Table
 from ptuning.inspection.terminal import badges
 
 _SIGNIFICANT = 0.05
+_ATOMS_SHOWN = 3  # of each virtual token; the numbers behind hold the others
 _STYLE = """
 :root{color-scheme:light dark;--paper:#fff;--ink:#1c1e21;--soft:#5d646b;--line:#d9dde1;--accent:#1b6ca8;--other:#c8553d;
 --fill:#9fb8ca;--dim:#eceff1}
@@ -35,7 +36,8 @@ td{white-space:pre}td.grey{color:var(--soft);background:var(--dim)}
 code{font-family:ui-monospace,monospace}
 .badge{font-size:.68rem;border:1px solid var(--other);color:var(--other);border-radius:.3rem;padding:0 .25rem;
 margin-left:.3rem}
-svg{width:100%;height:auto;font:13px system-ui,sans-serif}svg text{fill:var(--ink)}svg .number{fill:var(--soft)}
+svg{width:100%;max-width:40rem;height:auto;font:13px system-ui,sans-serif}
+svg text{fill:var(--ink)}svg .number{fill:var(--soft)}
 .bar{fill:var(--fill)}.bar.marked{fill:var(--accent)}.interval{stroke:var(--ink);fill:none}
 .token{fill:var(--line)}.virtual{fill:var(--accent)}.arrow{stroke:var(--other);fill:none}.head{fill:var(--other)}
 .curve{stroke:var(--accent);fill:none;stroke-width:2}
@@ -177,8 +179,12 @@ def _atoms(report: Report) -> str:
         "Each virtual token as a sum of a few tokens (orthogonal matching pursuit), and how much of it they explain. "
         "Below what random vectors reach (the 95 % point) the tokens mean no more than chance."
     )
-    grid = f'<div class="wide">{_numbers(report.atoms)}</div>'
-    return _figure("atoms", "As sums of tokens", how, grid)
+    table = report.atoms
+    num = min(_ATOMS_SHOWN, max(table.column("num_atoms")))
+    names = ("position", "tokens", "explained", "null_95")
+    shown = Table({name: table.columns[name] for name in names}, [each for each in table if each["num_atoms"] == num])
+    grid = f'<div class="wide">{_numbers(shown)}</div>'
+    return _figure("atoms", f"As sums of {num} tokens", how, grid, _numbers(table))
 
 
 def _numbers(table: Table) -> str:
