@@ -64,10 +64,11 @@ def load_embeddings(
         to tell.
     """
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    files, place = _tensor_files(name, revision), _device(device)
-    if not files:
-        return None
+    place = _device(device)
     try:
+        files = _tensor_files(name, revision)
+        if not files:
+            return None
         with _quietly():
             config = AutoConfig.from_pretrained(name, **options)
             if config.is_encoder_decoder:
@@ -77,6 +78,7 @@ def load_embeddings(
                 model = AutoModelForCausalLM.from_config(
                     config, dtype=_dtype(dtype, place), trust_remote_code=trust_remote_code
                 )
+            model.tie_weights()  # a head that is the embeddings has no tensor of its own
             module = model.get_input_embeddings()
             names = {id(each): key for key, each in model.named_parameters()}
             if not set(names.values()) <= set(files) or [key for key, _ in module.named_parameters()] != ["weight"]:

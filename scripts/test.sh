@@ -4,6 +4,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh dev
 
+if ! command -v chromium >/dev/null; then # the report's page is opened in it; without it those tests are skipped
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null ||
+        echo "== No chromium: install it with your system's package manager to run the tests of the report's page"
+fi
+
 export HF_HUB_OFFLINE=1
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .

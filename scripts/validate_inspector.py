@@ -22,8 +22,10 @@ FACTS = {
     "The drink on the table is": "milk",
 }
 OTHERS = ("red", "dog", "May", "tea")  # answers that are wrong in every row
-BEFORE = ("", "It rains. ", "We had lunch. ", "Today is Monday. ", "The shop is open. ", "They came by train. ",
-          "She reads a book. ", "He is old. ", "I am at home. ", "Nobody knows why. ", "The bus is late. ", "Look. ")  # fmt: skip
+BEFORE = (
+    *("", "It rains. ", "We had lunch. ", "Today is Monday. ", "The shop is open. ", "They came by train. "),
+    *("She reads a book. ", "He is old. ", "I am at home. ", "Nobody knows why. ", "The bus is late. ", "Look. "),
+)
 TEXTS = (
     " The museum opens at nine and closes at five, and the garden is free for all every Sunday in the month of May.",
     " Boil the water, add a pinch of salt and cook the rice for twelve minutes, then drain it and serve it warm.",

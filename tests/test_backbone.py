@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from conftest import ASSETS, SIX
-from families import tiny_backbone, tiny_model, tiny_tokenizer
+from families import FAMILIES, tiny_backbone, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertLMHeadModel
 
@@ -376,3 +376,55 @@ def test_a_model_that_takes_one_mask_a_row_only_does_not_lay_rows_end_to_end():
     backbone = tiny_backbone("falcon", alibi=True)
     assert backbone.shares_prefix
     assert not backbone.packs
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embeddings_alone_are_those_of_the_whole_model(family, tmp_path):
+    tiny = tiny_backbone(family)
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    for dtype in ("float32", "bfloat16"):
+        whole, part = (make(tmp_path, dtype, "cpu") for make in (Backbone.from_pretrained, Backbone.embeddings_of))
+        assert torch.equal(part.vocabulary_VH, whole.vocabulary_VH)
+        assert part.fingerprint == whole.fingerprint
+        assert (part.width, part.task_type, part.dtype) == (whole.width, whole.task_type, whole.dtype)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2", "mamba"])
+def test_the_other_weights_are_not_read(family, tmp_path):
+    tiny = tiny_backbone(family)
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    part = Backbone.embeddings_of(tmp_path, "float32", "cpu")
+    read = {name for name, each in part.model.named_parameters() if each.device.type != "meta"}
+    assert len(read) == 1
+
+
+def test_embeddings_of_a_model_in_several_files(tmp_path):
+    tiny = tiny_backbone()
+    tiny.model.save_pretrained(tmp_path, max_shard_size="20KB")
+    tiny.tokenizer.save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    part = Backbone.embeddings_of(tmp_path, "float32", "cpu")
+    assert torch.equal(part.vocabulary_VH, tiny.vocabulary_VH)
+    assert part.fingerprint == Backbone.from_pretrained(tmp_path, "float32", "cpu").fingerprint
+
+
+def test_embeddings_of_no_model_are_refused_like_a_model(tmp_path):
+    for name in (tmp_path, tmp_path / "none", "nobody/nothing"):
+        with pytest.raises(ModelError, match="cannot be loaded"):
+            Backbone.embeddings_of(name)
+
+
+def test_embeddings_of_broken_files_are_refused(saved):
+    (saved / "model.safetensors").write_bytes(b"no model")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        Backbone.embeddings_of(saved)
+
+
+def test_whole_model_is_loaded_where_the_files_name_other_weights(saved):
+    file = saved / "model.safetensors"
+    tensors = load_file(file)
+    save_file({name.removeprefix("model."): each for name, each in tensors.items()}, file, metadata={"format": "pt"})
+    part = Backbone.embeddings_of(saved, "float32", "cpu")
+    assert all(each.device.type == "cpu" for each in part.model.parameters())

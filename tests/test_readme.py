@@ -30,6 +30,7 @@ def in_place(text: str, tmp_path: Path, model_directory: Path) -> str:
         "runs/movie-reviews": tmp_path / "run",
         '"runs"': f'"{tmp_path}"',
         '"movie-reviews"': '"run"',
+        "report.html": tmp_path / "report.html",
         "runs/mine": tmp_path / "mine",
         "runs/loop": tmp_path / "loop",
     }

@@ -84,10 +84,6 @@ class Side(ABC):
                 flops += 2 * 1024 * each.weight.numel()
         return flops / (time.perf_counter() - started)
 
-    def wake(self) -> None:
-        """Reads back what the system has put away while the other side ran: weights and code."""
-        self.classify(["a film"])
-
     def step_seconds(self, k: int) -> float:
         """One optimizer step on the k-th batch."""
         rows = self.rows(k)

@@ -54,7 +54,6 @@ def compared(case: Case, rounds: int) -> dict[str, Any]:
         for k in range(1, rounds + 1):
             useful, flops = ours("num_useful", k), ours("least_flops", k)
             seconds = in_turns(sides, "step_seconds", k)
-            ours("wake")
             limit = statistics.median(ours("matmul_flops_per_second") for _ in range(3))
             _note(measured, "train_tokens_per_second", {name: useful / each for name, each in seconds.items()})
             _note(measured, "fraction_of_limit", {name: flops / each / limit for name, each in seconds.items()})
@@ -70,10 +69,10 @@ def compared(case: Case, rounds: int) -> dict[str, Any]:
 
 
 def in_turns(sides: dict[str, Call], method: str, *arguments: Any) -> dict[str, Any]:
-    """What each side measures, one after the other, each woken first."""
+    """What each side measures the second time: the system puts away what a process holds while the other one runs."""
     found = {}
     for name, call in sides.items():
-        call("wake")
+        call(method, *arguments)
         found[name] = call(method, *arguments)
     return found
 
