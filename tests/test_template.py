@@ -366,3 +366,14 @@ def test_a_chat_template_that_frames_no_turn_is_told(chat_template: str) -> None
     tokenizer.chat_template = chat_template
     with pytest.raises(ConfigError, match=r"chat template that cannot frame .* Set data\.chat_template to false"):
         TemplateEncoder(Template.parse("{prompt:2}{text}"), tokenizer, chat=True)
+
+
+def test_slots_can_be_filled_with_texts():
+    template = Template.parse("{prompt:3}a {text}{prompt:2} b {{c}}")
+    assert template.slot_sizes == (3, 2)
+    filled = template.with_texts(["one {brace} ", " two"])
+    assert filled.text == "one {{brace}} a {text} two b {{c}}"
+    assert filled.fill({"text": "x"}) == ["one {brace} a x two b {c}"]
+    assert filled.num_virtual_tokens == 0
+    task = Task("{prompt:3}a {text}{prompt:2}", verbalizer={"n": " n", "p": " p"}).with_texts(["x", "y"])
+    assert task.template == "xa {text}y"
