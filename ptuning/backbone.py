@@ -108,9 +108,8 @@ class Backbone(ABC):
         found = load_embeddings(str(name_or_path), *options)
         if found is None:
             return cls.from_pretrained(name_or_path, *options)
-        model, tokenizer, fingerprint = found
-        backbone = cls.of(model, tokenizer, str(name_or_path))
-        backbone.__dict__["fingerprint"] = fingerprint  # in place of the cached property's
+        backbone = cls.of(*found[:2], str(name_or_path))
+        backbone.__dict__["fingerprint"] = found[2]  # in place of the cached property's
         return backbone
 
     @property

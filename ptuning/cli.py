@@ -256,20 +256,30 @@ def _inspect(parsed: argparse.Namespace) -> None:
     from ptuning.inspection.report import inspect
     from ptuning.inspection.terminal import lines, table_lines
 
-    if parsed.data is None and not parsed.verbalise and parsed.wayward is None:
+    if parsed.wayward is not None and parsed.data is None:
+        raise DataError("--wayward without --data", "rows to measure on", "Give them with --data")
+    if parsed.data is None and not parsed.verbalise:
         prompt, backbone = _load_embeddings(parsed)
     else:
         lm = _load(parsed)
         prompt, backbone = lm.prompts["prompt"], lm.backbone
+    rows = _sample(parsed, prompt)
     report = inspect(
-        *(prompt, backbone, _sample(parsed, prompt), parsed.top_k, parsed.metric, _own_row(parsed, prompt, backbone)),
+        *(
+            prompt,
+            backbone,
+            rows and [row.values for row in rows],
+            parsed.top_k,
+            parsed.metric,
+            _own_row(parsed, prompt, backbone),
+        ),
         human=parsed.human,
         run=parsed.run_directory or Path(parsed.prompt).absolute().parent,
         batch_size=parsed.batch_size,
         max_batch_tokens=parsed.max_batch_tokens,
         progress=parsed.data is not None,
     )
-    more = _asked_for(parsed, prompt, backbone)
+    more = _asked_for(parsed, prompt, backbone, rows)
     if parsed.html:
         write_page(report, parsed.html, parsed.prompt)
     if parsed.json:
@@ -292,7 +302,7 @@ def _sample(parsed: argparse.Namespace, prompt: Any) -> list[Any] | None:
         return None
     if prompt.task is None:
         raise PromptError(f"--data for {parsed.prompt}, which names no task", "no rows", "Leave --data out")
-    rows = [row.values for row in read_rows(parsed.data, "test", prompt.task.columns)]
+    rows = read_rows(parsed.data, "test", prompt.task.columns)
     return random.Random(0).sample(rows, min(parsed.max_rows, len(rows)))
 
 
@@ -303,7 +313,7 @@ def _own_row(parsed: argparse.Namespace, prompt: Any, backbone: Any) -> dict[str
     return _one_row(parsed.input, backbone.coder(prompt.task).columns if prompt.task else ("text",))
 
 
-def _asked_for(parsed: argparse.Namespace, prompt: Any, backbone: Any) -> dict[str, Any]:
+def _asked_for(parsed: argparse.Namespace, prompt: Any, backbone: Any, rows: Any) -> dict[str, Any]:
     """The tables of what is made only where it is asked for."""
     found = {}
     if parsed.verbalise:
@@ -315,10 +325,10 @@ def _asked_for(parsed: argparse.Namespace, prompt: Any, backbone: Any) -> dict[s
         from ptuning.rows import read_rows
 
         source = prompt.training.get("data", {}).get("train")
-        if source is None or parsed.data is None:
-            raise DataError("--wayward without rows to tune and to measure on", "both", "Train with it, give --data")
-        train, test = (read_rows(each, "train", prompt.task.columns) for each in (source, parsed.data))
-        found["wayward"] = wayward(prompt, backbone, train, test[: parsed.max_rows], parsed.wayward).table
+        if source is None:
+            raise DataError(f"--wayward for {parsed.prompt}, which names no training rows", "such rows", "Leave it out")
+        train = read_rows(source, "train", prompt.task.columns)
+        found["wayward"] = wayward(prompt, backbone, train, rows, parsed.wayward).table
     return found
 
 

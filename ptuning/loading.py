@@ -44,10 +44,7 @@ def load(name: str, dtype: str, device: str, revision: str | None, trust_remote_
     except Exception as error:  # transformers, safetensors and json each raise their own kinds
         raise cannot_load(name, str(error)) from error
     model, info = loaded
-    num_embeddings = model.get_input_embeddings().num_embeddings
-    highest = _highest_id(tokenizer)
-    if highest >= num_embeddings:
-        raise cannot_load(name, f"its tokenizer has the id {highest} and the model {num_embeddings} embeddings")
+    _require_ids(name, model, tokenizer)
     if info["missing_keys"]:
         raise cannot_load(name, f"it lacks weights such as {min(info['missing_keys'])}")
     return model.to(place), tokenizer
@@ -60,8 +57,10 @@ def load_embeddings(
 
     Returns:
         Model, tokenizer and the whole model's fingerprint, sampled from its files; None where the files do not name
-        every parameter as the model does, and so the whole has to be loaded. What is missing or broken is `load`'s
-        to tell.
+        every parameter as the model does, or hold quantized ones, and so the whole has to be loaded.
+
+    Raises:
+        ModelError: As `load`. Whether the model reads what follows a token cannot be found out without its layers.
     """
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     place = _device(device)
@@ -71,7 +70,7 @@ def load_embeddings(
             return None
         with _quietly():
             config = AutoConfig.from_pretrained(name, **options)
-            if config.is_encoder_decoder:
+            if config.is_encoder_decoder or getattr(config, "quantization_config", None) is not None:
                 return None
             tokenizer = AutoTokenizer.from_pretrained(name, **options)
             with init_empty_weights(include_buffers=False):
@@ -96,6 +95,7 @@ def load_embeddings(
             module.weight = nn.Parameter(weight.to(place, module.weight.dtype))
     except Exception as error:  # as in `load`
         raise cannot_load(name, str(error)) from error
+    _require_ids(name, model, tokenizer)
     return model, tokenizer, fingerprint
 
 
@@ -176,6 +176,13 @@ def quantize_int8(model: Any) -> None:
             model(input_ids=ids_1T, **({"decoder_input_ids": ids_1T} if model.config.is_encoder_decoder else {}))
     except NotImplementedError:  # a layer's code reads the weights of its linear layers by itself
         raise unfit from None
+
+
+def _require_ids(name: str, model: Any, tokenizer: Any) -> None:
+    """Raises `ModelError` when the tokenizer has ids that the model has no embedding for."""
+    num_embeddings, highest = model.get_input_embeddings().num_embeddings, _highest_id(tokenizer)
+    if highest >= num_embeddings:
+        raise cannot_load(name, f"its tokenizer has the id {highest} and the model {num_embeddings} embeddings")
 
 
 def _highest_id(tokenizer: Any) -> int:

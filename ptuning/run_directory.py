@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -137,7 +138,13 @@ class RunDirectory:
 
     def snapshots(self) -> dict[int, Tensor]:
         """Step -> the prompt as it was then, `[P, H]` fp32; in the order of steps."""
-        return {int(file.stem): load_file(file)["prompt_embeddings"] for file in self._snapshot_files()}
+        found = {}
+        for file in self._snapshot_files():
+            try:
+                found[int(file.stem)] = load_file(file)["prompt_embeddings"]
+            except (SafetensorError, KeyError) as error:
+                raise TrainingError(f"snapshot {file} is broken ({error})", "a whole one", "Remove it") from error
+        return found
 
     def _snapshot_files(self) -> list[Path]:
         return sorted(self._snapshots.glob(f"[0-9]*{_SNAPSHOT}")) if self._snapshots.exists() else []

@@ -179,7 +179,7 @@ class TemplateEncoder:
         self, template: Template, tokenizer: "PreTrainedTokenizerBase", chat: bool = False, closes: bool = False
     ) -> None:
         self.template = template.in_chat(tokenizer) if chat else template
-        begin, end = _frame_ids(tokenizer)
+        begin, end = frame_ids(tokenizer)
         self._begin = [] if chat else begin
         self._end = end if closes else []
         self._tokenizer = tokenizer
@@ -361,7 +361,7 @@ def special_words(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     return sorted((word for word in added if len(word) > 1), key=len, reverse=True)
 
 
-def _frame_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
+def frame_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
     """What the tokenizer puts before and behind a text, e.g. `[bos]` and `[]`; nothing for most GPT-2-like ones."""
     bare = tokenizer("a", add_special_tokens=False).input_ids
     framed = tokenizer("a").input_ids

@@ -6,11 +6,13 @@ import csv
 import dataclasses
 import itertools
 import random
+import sys
 from pathlib import Path
 
 import torch
 
 import ptuning
+from ptuning.inspection.verdict import DECORATIVE, ECHO, FAITHFUL, NO_EFFECT, PARTIAL
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.inspection.wayward import wayward
 from ptuning.rows import Row, read_rows
@@ -60,7 +62,7 @@ def shuffled(config: ptuning.RunConfig, directory: Path) -> ptuning.SoftPrompt:
 
 
 def main() -> None:
-    """Prints a verdict a prompt."""
+    """Prints a verdict a prompt; exit status 1 where one is not what is known of the prompt."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="configs/movie_reviews.yaml")
     parser.add_argument("--rows", type=int, default=500)
@@ -72,25 +74,32 @@ def main() -> None:
     test = random.Random(0).sample(test, min(options.rows, len(test)))
     demo = ptuning.SoftPrompt.load(f"{config.train.output_dir}/prompt")
 
-    def show(name: str, prompt: ptuning.SoftPrompt, rows: list[Row]) -> None:
+    unexpected = 0
+
+    def show(name: str, prompt: ptuning.SoftPrompt, rows: list[Row], *expected: str) -> None:
+        nonlocal unexpected
         verdict = ptuning.inspect(prompt, backbone, [row.values for row in rows]).verdict
+        unexpected += verdict.word not in expected
         print(
             f"| {name} | {verdict.word} | {verdict.gain} | {verdict.fidelity} | {verdict.share_init:.2f} |", flush=True
         )
 
     print("| prompt | verdict | gain over random tokens | kept by the text | decodes to init |\n|---|---|---|---|---|")
-    show("a text that helps, a little off", *told(backbone))
-    show("the demo's", demo, test)
-    show("labels shuffled", shuffled(config, Path("runs/validate")), test)
+    none = (NO_EFFECT, DECORATIVE, ECHO)  # nothing that invites to read the text
+    show("a text that helps, a little off", *told(backbone), FAITHFUL)
+    show("the demo's", demo, test, *none)
+    show("labels shuffled", shuffled(config, Path("runs/validate")), test, NO_EFFECT, DECORATIVE)
     ids = backbone.tokenizer(" Is this review of a film positive or negative?", add_special_tokens=False).input_ids
     ids = [ids[p % len(ids)] for p in range(demo.num_virtual_tokens)]
     untrained = dataclasses.replace(demo, embeddings_PH=Vocabulary.of(backbone).rows(ids), init={"token_ids": ids})
-    show("a text, untrained", untrained, test)
+    show("a text, untrained", untrained, test, ECHO, NO_EFFECT)
     for text in TEXTS:
         found = wayward(demo, backbone, train, test, text, pulls=[3.0])
         free, pulled = found.table
         scores = f"free {free['accuracy']:.3f}, pulled {pulled['accuracy']:.3f}, F1 {pulled['f1']:.2f}"
-        show(f"pulled to {text[1:24]!r}: {scores}", found.prompts[1], test)
+        unknown = dataclasses.replace(found.prompts[1], init={})  # so that its start cannot give it away
+        show(f"pulled to {text[1:24]!r}: {scores}", unknown, test, PARTIAL, *none)
+    sys.exit(1 if unexpected else 0)
 
 
 if __name__ == "__main__":

@@ -34,12 +34,13 @@ COLUMNS = {
     "centred_cosine": "cosine once the vocabulary's mean is subtracted from both",
     "l2": "Euclidean distance",
     "csls": "cross-domain similarity local scaling: twice the cosine less how crowded both neighbourhoods are",
-    "p": "at rank 1, how often chance comes as near to a token other than the initial one, under the kindest of the "
-    "nulls; 1 where the token is the initial one; None at other ranks",
-    "q": "p as a false discovery rate over the prompt (Benjamini-Hochberg)",
+    "p": "at rank 1, how often chance comes as near (by cosine) to a token other than the initial one, under the "
+    "kindest of the nulls; 1 where the token is the initial one; None at other ranks, and where another token "
+    "has the highest cosine",
+    "q": "p as a false discovery rate over the virtual tokens that left their initial token (Benjamini-Hochberg)",
     "p_by_null": "p under each null that applies",
     "hub_share": "share of random vectors like the vocabulary's that are nearest to this token",
-    "is_hub": "whether that is ten times what it would be if all tokens drew alike",
+    "is_hub": "whether that is more than two vectors, and ten times what it would be if all tokens drew alike",
     "init_token": "the token that the virtual token was initialised from; None where it was none",
     "is_init": "whether this token is that one, or has its embedding",
     "flags": "special, unused, byte, duplicate",
@@ -94,30 +95,57 @@ def decode(
     nulls = Nulls(vocabulary, prompt_PH, init_ids, num_null, seed)
     crowding = Crowding.of(prompt_PH, vocabulary, nulls)
     nearest = neighbours(prompt_PH, vocabulary, k, crowding)
-    chances, hubs = nulls.chances(), nulls.hub_counts()
-    shown = nearest[metric].ids_PK.flatten().unique().tolist()
-    crowds = dict(zip(shown, crowding.around(unit(vocabulary.rows(shown))).tolist(), strict=True))
-    flags = {i: vocabulary.flags(i) for i in shown}
-    is_init_P = [
-        vocabulary.is_same(i, init) for i, init in zip(nearest[metric].ids_PK[:, 0].tolist(), init_ids, strict=True)
-    ]
-    ps = [1.0 if is_init else max(own.values()) for own, is_init in zip(chances, is_init_P, strict=True)]
-    qs = q_values(ps)
+    shown_PK = nearest[metric].ids_PK
+    evidence = _evidence(
+        nulls.chances(), shown_PK[:, 0].tolist(), nearest["cosine"].ids_PK[:, 0].tolist(), init_ids, vocabulary
+    )
+    of_token = _of_tokens(shown_PK.flatten().unique().tolist(), crowding, nulls, vocabulary)
     records = []
     for p, init in enumerate(init_ids):
-        ids = nearest[metric].ids_PK[p].tolist()
         firsts = [int(each.ids_PK[p, 0]) for each in nearest.values()]
-        for record in _records(prompt_PH[p], p, ids, firsts, vocabulary):
-            first, i = record["rank"] == 1, record["id"]
-            records.append(
-                record
-                | {"csls": 2 * record["cosine"] - float(crowding.own_P[p]) - crowds[i]}
-                | {"p": ps[p] if first else None, "q": qs[p] if first else None, "p_by_null": chances[p]}
-                | {"hub_share": hubs.get(i, 0) / num_null, "is_hub": _is_hub(hubs.get(i, 0), num_null, vocabulary)}
-                | {"init_token": None if init is None else vocabulary.texts([init])[0]}
-                | {"is_init": vocabulary.is_same(i, init), "flags": flags[i]}
-            )
-    return Table(COLUMNS, [{name: record[name] for name in COLUMNS} for record in records])
+        for record in _records(prompt_PH[p], p, shown_PK[p].tolist(), firsts, vocabulary):
+            own, none = of_token[record["id"]], {"p": None, "q": None}
+            known = {**record, **own, **evidence[p], **({} if record["rank"] == 1 else none)}
+            known["csls"] = 2 * record["cosine"] - float(crowding.own_P[p]) - own["crowd"]
+            known["init_token"] = None if init is None else vocabulary.texts([init])[0]
+            known["is_init"] = vocabulary.is_same(record["id"], init)
+            records.append({name: known[name] for name in COLUMNS})
+    return Table(COLUMNS, records)
+
+
+def _evidence(
+    chances: Sequence[dict[str, float]],
+    shown: Sequence[int],
+    by_cosine: Sequence[int],
+    init_ids: Sequence[int | None],
+    vocabulary: Vocabulary,
+) -> list[dict[str, Any]]:
+    """p, q and p by null of each virtual token; q over those that do not decode to their initial token."""
+    is_init_P = [vocabulary.is_same(i, init) for i, init in zip(shown, init_ids, strict=True)]
+    ps = [1.0 if is_init else max(own.values()) for own, is_init in zip(chances, is_init_P, strict=True)]
+    tested = [p for p, is_init in enumerate(is_init_P) if not is_init]
+    qs = dict(zip(tested, q_values([ps[p] for p in tested]), strict=True))
+    found: list[dict[str, Any]] = []
+    for p, own in enumerate(chances):
+        is_of_it = shown[p] == by_cosine[p]  # p is that of the highest cosine
+        found.append({"p": ps[p] if is_of_it else None, "q": qs.get(p, 1.0) if is_of_it else None, "p_by_null": own})
+    return found
+
+
+def _of_tokens(
+    ids: Sequence[int], crowding: "Crowding", nulls: Nulls, vocabulary: Vocabulary
+) -> dict[int, dict[str, Any]]:
+    """What is known of tokens whatever the virtual token."""
+    hubs, crowds = nulls.hub_counts(), crowding.around(unit(vocabulary.rows(ids))).tolist()
+    return {
+        i: {
+            "crowd": crowd,
+            "hub_share": hubs.get(i, 0) / nulls.num,
+            "is_hub": _is_hub(hubs.get(i, 0), nulls.num, vocabulary),
+            "flags": vocabulary.flags(i),
+        }
+        for i, crowd in zip(ids, crowds, strict=True)
+    }
 
 
 def _is_hub(count: int, num_null: int, vocabulary: Vocabulary) -> bool:
@@ -162,7 +190,8 @@ class Crowding:
         """A prompt's."""
         num = min(_SCALING_NEIGHBOURS, len(vocabulary.different_U))
         a_token = max(1, _REFERENCES // len(prompt_PH))
-        references_RH = unit(torch.cat([nulls.directions(p, a_token) for p in range(len(prompt_PH))]))
+        parts = [nulls.directions(p, range(p * a_token, (p + 1) * a_token)) for p in range(len(prompt_PH))]
+        references_RH = unit(torch.cat(parts))
         own_P = top(prompt_PH.to(vocabulary.device), vocabulary, num)[0].mean(dim=1)
         return cls(own_P, references_RH)
 

@@ -19,7 +19,7 @@ COLUMNS = {
     "position": "the virtual token's place in the prompt, from 0",
     "norm": "its L2 norm",
     "norm_percentile": "share of the vocabulary with a smaller norm, 0 to 100",
-    "distance": "mean Euclidean distance to its ten nearest tokens",
+    "distance": "mean Euclidean distance to its ten nearest tokens, the one that it began at left out",
     "distance_percentile": "share of tokens that are nearer to their own ten nearest, 0 to 100",
     "init_norm_percentile": "norm_percentile of the token that it began at; None where that is not known",
     "init_distance_percentile": "distance_percentile of that token",
@@ -64,7 +64,7 @@ def geometry(prompt_PH: Tensor, vocabulary: Vocabulary, init_ids: Sequence[int |
     known = [i for i in ids if i is not None]
     sample = torch.randperm(len(vocabulary.different_U), generator=torch.Generator().manual_seed(0))[:_SAMPLE]
     sampled = vocabulary.different_U[sample.to(vocabulary.device)].tolist()
-    away_P = _distances(own_PH, [None] * len(own_PH), vocabulary)
+    away_P = _distances(own_PH, ids, vocabulary)
     away_S = _distances(vocabulary.rows(sampled), sampled, vocabulary)
     away = dict(zip(known, _distances(vocabulary.rows(known), known, vocabulary).tolist(), strict=True))
     norms_P, norms_V = own_PH.norm(dim=1), vocabulary.norms_V

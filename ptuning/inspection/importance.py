@@ -26,7 +26,7 @@ from ptuning.rows import Row
 
 MOST_ROWS = 32  # read with each replacement
 _CHANGES = {
-    "mean": "the virtual token is replaced by the mean of the prompt's",
+    "mean": "the virtual token is replaced by the mean of the others; None where it is the only one",
     "init": "it is replaced by what it was before training; None where that is not known",
     "random": "it is replaced by a random ordinary token: the control",
 }
@@ -54,7 +54,7 @@ def importance(
     Args:
         prompt: The prompt, the same for all rows.
         backbone: The base model.
-        rows: Rows with answers; the first 32 are read.
+        rows: Rows with answers; 32 of them, drawn at random, are read.
         seed: Of the random tokens and of the bootstrap.
         batch_size: Rows read at once.
         max_batch_tokens: Tokens read at once; None: no limit.
@@ -67,10 +67,12 @@ def importance(
     Raises:
         PromptError: For a conditioned prompt, or one without a task.
     """
-    if prompt.is_conditioned or prompt.task is None:
-        raise PromptError("importance of a conditioned prompt, or of one without a task", "another", "Leave it out")
+    if prompt.is_conditioned:
+        raise PromptError("importance of a conditioned prompt", "one that is the same for all rows", "Leave it out")
+    if prompt.task is None:
+        raise PromptError("importance of a prompt without a task", "one with a template", "Leave it out")
     coder = backbone.coder(prompt.task)
-    examples = coder.encode(rows[:MOST_ROWS])
+    examples = coder.encode(random.Random(seed).sample(list(rows), min(MOST_ROWS, len(rows))))
     prompt_PH = prompt.embeddings_PH.to(backbone.device)
 
     def scores(tensor_PH: Tensor, name: str) -> Scores:
@@ -101,8 +103,12 @@ def _replacements(prompt: SoftPrompt, backbone: Backbone, seed: int) -> list[dic
     drawn_PH = vocabulary.rows(chance.choices(vocabulary.plain_ids, k=len(prompt_PH)))
     found = []
     for p in range(len(prompt_PH)):
-        others = {"mean": prompt_PH.mean(dim=0), "random": drawn_PH[p]}
-        found.append(others if start_PH is None else others | {"init": start_PH[p]})
+        others = {"random": drawn_PH[p]}
+        if len(prompt_PH) > 1:
+            others["mean"] = (prompt_PH.sum(dim=0) - prompt_PH[p]) / (len(prompt_PH) - 1)
+        if start_PH is not None:
+            others["init"] = start_PH[p]
+        found.append(others)
     return found
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ptuning.backbone import Backbone
@@ -22,13 +23,15 @@ from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.prompt import SoftPrompt
 from ptuning.rows import Row
-from ptuning.template import Task, Template
+from ptuning.template import Task, Template, frame_ids
 
-NONE, RANDOM, UNTRAINED, INIT_TEXT = "no prompt", "random tokens", "untrained", "init text"
+NONE, RANDOM, RANDOM_TEXT = "no prompt", "random tokens", "random text"
+UNTRAINED, INIT_TEXT = "untrained", "init text"
 HUMAN, EMBEDDED, TEXT, SOFT = "human prompt", "decoding as embeddings", "decoding as text", "soft prompt"
 _WORDS = {
     NONE: "the same words without a prompt",
     RANDOM: "prompts of random ordinary tokens",
+    RANDOM_TEXT: "the same random tokens as plain text, where text stands elsewhere than virtual tokens",
     UNTRAINED: "the prompt as it was before training",
     INIT_TEXT: "the tokens that it was initialised from, as plain text",
     HUMAN: "the text that was given, in the prompt's place",
@@ -61,6 +64,8 @@ class Ladder:
     """The rows' scores, to compare rungs by."""
     text: str | None
     """The decoding as plain text, the slots' texts joined by " | "; None for a conditioned prompt."""
+    share_init: float | None
+    """For a conditioned prompt, the share of all rows' virtual tokens that decode to their initial token."""
     behaviour: Mapping[str, Any] | None
     """1 - KL(soft, decoding) / KL(soft, random) over the labels, its interval, or value None where undefined."""
 
@@ -105,16 +110,32 @@ def ladder(
         raise PromptError("a prompt without a task", "one with a template", "Inspect it without rows")
     if len(rows) < 2:
         raise DataError(f"{len(rows)} rows to measure on", "two or more", "Give more rows")
+    if num_random < 1:
+        raise PromptError(f"num_random={num_random}", "a random prompt or more", "Raise it")
     measure = _Measure(backbone, prompt, rows, batch_size, max_batch_tokens, progress)
+    ids: Sequence[int] | Tensor = decoded_ids
+    if prompt.is_conditioned:
+        ids = nearest_ids(prompts_of_rows(prompt, backbone, measure.examples), backbone)
     found: dict[str, Scores] = {}
-    for name, task, tensor in _rungs(prompt, backbone, decoded_ids, human, measure.examples):
+    for name, task, tensor in _rungs(prompt, backbone, ids, human):
         measured = measure(name, task, tensor)
         if measured is not None:
             found[name] = Scores.one(measured)
-    found[RANDOM] = _random(measure, prompt, backbone, num_random, seed)
+    found |= _random(measure, prompt, backbone, num_random, seed)
     scores = Resampled({name: found[name] for name in _WORDS if name in found}, seed)
-    texts = None if prompt.is_conditioned else slot_texts(prompt.task, backbone.tokenizer, decoded_ids)
-    return Ladder(_table(scores), scores, None if texts is None else " | ".join(texts), _behaviour(scores))
+    text, share_init = None, None
+    if isinstance(ids, Tensor):
+        share_init = _share_init(ids, initial_ids(prompt), backbone)
+    else:
+        text = " | ".join(slot_texts(prompt.task, backbone.tokenizer, ids))
+    return Ladder(_table(scores), scores, text, share_init, _behaviour(scores))
+
+
+def _share_init(ids_NP: Tensor, init_ids: Sequence[int | None], backbone: Backbone) -> float:
+    """Share of all rows' virtual tokens that decode to their initial token."""
+    same_V = Vocabulary.of(backbone).same_V
+    began_P = torch.tensor([-1 if i is None else int(same_V[i]) for i in init_ids], device=ids_NP.device)
+    return float((same_V[ids_NP] == began_P).float().mean())
 
 
 class _Measure:
@@ -158,52 +179,59 @@ class _Measure:
 
 
 def _rungs(
-    prompt: SoftPrompt, backbone: Backbone, decoded_ids: Sequence[int], human: str | None, examples: Sequence[Example]
+    prompt: SoftPrompt, backbone: Backbone, decoded_ids: Sequence[int] | Tensor, human: str | None
 ) -> list[tuple[str, Task, Any]]:
-    """Name, task and prompt of every rung but the random ones."""
+    """Name, task and prompt of every rung but the random ones; with one decoding a row, `[N, P]`, none as text."""
     task, vocabulary_VH = prompt.task, backbone.vocabulary_VH
     assert task is not None
     nothing_0H, num_slots = vocabulary_VH[:0], len(Template.parse(task.template).slot_sizes)
     rungs: list[tuple[str, Task, Any]] = [(NONE, task.without_prompt(), nothing_0H)]
-    start_PH, init_ids = untrained(prompt, backbone), prompt.init.get("token_ids") or [None]
+    start_PH, began = untrained(prompt, backbone), [i for i in initial_ids(prompt) if i is not None]
     if start_PH is not None:
         rungs.append((UNTRAINED, task, start_PH))
-    if None not in init_ids:
-        rungs.append((INIT_TEXT, task.with_texts(slot_texts(task, backbone.tokenizer, init_ids)), nothing_0H))
+        rungs.append((INIT_TEXT, task.with_texts(slot_texts(task, backbone.tokenizer, began)), nothing_0H))
     if human is not None:
         rungs.append((HUMAN, task.with_texts([human, *[""] * (num_slots - 1)]), nothing_0H))
-    if prompt.is_conditioned:
-        made_NPH = prompts_of_rows(prompt, backbone, examples)
-        rungs.append((EMBEDDED, task, nearest_embeddings(made_NPH, backbone)))
+    if isinstance(decoded_ids, Tensor):
+        rungs.append((EMBEDDED, task, vocabulary_VH[decoded_ids].float()))
     else:
-        vocabulary = Vocabulary.of(backbone)
-        rungs.append((EMBEDDED, task, vocabulary.rows(decoded_ids)))
+        rungs.append((EMBEDDED, task, Vocabulary.of(backbone).rows(decoded_ids)))
         rungs.append((TEXT, task.with_texts(slot_texts(task, backbone.tokenizer, decoded_ids)), nothing_0H))
     return [*rungs, (SOFT, task, prompt.on(backbone.device))]
 
 
-def _random(measure: _Measure, prompt: SoftPrompt, backbone: Backbone, num: int, seed: int) -> Scores:
-    """Each row with two of the random prompts, each prompt with as many rows."""
-    vocabulary, chance = Vocabulary.of(backbone), random.Random(seed)
+def _random(measure: _Measure, prompt: SoftPrompt, backbone: Backbone, num: int, seed: int) -> dict[str, Scores]:
+    """Each row with two of the random prompts, each prompt with as many rows.
+
+    Where text stands elsewhere than virtual tokens do, behind a begin-of-text token or inside a chat's turn, random
+    tokens are measured there too, as text.
+    """
+    vocabulary, chance, task = Vocabulary.of(backbone), random.Random(seed), measure.task
     count, a_row = len(measure.rows), min(_RANDOM_A_ROW, num)
     order = list(range(count))
     chance.shuffle(order)
-    parts: list[tuple[list[int], RowScores]] = []
+    is_moved = not prompt.is_conditioned and (task.chat_template or bool(frame_ids(backbone.tokenizer)[0]))
+    parts: dict[str, list[tuple[list[int], RowScores]]] = {RANDOM: [], **({RANDOM_TEXT: []} if is_moved else {})}
     for k in range(num):
         chosen = sorted(order[i] for i in range(count) for j in range(a_row) if (i + j * (num // a_row)) % num == k)
-        tokens = chance.choices(vocabulary.plain_ids, k=prompt.num_virtual_tokens)
-        measured = measure(RANDOM, measure.task, vocabulary.rows(tokens), chosen) if chosen else None
-        if measured is not None:
-            parts.append((chosen, measured))
-    return Scores.several(parts, count)
+        ids = chance.choices(vocabulary.plain_ids, k=prompt.num_virtual_tokens)
+        text = (task.with_texts(slot_texts(task, backbone.tokenizer, ids)), backbone.vocabulary_VH[:0])
+        for name, asked in {RANDOM: (task, vocabulary.rows(ids)), RANDOM_TEXT: text}.items():
+            if name in parts and chosen and (measured := measure(name, *asked, chosen)) is not None:
+                parts[name].append((chosen, measured))
+    return {name: Scores.several(each, count) for name, each in parts.items() if each}
+
+
+def initial_ids(prompt: SoftPrompt) -> list[int | None]:
+    """The token that each virtual token began at; None where it was none, or is not known."""
+    ids = prompt.init.get("token_ids") or []
+    return list(ids) if len(ids) == prompt.num_virtual_tokens else [None] * prompt.num_virtual_tokens
 
 
 def untrained(prompt: SoftPrompt, backbone: Backbone) -> Tensor | None:
     """The prompt as it began, `[P, H]`; None where that is not known."""
-    ids = prompt.init.get("token_ids")
-    if ids and None not in ids:
-        return Vocabulary.of(backbone).rows(ids)
-    return None
+    ids = [i for i in initial_ids(prompt) if i is not None]
+    return Vocabulary.of(backbone).rows(ids) if len(ids) == prompt.num_virtual_tokens else None
 
 
 def slot_texts(task: Task, tokenizer: Any, ids: Sequence[int]) -> list[str]:
@@ -224,11 +252,10 @@ def prompts_of_rows(prompt: SoftPrompt, backbone: Backbone, examples: Sequence[E
     return torch.cat(made)
 
 
-def nearest_embeddings(prompt_NPH: Tensor, backbone: Backbone) -> Tensor:
-    """Each virtual token's nearest token's embedding, by cosine, `[N, P, H]`."""
-    vocabulary = Vocabulary.of(backbone)
-    _, ids_MK = top(prompt_NPH.flatten(0, 1), vocabulary, 1)
-    return vocabulary.matrix_VH[ids_MK[:, 0]].float().unflatten(0, prompt_NPH.shape[:2])
+def nearest_ids(prompt_NPH: Tensor, backbone: Backbone) -> Tensor:
+    """Each virtual token's nearest token, by cosine, `[N, P]`."""
+    _, ids_MK = top(rearrange(prompt_NPH, "n p h -> (n p) h"), Vocabulary.of(backbone), 1)
+    return rearrange(ids_MK, "(n p) 1 -> n p", n=len(prompt_NPH))
 
 
 def _table(scores: Resampled) -> Table:
@@ -245,7 +272,14 @@ def _table(scores: Resampled) -> Table:
 
 def _behaviour(scores: Resampled) -> dict[str, Any] | None:
     """Behavioural fidelity: how much nearer to the soft prompt's answers the decoding's are than random prompts'."""
-    decoding = TEXT if TEXT in scores.names else EMBEDDED
     if not scores.has_labels:
         return None
-    return scores.divergence_kept(decoding, SOFT, RANDOM).as_dict()
+    decoding, base = decoding_of(scores)
+    return scores.divergence_kept(decoding, SOFT, base).as_dict()
+
+
+def decoding_of(scores: Resampled) -> tuple[str, str]:
+    """The rung that stands for the decoding, and the random one that it is compared with."""
+    if TEXT not in scores.names:
+        return EMBEDDED, RANDOM
+    return TEXT, RANDOM_TEXT if RANDOM_TEXT in scores.names else RANDOM

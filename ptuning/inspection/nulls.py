@@ -3,7 +3,7 @@
 Knows nothing of what a prompt does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ DIRECTION = "direction"  # of the virtual token's norm and share along the vocab
 STEP = "step"  # where it began, and a random step as long as the one it made
 UNTRAINED = "untrained"  # other tokens, as it was itself when it began at one
 NAMES = (VOCABULARY, DIRECTION, STEP, UNTRAINED)
+_ROUNDING = 1e-6  # of a cosine
 _BLOCK = 2048  # vectors compared at a time
 _DRAWS = 64  # of a virtual token's draws at a time, which then stay in the processor's cache
 
@@ -46,9 +47,10 @@ class Nulls:
         has_begun = any(i is not None for i in init_ids)
         self._tokens = torch.tensor(vocabulary.plain_ids)[chosen].tolist() if has_begun else []
 
-    def directions(self, p: int, num: int | None = None) -> Tensor:
-        """The first vectors of kind `DIRECTION` for a virtual token, `[num, H]`."""
-        mean_H, own_H, drawn_NH = self._mean_H, self.prompt_PH[p], self._direction_NH[:num]
+    def directions(self, p: int, chosen: Iterable[int] | None = None) -> Tensor:
+        """The vectors of kind `DIRECTION` for a virtual token, all or chosen ones (counted round), `[N, H]`."""
+        mean_H, own_H = self._mean_H, self.prompt_PH[p]
+        drawn_NH = self._direction_NH if chosen is None else self._direction_NH[[n % self.num for n in chosen]]
         along = own_H @ mean_H
         across = (own_H.square().sum() - along.square()).clamp(min=0).sqrt()
         return along * mean_H + across * unit(drawn_NH - (drawn_NH @ mean_H)[:, None] * mean_H)
@@ -150,9 +152,9 @@ def _highest(each: _Sum, fixed_C: Tensor, drawn_NC: Tensor) -> Tensor:
     parts = []
     for first in range(0, len(drawn_NC), _DRAWS):
         own = slice(first, first + _DRAWS)
-        weight_N1 = (each.fixed_N[own] / each.drawn_N[own].clamp(min=1e-12))[:, None]
-        parts.append(torch.addcmul(drawn_NC[own], weight_N1, fixed_C).amax(dim=1))
-    return torch.cat(parts) * each.drawn_N
+        drawn_DC = drawn_NC[own] * each.drawn_N[own, None]
+        parts.append(torch.addcmul(drawn_DC, each.fixed_N[own, None], fixed_C).amax(dim=1))
+    return torch.cat(parts)
 
 
 def closest(vectors_MH: Tensor, excluded: Sequence[int | None], vocabulary: Vocabulary) -> Tensor:
@@ -173,8 +175,8 @@ def closest(vectors_MH: Tensor, excluded: Sequence[int | None], vocabulary: Voca
 
 
 def p_value(own: float, draws_N: Tensor) -> float:
-    """How often chance does as well: (1 + draws at least as high) / (1 + draws)."""
-    return (1 + int((draws_N >= own).sum())) / (1 + len(draws_N))
+    """How often chance does as well: (1 + draws at least as high, but for rounding) / (1 + draws)."""
+    return (1 + int((draws_N >= own - _ROUNDING).sum())) / (1 + len(draws_N))
 
 
 def q_values(ps: Sequence[float]) -> list[float]:
@@ -194,11 +196,15 @@ def _highest_k(values_NC: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def top(vectors_NH: Tensor, vocabulary: Vocabulary, k: int, is_centred: bool = False) -> tuple[Tensor, Tensor]:
-    """The k highest cosines of each vector with different tokens, less their mean if so, `[N, k]`; and the ids."""
+    """The k highest cosines of each vector with different tokens, `[N, k]`, and the tokens' ids.
+
+    With `is_centred` tokens are taken less their mean, and cosines by their absolute value.
+    """
     blocks, best = unit(vectors_NH.float()).split(_BLOCK), list[tuple[Tensor, Tensor]]()
     for ids_C, rows_CH, unit_CH in vocabulary.chunks():
-        compared_CH = unit(rows_CH - vocabulary.mean_H) if is_centred else unit_CH
-        found = [_highest_k(block_NH @ compared_CH.T, min(k, len(ids_C))) for block_NH in blocks]
+        centred_CH = unit(rows_CH - vocabulary.mean_H) if is_centred else unit_CH
+        cosines = (block_NH @ centred_CH.T for block_NH in blocks)
+        found = [_highest_k(each.abs_() if is_centred else each, min(k, len(ids_C))) for each in cosines]
         values_NK, places_NK = (torch.cat(each) for each in zip(*found, strict=True))
         best.append((values_NK, ids_C[places_NK]))
     values_NM, ids_NM = (torch.cat(each, dim=1) for each in zip(*best, strict=True))

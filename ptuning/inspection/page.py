@@ -13,6 +13,7 @@ from ptuning.inspection import drawing
 from ptuning.inspection.drawing import Bar
 from ptuning.inspection.ladder import SOFT
 from ptuning.inspection.report import Report
+from ptuning.inspection.resampling import Estimate
 from ptuning.inspection.table import Table
 from ptuning.inspection.terminal import badges
 
@@ -41,7 +42,7 @@ svg text{fill:var(--ink)}svg .number{fill:var(--soft)}
 .bar{fill:var(--fill)}.bar.marked{fill:var(--accent)}.interval{stroke:var(--ink);fill:none}
 .token{fill:var(--line)}.virtual{fill:var(--accent)}.arrow{stroke:var(--other);fill:none}.head{fill:var(--other)}
 .curve{stroke:var(--accent);fill:none;stroke-width:2}
-@media print{details{display:none}body{max-width:none}}
+@media print{details{display:none}body{max-width:none}.wide{overflow:visible}td{white-space:normal}}
 """
 
 
@@ -74,6 +75,7 @@ def _verdict(report: Report) -> str:
         "discretisation gap, lost when each virtual token becomes its nearest token": verdict.gap,
     }
     known = "".join(f"<tr><th>{name}</th><td>{each}</td></tr>" for name, each in numbers.items() if each is not None)
+    known += _behaviour(report)
     table = f'<div class="wide"><table>{known}</table></div>' if known else ""
     limits = ", ".join(f"{name} {value:g}" for name, value in verdict.thresholds.items())
     return (
@@ -82,6 +84,17 @@ def _verdict(report: Report) -> str:
         f'<p class="note">{escape(report.note)}</p>{table}<p class="note">Thresholds: {limits}. Gains are counted in '
         f"{verdict.measure or 'nothing: no rows were given'}; brackets hold 95 % intervals.</p>"
     )
+
+
+def _behaviour(report: Report) -> str:
+    """Lines on what the decoding makes the model answer, and the decoding as text."""
+    ladder, lines = report.ladder, ""
+    if ladder is not None and ladder.behaviour is not None:
+        what = "behavioural fidelity, 1 - KL(prompt, decoding) / KL(prompt, random) over the labels"
+        lines += f"<tr><th>{what}</th><td>{Estimate(**ladder.behaviour)}</td></tr>"
+    if ladder is not None and ladder.text is not None:
+        lines += f"<tr><th>the decoding as text</th><td><code>{_token(ladder.text)}</code></td></tr>"
+    return lines
 
 
 def _figure(anchor: str, title: str, how: str, drawn: str, table: str = "") -> str:
@@ -99,18 +112,19 @@ def _grid(report: Report) -> str:
     rows = []
     for own in report.nearest:
         mine = [record for record in report.decoding if record["position"] == own["position"]]
-        grey = ' class="grey"' if own["q"] > _SIGNIFICANT else ""
+        grey = ' class="grey"' if own["q"] is None or own["q"] > _SIGNIFICANT else ""
         cells = "".join(
             f"<td{grey}><code>{_token(each['token'])}</code> {each['cosine']:.2f}{_badges(each)}</td>" for each in mine
         )
         start = "" if own["init_token"] is None else f"<code>{_token(own['init_token'])}</code>"
         rows.append(
-            f"<tr><th>{own['position']}</th><td>{start}</td><td>{own['p']:.3f}</td><td>{own['q']:.3f}</td>{cells}</tr>"
+            f"<tr><th>{own['position']}</th><td>{start}</td><td>{_cell(own['p'])}</td>"
+            f"<td>{_cell(own['q'])}</td>{cells}</tr>"
         )
     grid = f'<div class="wide"><table aria-label="nearest tokens">{f"<tr>{head}</tr>"}{"".join(rows)}</table></div>'
     how = (
-        "A line a virtual token, its nearest tokens from left to right with their cosine. Grey: chance comes as near "
-        "(q above 0.05), or the token is the one it began at. INIT: the token it began at; HUB: a token that random "
+        "A line a virtual token, its nearest tokens from left to right with their cosine. Grey: chance may come as "
+        "near (q above 0.05, by cosine), or the token is the one it began at. INIT: that token; HUB: one that random "
         "vectors decode to; GLITCH: one that was hardly trained, or a piece of a character."
     )
     return _figure("grid", "Nearest tokens", how, grid)
@@ -133,7 +147,7 @@ def _ladder(report: Report) -> str:
 def _cloud(report: Report) -> str:
     known = report.cloud
     how = (
-        "Tokens (small dots) in the plane of their two principal directions, which holds "
+        "Tokens drawn at random (small dots) in the plane of their two principal directions, which holds "
         f"{known['share']:.0%} of their variance; arrows run from where each virtual token began to where it is. Near "
         "in this plane is not near in the whole space."
     )
@@ -145,16 +159,21 @@ def _cloud(report: Report) -> str:
 def _importance(report: Report) -> str:
     if report.importance is None:
         return ""
+    table, columns = report.importance, ("mean", "random")
+    name = next(each for each in columns if table[0][each] is not None)  # one virtual token alone has no others' mean
+    low, high = f"{name}_low", f"{name}_high"
     chart = [
-        Bar(f"{own['position']} {own_token['token']!r}", own["mean"], own["mean_low"], own["mean_high"])
-        for own, own_token in zip(report.importance, report.nearest, strict=True)
+        Bar(f"{own['position']} {near['token']!r}", own[name], own[low], own[high], own[low] > 0)
+        for own, near in zip(table, report.nearest, strict=True)
     ]
+    control = sum(table.column("random")) / len(table)
     how = (
-        "How much the loss of a row rises when a virtual token is replaced by the mean of the prompt's; lines are 95 % "
-        "intervals. A line that crosses 0 says nothing of that token."
+        f"How much the loss of a row rises when a virtual token is replaced by "
+        f"{'the mean of the others' if name == 'mean' else 'a random token'}; lines are 95 % intervals, dark bars "
+        f"those above 0. The control, a random token in its place, raises it by {control:.3f} on average."
     )
     drawn = drawing.bars("change of the loss when replaced", chart)
-    return _figure("importance", "Which virtual tokens matter", how, drawn, _numbers(report.importance))
+    return _figure("importance", "Which virtual tokens matter", how, drawn, _numbers(table))
 
 
 def _trajectory(report: Report) -> str:

@@ -17,7 +17,7 @@ from ptuning.forward import embeddings_of
 from ptuning.inspection.decode import FIDELITY_NOTE, Metric, decode
 from ptuning.inspection.geometry import Geometry, geometry
 from ptuning.inspection.importance import importance
-from ptuning.inspection.ladder import Ladder, ladder
+from ptuning.inspection.ladder import Ladder, initial_ids, ladder
 from ptuning.inspection.sparse import sparse
 from ptuning.inspection.table import Table
 from ptuning.inspection.trajectory import trajectory
@@ -55,7 +55,7 @@ class Report:
     note: str = FIDELITY_NOTE
     """What a decoding can and cannot say."""
     cloud: Mapping[str, Any] = field(default_factory=dict)
-    """The vocabulary and the prompt in the plane that spans most of the vocabulary's variance, to be drawn."""
+    """Tokens drawn at random and the prompt in the plane of those tokens' most variance, to be drawn."""
 
     @property
     def num_virtual_tokens(self) -> int:
@@ -117,7 +117,7 @@ def inspect(
         PromptError: When the widths differ, `k` is not between 1 and the vocabulary's size, or a row is given to a
             prompt that does not read it.
     """
-    vocabulary, init_ids = Vocabulary.of(backbone), prompt.init.get("token_ids")
+    vocabulary, init_ids = Vocabulary.of(backbone), initial_ids(prompt)
     prompt_PH, note = _shown(prompt, backbone, row)
     decoding = decode(prompt_PH, vocabulary, init_ids, k, metric, seed=seed)
     first = [record for record in decoding if record["rank"] == 1]
@@ -128,6 +128,8 @@ def inspect(
         measured = ladder(prompt, backbone, named, decoded_ids, human, 20, *limits)
         weights = None if prompt.is_conditioned else importance(prompt, backbone, named, *limits)
     share_init = sum(record["is_init"] for record in first) / len(first)
+    if measured is not None and measured.share_init is not None:
+        share_init = measured.share_init
     return Report(
         judge(None if measured is None else measured.scores, share_init, thresholds),
         decoding,
@@ -175,7 +177,7 @@ _DRAWN = 800  # tokens of the cloud
 
 
 def cloud(prompt_PH: Tensor, vocabulary: Vocabulary, init_ids: Sequence[int | None] | None) -> dict[str, Any]:
-    """The vocabulary's two principal directions, and where in their plane tokens, prompt and its start lie."""
+    """The two principal directions of tokens drawn at random, and where in their plane these, prompt and start lie."""
     chance = torch.Generator().manual_seed(0)
     drawn = torch.randperm(len(vocabulary), generator=chance)[:_DRAWN].tolist()
     tokens_NH = vocabulary.rows(drawn) - vocabulary.mean_H

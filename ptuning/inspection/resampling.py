@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ptuning.evaluation import RowScores
 
-_REPLICATES = 2000
+_REPLICATES = 1000
+_LEAST_DIVERGENCE = 1e-5  # nats: more than rounding makes
 _LOW, _HIGH = 0.025, 0.975
 Measure = Literal["accuracy", "loss"]
 
@@ -40,6 +41,13 @@ class Estimate:
         if self.value is None:
             return "undefined"
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+    @property
+    def percent(self) -> str:
+        """A share for people."""
+        if self.value is None:
+            return "an undefined share"
+        return f"{self.value:.0%} ({self.low:.0%} to {self.high:.0%})"
 
     def as_dict(self) -> dict[str, float | None]:
         """The same as plain data."""
@@ -128,21 +136,29 @@ class Resampled:
         sign = 1.0 if measure == "accuracy" else -1.0
         return self._estimate(lambda means: sign * (means(name, measure) - means(over, measure)))
 
-    def kept(self, name: str, whole: str, base: str, measure: Measure) -> Estimate:
-        """Which share of what `whole` gains over `base` a kind keeps; undefined where that gain may be nothing."""
+    def kept(self, name: str, whole: str, base: str, measure: Measure, own_base: str | None = None) -> Estimate:
+        """Which share of what `whole` gains over `base` a kind keeps; undefined where that gain may be nothing.
+
+        What the kind itself gains is counted over `own_base`, where that is another.
+        """
         if not self.gain(whole, base, measure).is_above_zero:
             return Estimate(None, None, None)
-        return self._estimate(
-            lambda means: (means(name, measure) - means(base, measure)) / (means(whole, measure) - means(base, measure))
-        )
+        low = own_base or base
+
+        def share(means: Callable[[str, Measure], Tensor]) -> Tensor:
+            gained_R = means(whole, measure) - means(base, measure)
+            is_gain_R = gained_R.sign() == gained_R[0].sign()  # a replicate that gains nothing has no share of it
+            return torch.where(is_gain_R, (means(name, measure) - means(low, measure)) / gained_R, torch.nan)
+
+        return self._estimate(share)
 
     def divergence_kept(self, name: str, whole: str, base: str) -> Estimate:
-        """1 - KL(whole, name) / KL(whole, base), label distributions, the mean over rows."""
+        """1 - KL(whole, name) / KL(whole, base), of labels, means over rows; undefined where the second may be 0."""
         of_name, of_base = (self._divergences(each, whole) for each in (name, base))
-        if not float(self._weighted(of_base, base)[0]):
+        low = _interval(self._weighted(of_base, base)).low
+        if low is None or low < _LEAST_DIVERGENCE:
             return Estimate(None, None, None)
-        ratio_R = 1 - self._weighted(of_name, name) / self._weighted(of_base, base)
-        return _interval(ratio_R)
+        return _interval(1 - self._weighted(of_name, name) / self._weighted(of_base, base))
 
     def _divergences(self, name: str, whole: str) -> Tensor:
         """KL of each row's and prompt's label distribution from the soft prompt's, `[N, K]`."""

@@ -72,7 +72,7 @@ def sparse(
 
 
 def pursue(vectors_NH: Tensor, vocabulary: Vocabulary, num_atoms: int) -> list[tuple[int, Pursuit]]:
-    """Adds the atom that is most like what is left, and weighs all anew by least squares; the state after each."""
+    """Adds the atom that is most like what is left, or its opposite, and weighs all by least squares; each state."""
     centred_NH = vectors_NH - vocabulary.mean_H
     left_NH, chosen, steps = centred_NH, list[Tensor](), list[tuple[int, Pursuit]]()
     for num in range(1, num_atoms + 1):

@@ -28,6 +28,8 @@ COLUMNS = {
 def stability(prompts: Mapping[str, Sequence[Tensor]], vocabulary: Vocabulary, k: int = 1) -> Table:
     """Compares decodings.
 
+    Prompts that began at the same tokens, as those of one seed do, overlap for that reason alone: give each its own.
+
     Args:
         prompts: Task -> prompts `[P, H]` that were tuned for it with different seeds.
         vocabulary: The base model's.

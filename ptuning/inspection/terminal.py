@@ -66,7 +66,8 @@ def _decoding_lines(report: Report) -> list[str]:
         mine = [record for record in report.decoding if record["position"] == own["position"]]
         near = "  ".join(f"{each['token']!r} {each['cosine']:.2f}{_badges(each)}" for each in mine)
         start = "-" if own["init_token"] is None else repr(own["init_token"])
-        numbers = f"{place['norm']:>7.3f}{place['norm_percentile']:>6.1f}{own['p']:>7.3f}{own['q']:>7.3f}"
+        chance = "".join("      -" if own[name] is None else f"{own[name]:>7.3f}" for name in ("p", "q"))
+        numbers = f"{place['norm']:>7.3f}{place['norm_percentile']:>6.1f}{chance}"
         found.append(f"{own['position']:>3}  {start:<18}{'yes' if own['is_init'] else 'no':<7}{numbers}  {near}")
     return found
 

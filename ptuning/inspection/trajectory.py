@@ -4,12 +4,14 @@ Knows nothing of what it does but the loss that the run wrote down.
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ptuning.errors import PromptError
 from ptuning.inspection.nulls import top
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
@@ -21,7 +23,7 @@ COLUMNS = {
     "cosine": "their mean cosine with where they began",
     "norm": "their mean norm",
     "flips": "virtual tokens whose nearest token is another than at the snapshot before",
-    "is_init": "virtual tokens whose nearest token is the one at step 0",
+    "is_init": "virtual tokens whose nearest token is the one at the first snapshot",
     "ids": "the nearest tokens",
     "loss": "the validation loss at that step where there is one, else the training loss; None where neither is",
 }
@@ -36,13 +38,22 @@ def trajectory(run: str | Path, vocabulary: Vocabulary) -> Table:
         vocabulary: The base model's.
 
     Returns:
-        A record for each snapshot, the first at step 0; `COLUMNS` says what they hold. No records where the run kept
-        none.
+        A record for each snapshot, the first at step 0 where the run began with this version; `COLUMNS` says what they
+        hold. No records where the run kept none.
+
+    Raises:
+        PromptError: When the prompts have another width than the vocabulary.
+        TrainingError: When a snapshot is broken.
     """
     directory = RunDirectory(run)
     snapshots, losses = directory.snapshots(), _losses(directory.log)
     if not snapshots:
         return Table(COLUMNS, [])
+    widths = {each.shape[-1] for each in snapshots.values()}
+    if widths != {vocabulary.width}:
+        raise PromptError(
+            f"a run of prompts of width {min(widths)}", f"the base's width {vocabulary.width}", "Give its own run"
+        )
     all_PH = torch.cat(list(snapshots.values())).to(vocabulary.device)
     ids_of = top(all_PH, vocabulary, 1)[1][:, 0].unflatten(0, (len(snapshots), -1)).tolist()
     records: list[dict[str, Any]] = []
@@ -73,6 +84,9 @@ def _losses(log: Path) -> dict[int, float]:
     """The loss of each step that the run wrote one down for."""
     if not log.exists():
         return {}
-    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    records = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):  # a line that was cut off in writing
+            records.append(json.loads(line))
     losses = {record["step"]: record["loss"] for record in records if "loss" in record}
     return losses | {record["step"]: record["eval_loss"] for record in records if "eval_loss" in record}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ptuning.backbone import Backbone, CausalBackbone
-from ptuning.errors import ModelError
+from ptuning.errors import ModelError, PromptError
 from ptuning.inspection.ladder import untrained
 from ptuning.inspection.nulls import Nulls
 from ptuning.inspection.table import Table
@@ -20,6 +20,7 @@ from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.last_layer import decoder_layers
 from ptuning.placement import place
 from ptuning.prompt import SoftPrompt
+from ptuning.template import frame_ids
 
 _BEFORE, _FILLER, _AFTER = "Here is an instruction:", " x", "\nIn other words, the instruction asks to"
 SOFT, UNTRAINED, RANDOM = "soft prompt", "untrained", "random directions of the same norms"
@@ -57,11 +58,14 @@ def verbalise(
 
     Raises:
         ModelError: For a model whose layers cannot be reached.
+        PromptError: For layers that it does not have.
     """
     found = decoder_layers(backbone.model) if isinstance(backbone, CausalBackbone) else None
     if found is None:
         raise ModelError(f"verbalise with {backbone.name}", "a causal model with one stack of layers", "Leave it out")
     source, target = layers or (len(found) // 3, len(found) // 3)
+    if not (0 <= source < len(found) and 0 <= target < len(found)):
+        raise PromptError(f"layers={(source, target)}", f"two of the model's {len(found)}, from 0", "Correct them")
     asked = _prompts(prompt, backbone, others or {}, seed)
     texts = {name: _said(each, backbone, found[target], source, max_new_tokens) for name, each in asked.items()}
     own = set(texts[SOFT].lower().split())
@@ -87,6 +91,7 @@ def _said(prompt_PH: Tensor, backbone: Backbone, layer: Any, source: int, max_ne
     run = backbone.model(inputs_embeds=place(backbone, prompt_PH, ids_1P), output_hidden_states=True, use_cache=False)
     states_1PH = run.hidden_states[source]
     before, filler, after = (_ids(backbone, text) for text in (_BEFORE, _FILLER, _AFTER))
+    before = [*frame_ids(backbone.tokenizer)[0], *before]
     first, last = len(before), len(before) + len(prompt_PH)
 
     def put(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:

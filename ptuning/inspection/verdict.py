@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ptuning.inspection.ladder import EMBEDDED, INIT_TEXT, RANDOM, SOFT, TEXT, UNTRAINED
+from ptuning.inspection.ladder import EMBEDDED, INIT_TEXT, NONE, RANDOM, SOFT, TEXT, UNTRAINED, decoding_of
 from ptuning.inspection.resampling import Estimate, Measure, Resampled
 
 FAITHFUL, PARTIAL, ECHO, DECORATIVE = "FAITHFUL", "PARTIAL", "ECHO OF INIT", "DECORATIVE"
@@ -26,6 +26,8 @@ class Thresholds:
     """The same for a decoding of which a part may be believed."""
     echo: float = 0.5
     """Share of virtual tokens that still decode to their initial token, from which the decoding is the init's."""
+    rows: int = 50
+    """Rows below which nothing is judged: of so few an interval says little."""
 
 
 @dataclass(frozen=True)
@@ -69,32 +71,32 @@ def judge(
     """
     limits = thresholds or Thresholds()
     known = dataclasses.asdict(limits)
-    if scores is None:
-        sentence = "No rows were given, so what the prompt does was not measured, and its decoding is no evidence."
+    if scores is None or scores.num_rows(SOFT) < limits.rows:
+        count = "No" if scores is None else f"{scores.num_rows(SOFT)}"
+        sentence = f"{count} rows were given, and {limits.rows} are needed to judge; the decoding alone is no evidence."
         return Verdict(NOT_JUDGED, sentence, None, None, None, None, None, share_init, known)
     measure = measure or ("accuracy" if scores.has_labels else "loss")
-    decoding = TEXT if TEXT in scores.names else EMBEDDED
-    gain = scores.gain(SOFT, RANDOM, measure)
-    learned = scores.gain(SOFT, UNTRAINED, measure) if UNTRAINED in scores.names else None
-    fidelity, gap = scores.kept(decoding, SOFT, RANDOM, measure), scores.gain(SOFT, EMBEDDED, measure)
-    word = _word(scores, decoding, measure, gain, fidelity, share_init, limits)
-    sentence = _sentence(word, measure, gain, learned, fidelity, share_init)
-    return Verdict(word, sentence, measure, gain, learned, fidelity, gap, share_init, known)
+    decoding, base = decoding_of(scores)
+    gains = {name: scores.gain(SOFT, name, measure) for name in (RANDOM, NONE, UNTRAINED) if name in scores.names}
+    fidelity, gap = scores.kept(decoding, SOFT, RANDOM, measure, base), scores.gain(SOFT, EMBEDDED, measure)
+    word = _word(scores, measure, gains, fidelity, share_init, limits)
+    sentence = _sentence(word, decoding, measure, gains, fidelity, share_init)
+    return Verdict(word, sentence, measure, gains[RANDOM], gains.get(UNTRAINED), fidelity, gap, share_init, known)
 
 
 def _word(
     scores: Resampled,
-    decoding: str,
     measure: Measure,
-    gain: Estimate,
+    gains: Mapping[str, Estimate],
     fidelity: Estimate,
     share_init: float,
     limits: Thresholds,
 ) -> str:
-    if not gain.is_above_zero:
+    if not all(gains[name].is_above_zero for name in (RANDOM, NONE) if name in gains):
         return NO_EFFECT
-    is_more_than_init = INIT_TEXT in scores.names and scores.gain(decoding, INIT_TEXT, measure).is_above_zero
-    if share_init >= limits.echo and not is_more_than_init:
+    decoding, _ = decoding_of(scores)
+    init = INIT_TEXT if decoding == TEXT else UNTRAINED
+    if share_init >= limits.echo and init in scores.names and not scores.gain(decoding, init, measure).is_above_zero:
         return ECHO
     low = fidelity.low
     assert low is not None  # the gain is above 0, so that the share of it is defined
@@ -102,19 +104,25 @@ def _word(
 
 
 def _sentence(
-    word: str, measure: Measure, gain: Estimate, learned: Estimate | None, fidelity: Estimate, share_init: float
+    word: str,
+    decoding: str,
+    measure: Measure,
+    gains: Mapping[str, Estimate],
+    fidelity: Estimate,
+    share_init: float,
 ) -> str:
-    kept = f"{fidelity.value:.0%} ({fidelity.low:.0%} to {fidelity.high:.0%})" if fidelity.value is not None else ""
+    shape = "as plain text" if decoding == TEXT else "as embeddings, row by row,"
+    kept = f"{shape} the decoding keeps {fidelity.percent} of the prompt's gain in {measure}"
     if word == NO_EFFECT:
-        return f"On these rows the prompt is not better than random tokens: its gain in {measure} is {gain}."
+        than = next(name for name in (RANDOM, NONE) if not gains[name].is_above_zero)
+        return f"On these rows the prompt is not better than {than}: its gain in {measure} is {gains[than]}."
     if word == ECHO:
+        learned = gains.get(UNTRAINED)
         since = "" if learned is None else f" What training added, {learned} in {measure}, cannot be seen in them."
         return (
             f"{share_init:.0%} of the virtual tokens decode to the tokens they began at, and the decoding does no more "
             f"than that beginning.{since}"
         )
     if word == DECORATIVE:
-        return f"Do not read this text: as plain text the decoding keeps {kept} of the prompt's gain in {measure}."
-    if word == PARTIAL:
-        return f"As plain text the decoding keeps {kept} of the prompt's gain in {measure}: the rest is not in it."
-    return f"As plain text the decoding keeps {kept} of the prompt's gain in {measure}."
+        return f"Do not read this text: {kept}."
+    return f"{kept[0].upper()}{kept[1:]}{': the rest is not in it' if word == PARTIAL else ''}."

@@ -3,6 +3,7 @@
 Everything goes through the vocabulary in chunks, so that memory stays bounded. Knows nothing of prompts.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -85,15 +86,14 @@ class Vocabulary:
     @cached_property
     def same_V(self) -> Tensor:
         """The lowest id that has the same embedding, for each id."""
-        probe_H = torch.randn(self.width, generator=torch.Generator().manual_seed(0)).double().to(self.device)
-        projected_V = torch.cat([rows_CH.double() @ probe_H for rows_CH in self.matrix_VH.split(CHUNK)])
-        order_V = projected_V.argsort(stable=True)
-        sorted_V, same_V = projected_V[order_V], torch.arange(len(self), device=self.device)
-        for place in (sorted_V[1:] == sorted_V[:-1]).nonzero().flatten().tolist():  # few: equal ones stand together
-            one, other = order_V[place], order_V[place + 1]
-            if bool((self.matrix_VH[one] == self.matrix_VH[other]).all()):
-                same_V[other] = same_V[one]
-        return same_V
+        first: dict[bytes, int] = {}
+        same = list[int]()
+        for rows_CH in self.matrix_VH.split(CHUNK):
+            plain_CH = (rows_CH + 0.0).cpu().contiguous()  # -0 is 0
+            for row in plain_CH.view(torch.uint8).numpy():
+                digest = hashlib.blake2b(row.data, digest_size=16).digest()
+                same.append(first.setdefault(digest, len(same)))
+        return torch.tensor(same, device=self.device)
 
     @cached_property
     def different_U(self) -> Tensor:

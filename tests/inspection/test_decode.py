@@ -7,6 +7,7 @@ from synthetic import Names, cloud, drawn
 
 from ptuning.errors import PromptError
 from ptuning.inspection.decode import COLUMNS, METRICS, decode
+from ptuning.inspection.nulls import Nulls
 from ptuning.inspection.vocabulary import Vocabulary, unit
 
 every_metric = pytest.mark.parametrize("metric", METRICS)
@@ -44,9 +45,22 @@ def test_nearest_tokens_are_those_of_brute_force(monkeypatch, metric, chunk):
     for record in table:
         for name, values_PV in values.items():
             assert record[name] == pytest.approx(float(values_PV[record["position"], record["id"]]), abs=1e-4)
-    by_position = [[r["csls"] for r in table if r["position"] == p] for p in range(5)]
-    if metric == "csls":
-        assert all(own == sorted(own, reverse=True) for own in by_position)
+
+
+def test_csls_is_that_of_its_definition():
+    """Conneau et al. 2018, equation 4, with vectors like the prompt's own in place of the other language."""
+    vocabulary, prompt_PH = cloud(120, 16), drawn(5, 16, seed=1) + 0.8
+    table = decode(prompt_PH, vocabulary, k=120, metric="csls", num_null=499)
+    nulls = Nulls(vocabulary, prompt_PH, [None] * 5, 499, seed=0)
+    references_RH = torch.cat([nulls.directions(p, range(p * 102, (p + 1) * 102)) for p in range(5)])
+    assert torch.linalg.matrix_rank(references_RH) == 16
+    cosine_PV = unit(prompt_PH) @ unit(vocabulary.matrix_VH).T
+    own_P = cosine_PV.topk(10, dim=1).values.mean(dim=1)
+    crowd_V = (unit(references_RH) @ unit(vocabulary.matrix_VH).T).topk(10, dim=0).values.mean(dim=0)
+    expected_PV = 2 * cosine_PV - own_P[:, None] - crowd_V
+    assert table.column("id") == expected_PV.argsort(dim=1, descending=True).flatten().tolist()
+    for record in table:
+        assert record["csls"] == pytest.approx(float(expected_PV[record["position"], record["id"]]), abs=1e-5)
 
 
 def test_csls_takes_off_how_crowded_a_token_is():
@@ -87,8 +101,12 @@ def test_metrics_that_agree_are_counted():
     table = decode(torch.tensor([[1.0, 0.0]]), Vocabulary(matrix_VH, Names()), k=2, num_null=9)
     (first, second) = table
     assert (first["id"], second["id"]) == (0, 1)
-    assert first["metrics_agree"] + second["metrics_agree"] <= 4
-    assert second["metrics_agree"] >= 1  # by distance
+    vocabulary = Vocabulary(matrix_VH, Names())
+    nearest = [
+        decode(torch.tensor([[1.0, 0.0]]), vocabulary, k=1, metric=each, num_null=9)[0]["id"] for each in METRICS
+    ]
+    assert nearest[METRICS.index("l2")] == 1
+    assert [each["metrics_agree"] for each in (first, second)] == [nearest.count(0), nearest.count(1)]
 
 
 def test_prompt_that_started_at_no_token_has_no_initial_tokens():

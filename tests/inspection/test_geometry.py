@@ -17,8 +17,10 @@ def test_distances_leave_the_token_itself_out():
     expected = float((own_V < own_V[3]).float().mean()) * 100
     assert first["init_distance_percentile"] == pytest.approx(expected, abs=0.6)
     assert second["init_distance_percentile"] is None
-    away_V = torch.cdist(vocabulary.rows([3]) + 0.01, vocabulary.matrix_VH)[0]
-    assert first["distance"] == pytest.approx(float(away_V.topk(10, largest=False).values.mean()), abs=1e-3)
+    away_V = torch.cdist(vocabulary.rows([3, 4]) + 0.01, vocabulary.matrix_VH)
+    nearest_PK = away_V.topk(11, largest=False, dim=1).values
+    assert first["distance"] == pytest.approx(float(nearest_PK[0, 1:].mean()), abs=1e-3)  # its start is left out
+    assert second["distance"] == pytest.approx(float(nearest_PK[1, :10].mean()), abs=1e-3)
     assert first["moved"] == pytest.approx(0.01 * 8**0.5, rel=1e-3)
     assert second["moved"] is None
 
@@ -41,3 +43,10 @@ def test_effective_rank_counts_directions():
 def test_cosines_of_the_prompt_with_itself():
     found = geometry(torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]), Vocabulary(drawn(20, 2), Names()))
     assert torch.allclose(found.cosines_PP[2], torch.tensor([0.5**0.5, 0.5**0.5, 1.0]), atol=1e-6)
+
+
+def test_prompt_that_did_not_move_lies_where_it_began():
+    vocabulary = cloud(200, 8)
+    for record in geometry(vocabulary.rows([3, 4]), vocabulary, [3, 4]).table:
+        assert record["distance_percentile"] == record["init_distance_percentile"]
+        assert record["norm_percentile"] == record["init_norm_percentile"]

@@ -16,12 +16,14 @@ from ptuning.inspection.ladder import (
     INIT_TEXT,
     NONE,
     RANDOM,
+    RANDOM_TEXT,
     SOFT,
     TEXT,
     UNTRAINED,
     ladder,
     slot_texts,
 )
+from ptuning.inspection.resampling import Scores
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.prompt import SoftPrompt
 from ptuning.rows import Row
@@ -56,11 +58,11 @@ def measured(tiny):
 
 
 def test_rungs_stand_in_their_order(measured):
-    order = [NONE, RANDOM, UNTRAINED, INIT_TEXT, HUMAN, EMBEDDED, TEXT, SOFT]
+    order = [NONE, RANDOM, RANDOM_TEXT, UNTRAINED, INIT_TEXT, HUMAN, EMBEDDED, TEXT, SOFT]
     assert measured.table.column("rung") == order
     assert all(list(record) == list(COLUMNS) for record in measured.table)
-    assert measured.table.column("prompts") == [1, 6, 1, 1, 1, 1, 1, 1]
-    assert measured.table.column("rows") == [24, 48, 24, 24, 24, 24, 24, 24]
+    assert measured.table.column("prompts") == [1, 6, 6, 1, 1, 1, 1, 1, 1]
+    assert measured.table.column("rows") == [24, 48, 48, 24, 24, 24, 24, 24, 24]
 
 
 def test_rungs_score_what_evaluation_scores(measured, tiny):
@@ -94,6 +96,12 @@ def test_prompt_of_real_tokens_loses_nothing_in_decoding(family):
     task = Task("{prompt:5}review: {text} sentiment", verbalizer=LABELS)
     prompt = tuned(backbone, distance=0.0, task=task)
     found = ladder(prompt, backbone, ROWS[:6], decoded(prompt, backbone), num_random=2)
+    found.scores._scores[EMBEDDED] = Scores.one(  # anew: a rung that was measured already is not measured twice
+        score_rows(
+            backbone, Vocabulary.of(backbone).rows(decoded(prompt, backbone)), backbone.coder(task).encode(ROWS[:6]),
+            backbone.coder(task).label_ids,
+        )
+    )  # fmt: skip
     for measure in ("accuracy", "loss"):
         gap = found.scores.gain(SOFT, EMBEDDED, measure)
         assert (gap.value, gap.low, gap.high) == (0.0, 0.0, 0.0)
@@ -112,14 +120,26 @@ def test_fewer_rows_than_random_prompts(tiny):
     assert record["rows"] == 6
 
 
-def test_behaviour_is_kept_whole_by_the_prompt_itself(tiny):
+def test_behaviour_of_the_text_is_told_beside_random_text(tiny):
+    """Behind a begin-of-text token the text stands elsewhere than the virtual tokens; random text stands there too."""
     task = Task("{prompt:5}review: {text} sentiment", verbalizer=LABELS)
-    prompt = tuned(tiny, distance=0.0, task=task, ids=[262, 263, 264, 265, 266])
+    ids = [262, 263, 264, 265, 266]
+    prompt = tuned(tiny, distance=0.0, task=task, ids=ids)
     found = ladder(prompt, tiny, ROWS, decoded(prompt, tiny), num_random=4)
-    text = tiny.tokenizer.decode([262, 263, 264, 265, 266])
-    assert tiny.tokenizer(text, add_special_tokens=False).input_ids == [262, 263, 264, 265, 266]
-    assert found.behaviour is not None
-    assert found.behaviour["value"] <= 1.0
+    assert RANDOM_TEXT in found.scores.names
+    expected = found.scores.divergence_kept(TEXT, SOFT, RANDOM_TEXT)
+    assert found.behaviour == expected.as_dict()
+    assert found.scores.divergence_kept(EMBEDDED, SOFT, RANDOM_TEXT).value == pytest.approx(1.0, abs=1e-5)
+
+
+def test_random_text_is_measured_where_a_beginning_moves_text_alone(tiny):
+    t5 = tiny_backbone("t5")  # has no begin-of-text token
+    task = Task("{prompt:5}review: {text} sentiment", verbalizer=LABELS)
+    prompt = tuned(t5, task=task)
+    assert RANDOM_TEXT not in ladder(prompt, t5, ROWS[:6], decoded(prompt, t5), num_random=2).scores.names
+    prompt = tuned(tiny, task=task)
+    found = ladder(prompt, tiny, ROWS[:6], decoded(prompt, tiny), num_random=3)
+    assert (found.scores.num_rows(RANDOM_TEXT), found.scores.num_prompts(RANDOM_TEXT)) == (12, 3)
 
 
 def test_answers_that_are_written_are_measured_too(tiny):
@@ -128,13 +148,13 @@ def test_answers_that_are_written_are_measured_too(tiny):
     found = ladder(prompt, tiny, ROWS[:8], decoded(prompt, tiny), num_random=2)
     assert found.behaviour is None
     assert not found.scores.has_labels
-    assert len(found.table) == 7
+    assert len(found.table) == 8
 
 
 def test_where_it_began_may_not_be_known(tiny):
     prompt = SoftPrompt(tuned(tiny).embeddings_PH, TASK)
     found = ladder(prompt, tiny, ROWS[:8], decoded(prompt, tiny), num_random=2)
-    assert found.table.column("rung") == [NONE, RANDOM, EMBEDDED, TEXT, SOFT]
+    assert found.table.column("rung") == [NONE, RANDOM, RANDOM_TEXT, EMBEDDED, TEXT, SOFT]
 
 
 def test_conditioned_prompt_is_decoded_row_by_row(tiny):
@@ -146,6 +166,7 @@ def test_conditioned_prompt_is_decoded_row_by_row(tiny):
     found = ladder(prompt, tiny, ROWS[:8], IDS, num_random=2)
     assert found.table.column("rung") == [NONE, RANDOM, UNTRAINED, INIT_TEXT, EMBEDDED, SOFT]
     assert found.text is None
+    assert found.share_init is not None
     examples = tiny.coder(task).encode(ROWS[:8])
     expected = 0.0
     for example in examples:
@@ -161,5 +182,7 @@ def test_conditioned_prompt_is_decoded_row_by_row(tiny):
 def test_what_cannot_be_measured_is_refused(tiny):
     with pytest.raises(PromptError, match="a prompt without a task; expected one with a template"):
         ladder(SoftPrompt(torch.randn(5, tiny.width)), tiny, ROWS, IDS)
+    with pytest.raises(PromptError, match="num_random=0; expected a random prompt or more"):
+        ladder(tuned(tiny), tiny, ROWS, IDS, num_random=0)
     with pytest.raises(DataError, match="1 rows to measure on; expected two or more"):
         ladder(tuned(tiny), tiny, ROWS[:1], IDS)

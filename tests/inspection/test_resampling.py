@@ -75,3 +75,16 @@ def test_divergence_that_is_kept():
     assert resampled.divergence_kept("random", "soft", "random").value == pytest.approx(0.0)
     assert resampled.divergence_kept("other", "soft", "random").value < 0
     assert resampled.divergence_kept("other", "soft", "soft").value is None
+    nearly = Resampled({**kinds, "nearly": sure(0.9 + 1e-6)})
+    assert nearly.divergence_kept("other", "soft", "nearly").value is None
+
+
+def test_share_is_counted_over_a_base_of_its_own():
+    kinds = {
+        "whole": halves(200, 0.9),
+        "base": halves(200, 0.5),
+        "text": halves(200, 0.8),
+        "random text": halves(200, 0.7),
+    }
+    found = Resampled(kinds).kept("text", "whole", "base", "accuracy", "random text")
+    assert found.value == pytest.approx(0.25, abs=1e-6)

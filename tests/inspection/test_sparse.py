@@ -48,6 +48,12 @@ def test_chance_is_within_its_band(vocabulary):
     assert above <= 12
 
 
+def test_differences_of_tokens_are_recovered_too(vocabulary):
+    centred_AH = vocabulary.matrix_VH[[5, 9]] - vocabulary.mean_H
+    (record,) = sparse((vocabulary.mean_H + centred_AH[0] - centred_AH[1])[None], vocabulary, atoms=(2,), num_null=9)
+    assert dict(zip(record["ids"], record["weights"], strict=True)) == pytest.approx({5: 1.0, 9: -1.0}, abs=1e-3)
+
+
 def test_atoms_are_weighed_by_least_squares():
     vocabulary = cloud(300, 64)
     sums_NH = drawn(5, 64, seed=2)

@@ -7,6 +7,7 @@ from synthetic import cloud, drawn
 from ptuning import encoders
 from ptuning.backbone import Backbone
 from ptuning.config import RunConfig
+from ptuning.errors import PromptError, TrainingError
 from ptuning.inspection.trajectory import COLUMNS, trajectory
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.prompt import SoftPrompt
@@ -37,6 +38,18 @@ def test_way_of_a_planted_run(tmp_path):
 
 def test_run_without_snapshots_has_no_way(tmp_path):
     assert len(trajectory(tmp_path, cloud())) == 0
+
+
+def test_broken_ends_are_told_or_passed_over(tmp_path):
+    vocabulary, run = cloud(), RunDirectory(tmp_path / "run")
+    run.save_snapshot(0, vocabulary.rows([1]))
+    run.log.write_text('{"step": 0, "loss": 2.0}\n{"step": 1, "lo')
+    assert trajectory(run.path, vocabulary).column("loss") == [2.0]
+    with pytest.raises(PromptError, match="a run of prompts of width 32; expected the base's width 8"):
+        trajectory(run.path, cloud(100, 8))
+    (tmp_path / "run" / "checkpoints" / "prompts" / "00000005.safetensors").write_bytes(b"no tensor")
+    with pytest.raises(TrainingError, match=r"snapshot .*00000005.safetensors is broken"):
+        trajectory(run.path, vocabulary)
 
 
 def test_training_keeps_snapshots_from_step_0_to_the_last(run_config, model_directory, tmp_path):

@@ -5,7 +5,7 @@ import torch
 from families import tiny_backbone
 from test_ladder import TASK, tuned
 
-from ptuning.errors import ModelError
+from ptuning.errors import ModelError, PromptError
 from ptuning.initializers import from_ids
 from ptuning.inspection import verbalise as module
 from ptuning.inspection.verbalise import COLUMNS, RANDOM, SOFT, UNTRAINED, verbalise
@@ -16,14 +16,14 @@ def test_controls_are_asked_too(backbone):
     table = verbalise(tuned(backbone), backbone, others={"topic": tuned(backbone, distance=2.0)}, max_new_tokens=4)
     assert table.column("prompt") == [SOFT, UNTRAINED, RANDOM, "other task: topic"]
     assert all(list(record) == list(COLUMNS) for record in table)
-    assert table[0]["shared"] in (0.0, 1.0)
+    assert table[0]["shared"] == 1.0
     assert all(0 <= each <= 1 for each in table.column("shared"))
 
 
 def test_at_layer_0_the_states_are_the_prompts_own_embeddings(backbone):
     """A prompt of the filler word itself changes nothing; another one does."""
     before, filler, after = (module._ids(backbone, text) for text in (module._BEFORE, module._FILLER, module._AFTER))
-    question = torch.tensor([[*before, *(filler[-1:] * 5), *after]])
+    question = torch.tensor([[0, *before, *(filler[-1:] * 5), *after]])
     written = backbone.model.generate(
         question, attention_mask=torch.ones_like(question), max_new_tokens=6, do_sample=False, pad_token_id=2
     )
@@ -37,6 +37,11 @@ def test_at_layer_0_the_states_are_the_prompts_own_embeddings(backbone):
 def test_nothing_is_left_on_the_model(backbone):
     verbalise(tuned(backbone), backbone, max_new_tokens=2)
     assert not any(module._forward_pre_hooks for module in backbone.model.modules())
+
+
+def test_layers_that_are_not_there_are_refused(backbone):
+    with pytest.raises(PromptError, match=r"layers=\(0, 2\); expected two of the model's 2, from 0"):
+        verbalise(tuned(backbone), backbone, layers=(0, 2))
 
 
 def test_encoder_decoder_is_refused():

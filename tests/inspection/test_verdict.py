@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ptuning.evaluation import RowScores
-from ptuning.inspection.ladder import EMBEDDED, INIT_TEXT, NONE, RANDOM, SOFT, TEXT, UNTRAINED
+from ptuning.inspection.ladder import EMBEDDED, INIT_TEXT, NONE, RANDOM, RANDOM_TEXT, SOFT, TEXT, UNTRAINED
 from ptuning.inspection.resampling import Resampled, Scores
 from ptuning.inspection.verdict import (
     DECORATIVE,
@@ -25,8 +25,8 @@ def right_on(share):
     return Scores.one(RowScores(-1.0 - (~correct_N).float(), correct_N, torch.zeros(NUM, 2)))
 
 
-def resampled(soft, text, random=0.5, untrained=0.5, init=0.5, embedded=None):
-    shares = {NONE: 0.5, RANDOM: random, UNTRAINED: untrained, INIT_TEXT: init}
+def resampled(soft, text, random=0.5, untrained=0.5, init=0.5, embedded=None, none=0.5):
+    shares = {NONE: none, RANDOM: random, UNTRAINED: untrained, INIT_TEXT: init}
     shares |= {EMBEDDED: text if embedded is None else embedded, TEXT: text, SOFT: soft}
     return Resampled({name: right_on(share) for name, share in shares.items()})
 
@@ -40,6 +40,8 @@ def resampled(soft, text, random=0.5, untrained=0.5, init=0.5, embedded=None):
         ({"soft": 0.9, "text": 0.4}, 0.0, DECORATIVE),
         ({"soft": 0.5, "text": 0.9}, 0.0, NO_EFFECT),
         ({"soft": 0.45, "text": 0.45}, 1.0, NO_EFFECT),
+        ({"soft": 0.8, "text": 0.8, "none": 0.8}, 0.0, NO_EFFECT),  # random tokens do harm, and it does none
+        ({"soft": 0.7, "text": 0.7, "none": 0.9}, 0.0, NO_EFFECT),
         ({"soft": 0.9, "text": 0.5}, 1.0, ECHO),
         ({"soft": 0.9, "text": 0.9, "init": 0.9, "untrained": 0.9}, 1.0, ECHO),  # it was put there
         ({"soft": 0.9, "text": 0.9, "init": 0.9}, 0.4, FAITHFUL),
@@ -64,10 +66,41 @@ def test_thresholds_are_parameters():
     assert judge(resampled(soft=0.9, text=0.5), 0.3, Thresholds(echo=0.2)).word == ECHO
 
 
-def test_a_small_sample_is_not_enough_for_faithful():
-    few = {name: Scores.one(RowScores(-torch.ones(12), torch.arange(12) < n, torch.zeros(12, 2)))
-           for name, n in ((RANDOM, 4), (SOFT, 11), (EMBEDDED, 11), (TEXT, 10))}  # fmt: skip
-    assert judge(Resampled(few), 0.0).word in (PARTIAL, DECORATIVE)
+def of_counts(num, **counts):
+    names = {"random": RANDOM, "soft": SOFT, "embedded": EMBEDDED, "text": TEXT, "random_text": RANDOM_TEXT}
+    return Resampled(
+        {
+            names[each]: Scores.one(RowScores(-torch.ones(num), torch.arange(num) < count, torch.zeros(num, 2)))
+            for each, count in counts.items()
+        }
+    )
+
+
+def test_a_small_sample_is_not_judged():
+    few = judge(of_counts(49, random=0, soft=49, embedded=49, text=49), 0.0)
+    assert few.word == NOT_JUDGED
+    assert few.sentence.startswith("49 rows were given, and 50 are needed")
+    assert judge(of_counts(50, random=0, soft=50, embedded=50, text=50), 0.0).word == FAITHFUL
+    assert judge(of_counts(60, random=20, soft=55, embedded=55, text=50), 0.0).word == PARTIAL
+
+
+def test_decoding_is_measured_against_random_text_where_text_stands_elsewhere():
+    scores = of_counts(400, random=100, soft=360, embedded=360, text=340, random_text=320)
+    verdict = judge(scores, 0.0)
+    assert verdict.word == DECORATIVE  # any text would do as much there
+    assert verdict.fidelity.value == pytest.approx(20 / 260)
+
+
+def test_echo_is_never_told_from_geometry_alone():
+    scores = of_counts(400, random=200, soft=360, embedded=360, text=358)
+    assert judge(scores, 1.0).word == FAITHFUL  # what it began at was not measured
+
+
+def test_conditioned_prompt_is_judged_by_its_embeddings():
+    scores = of_counts(400, random=200, soft=360, embedded=210)
+    verdict = judge(scores, 0.0)
+    assert verdict.word == DECORATIVE
+    assert "as embeddings, row by row, the decoding keeps" in verdict.sentence
 
 
 def test_sentence_tells_the_numbers():
@@ -77,7 +110,7 @@ def test_sentence_tells_the_numbers():
     assert verdict.learned.value == pytest.approx(0.4, abs=1e-6)
     assert "50% (" in verdict.sentence
     assert judge(resampled(soft=0.9, text=0.5), 0.0).sentence.startswith("Do not read this text")
-    assert verdict.as_dict()["thresholds"] == {"faithful": 0.8, "partial": 0.2, "echo": 0.5}
+    assert verdict.as_dict()["thresholds"] == {"faithful": 0.8, "partial": 0.2, "echo": 0.5, "rows": 50}
 
 
 def test_generated_answers_are_judged_by_their_loss():

@@ -29,6 +29,15 @@ def test_equal_rows_have_one_id():
     assert vocabulary.flags(5) == []
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num", [1001, 4099])
+def test_no_equal_row_is_missed(num, dtype):
+    matrix_VH = drawn(num, 64).to(dtype)
+    copies = list(range(7, num, 14))
+    matrix_VH[copies] = matrix_VH[3].clone()
+    assert Vocabulary(matrix_VH, Names()).same_V[copies].tolist() == [3] * len(copies)
+
+
 def test_odd_tokens_are_flagged():
     backbone = tiny_backbone()
     weight_VH = backbone.model.get_input_embeddings().weight
