@@ -237,11 +237,6 @@ class Backbone(ABC):
         """While it lasts, layers are run again in the backward pass; raises `ModelError` where they cannot be."""
         return checkpointing.checkpointed(self.model)
 
-    @property
-    def is_checkpointed(self) -> bool:
-        """Whether layers are run again in the backward pass, with which no cache may be shared."""
-        return checkpointing.is_checkpointed(self.model)
-
     def weights_sha256(self) -> str:
         """SHA-256 over all weights' bytes in the order of their names: equal before and after any use of ours."""
         return sha256_of(self.model.state_dict())
@@ -281,6 +276,11 @@ class CausalBackbone(Backbone):
         """Whether rows may be laid end to end in one line, each blind to the others, behind a kept prefix."""
         takes_positions = "position_ids" in self._accepted  # each row of a line begins anew
         return self.shares_prefix and takes_positions and probes.heeds_blocks(self)
+
+    @cached_property
+    def joins(self) -> bool:
+        """Whether a prefix may be run in the same pass as the rows behind it."""
+        return self.packs and probes.joins(self)
 
     @cached_property
     def is_causal(self) -> bool:

@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from ptuning.attention import ShortAttention
 from ptuning.backbone import Backbone, CausalBackbone
+from ptuning.checkpointing import is_checkpointed
 from ptuning.data import IGNORED, Batch, Example, padded
 from ptuning.errors import ModelError
 from ptuning.last_layer import only_scored
@@ -51,30 +52,35 @@ def label_logits(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "
 
 def can_share(backbone: Backbone, prompt: Prompt, batch: Batch) -> bool:
     """Whether what the rows begin with can be run before the rows."""
-    if not backbone.shares_prefix or backbone.is_checkpointed:
-        return False
     if isinstance(prompt, RowPrompts):
-        return prompt.begins(batch)
-    return isinstance(prompt, Tensor) and _can_begin(backbone, prompt, batch.shared_ids)
+        return _can_keep(backbone) and prompt.begins(batch)
+    return can_begin(backbone, prompt, batch.shared_ids)
 
 
 def begin(backbone: Backbone, prompt: Prompt, shared_ids: Sequence[int], path: str = "auto") -> Prefix | None:
     """What all rows of one prompt begin with, run once, to stand before any of them; None where that cannot be."""
-    if path == "splice" or not isinstance(prompt, Tensor) or not _can_begin(backbone, prompt, shared_ids):
+    if not can_begin(backbone, prompt, shared_ids, path):
         return None
     assert isinstance(backbone, CausalBackbone)
+    assert isinstance(prompt, Tensor)
     backbone.require_room(len(shared_ids))
     return Prefix.of(backbone, prompt, shared_ids)
 
 
-def _can_begin(backbone: Backbone, prompt: Tensor, shared_ids: Sequence[int]) -> bool:
-    can_keep = backbone.shares_prefix and not backbone.is_checkpointed
-    return can_keep and prompt.ndim == 2 and len(shared_ids) > 0
+def can_begin(backbone: Backbone, prompt: Prompt, shared_ids: Sequence[int], path: str = "auto") -> bool:
+    """Whether what all rows of one prompt begin with can be run before any of them."""
+    is_one = isinstance(prompt, Tensor) and prompt.ndim == 2
+    return path != "splice" and is_one and len(shared_ids) > 0 and _can_keep(backbone)
+
+
+def _can_keep(backbone: Backbone) -> bool:
+    """Whether keys and values can be kept: not where layers are run again in the backward pass."""
+    return backbone.shares_prefix and not is_checkpointed(backbone.model)
 
 
 def require_path(backbone: Backbone, path: str) -> None:
     """Raises `ModelError` when the model cannot be run by that path."""
-    if path == "shared_prefix" and (not backbone.shares_prefix or backbone.is_checkpointed):
+    if path == "shared_prefix" and not _can_keep(backbone):
         raise ModelError(
             f"forward: shared_prefix with {backbone.name}",
             "a causal model whose layers are all attention, not run again in the backward pass",
@@ -95,6 +101,8 @@ def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
     if not can_share(backbone, prompt, batch):
         return splice(backbone, prompt, batch)
     assert isinstance(backbone, CausalBackbone)
+    if isinstance(prompt, Tensor) and can_join(backbone, batch):
+        return _joined(backbone, prompt, batch)
     if isinstance(prompt, Tensor):
         prompt = RowPrompts.same(prompt, Prefix.of(backbone, prompt, batch.shared_ids), len(batch.ids_BT))
     assert isinstance(prompt, RowPrompts)
@@ -102,6 +110,29 @@ def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
     lines = Lines.of(batch, prompt.num_run, prompt.choice if packs else None)
     with ShortAttention(), only_scored(backbone.model, lines.scored_LW):
         logits_NV = backbone.scored_logits(lines.scored_LW, **_inputs(backbone, prompt, lines, packs))
+    return logits_NV[lines.order_N]
+
+
+def can_join(backbone: CausalBackbone, batch: Batch) -> bool:
+    """Whether what the rows begin with can be run together with what is left of them, laid end to end."""
+    return backbone.joins and backbone.sees_all(WIDEST * batch.ids_BT.shape[1] + batch.num_shared)
+
+
+def _joined(backbone: CausalBackbone, prompt_PH: Tensor, batch: Batch) -> Tensor:
+    """What the rows begin with at the start of the first line, and its keys and values before those of every line.
+
+    One pass over the weights in place of two. Shapes as in `label_logits`.
+    """
+    head_ids, num_rows = batch.shared_ids, len(batch.ids_BT)
+    lines = Lines.of(batch, [len(head_ids)] * num_rows, [0] * num_rows, head_ids)
+    with ShortAttention(len(head_ids)), only_scored(backbone.model, lines.scored_LW):
+        logits_NV = backbone.scored_logits(
+            lines.scored_LW,
+            inputs_embeds=place(backbone, prompt_PH, lines.ids_LW),
+            attention_mask=lines.blocks_behind_head(len(head_ids), backbone.dtype),
+            position_ids=lines.positions_LW,
+            use_cache=False,
+        )
     return logits_NV[lines.order_N]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ptuning.backbone import Backbone
 from ptuning.data import Example, by_length, require_small, shared_ids
-from ptuning.forward import Prompt, begin, embeddings_of
+from ptuning.forward import Prompt, begin, can_begin, embeddings_of
 from ptuning.objective import loss_sum
 from ptuning.prefix import Prefix, RowPrompts
 
@@ -52,11 +52,15 @@ def backward(
         made = prompt
     else:  # a conditioned encoder reads all rows at once: it is small
         made = embeddings_of(prompt, backbone, backbone.collate(examples).to(backbone.device))
-    shared = _Shared.of(made, begin(backbone, made, shared_ids(examples), path))
-    num_run = [len(shared.ids)] * len(examples)
-    limits = (batch_size or len(examples), max_batch_tokens, 0, backbone.overhead_tokens)
-    total = 0.0
-    for rows in by_length(examples, *limits, num_run):
+    ids, limits = shared_ids(examples), (batch_size or len(examples), max_batch_tokens, 0, backbone.overhead_tokens)
+    num_run = len(ids) if can_begin(backbone, made, ids, path) else 0
+    parts = list(by_length(examples, *limits, [num_run] * len(examples)))
+    if len(parts) == 1:
+        loss = loss_sum(backbone, made, backbone.collate(examples), path)
+        (loss * scale).backward()
+        return loss.item()
+    shared, total = _Shared.of(made, begin(backbone, made, ids, path)), 0.0
+    for rows in parts:
         batch = backbone.collate([examples[i] for i in rows])
         loss = loss_sum(backbone, shared.of_rows(rows), batch, path)
         (loss * scale).backward()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor
 
 from ptuning.data import Batch, added
@@ -42,23 +42,34 @@ class Lines:
     """A row of each line."""
 
     @classmethod
-    def of(cls, batch: Batch, num_run: Sequence[int], groups: Sequence[Hashable] | None = None) -> Self:
+    def of(
+        cls,
+        batch: Batch,
+        num_run: Sequence[int],
+        groups: Sequence[Hashable] | None = None,
+        head_ids: Sequence[int] = (),
+    ) -> Self:
         """Lays out a batch, without what no scored position needs.
 
         Args:
             batch: The rows.
             num_run: How many leading tokens of each row are left out, having been run.
             groups: Rows with equal ones may share a line; None: each row has its own.
+            head_ids: What all rows begin with, where it is run with them, at the start of the first line.
         """
         device, num_run_B1 = batch.ids_BT.device, torch.tensor(num_run, device=batch.ids_BT.device)[:, None]
         is_needed_BT = batch.scored_BT.flip(1).cumsum(dim=1).flip(1) > 0  # up to the last scored position
         position_BT = batch.mask_BT.cumsum(dim=1) - 1
         is_rest_BT = (batch.mask_BT > 0) & (position_BT >= num_run_B1) & is_needed_BT
         lengths = is_rest_BT.sum(dim=1).tolist()
-        rows = [[b] for b in range(len(lengths))] if groups is None else laid(lengths, groups)
+        head, num_rows = len(lengths), len(lengths)  # laid out like a row behind the others
+        if head_ids:
+            lengths, groups = [*lengths, len(head_ids)], [0] * (num_rows + 1)
+        rows = [[b] for b in range(num_rows)] if groups is None else laid(lengths, groups)
+        rows = sorted([sorted(line, key=lambda b: b != head) for line in rows], key=lambda line: line[0] != head)
         width = max(sum(lengths[b] for b in line) for line in rows)
         starts = {b: (i, sum(lengths[b] for b in line[:k])) for i, line in enumerate(rows) for k, b in enumerate(line)}
-        line_B, start_B = torch.tensor([starts[b] for b in range(len(lengths))], device=device).unbind(dim=1)
+        line_B, start_B = torch.tensor([starts[b] for b in range(num_rows)], device=device).unbind(dim=1)
         row_N, column_N = is_rest_BT.nonzero(as_tuple=True)
         places = line_B[row_N], (start_B[:, None] + position_BT - num_run_B1)[is_rest_BT]
 
@@ -70,6 +81,10 @@ class Lines:
         order_N = spread(torch.arange(len(row_N), device=device))[scored_LW].argsort()
         position_LW = spread(position_BT[is_rest_BT])
         ids_LW, row_LW = spread(batch.ids_BT[is_rest_BT]), spread(row_N, -1)
+        if head_ids:
+            own = slice(0, len(head_ids))
+            ids_LW[0, own], row_LW[0, own] = torch.tensor(head_ids, device=device), head
+            position_LW[0, own] = torch.arange(len(head_ids), device=device)
         first = tuple(line[0] for line in rows)
         return cls(ids_LW, row_LW, position_LW, scored_LW, order_N, (row_N, column_N), places, first)
 
@@ -82,10 +97,18 @@ class Lines:
 
         Each token sees the prefix, itself and what is before it of its own row.
         """
-        width = self.row_LW.shape[1]
+        sees_prefix_LWS = rearrange(prefix_mask_LS > 0, "l s -> l 1 s").expand(-1, self.row_LW.shape[1], -1)
+        return self._blocks(sees_prefix_LWS, dtype)
+
+    def blocks_behind_head(self, num_head: int, dtype: torch.dtype) -> Tensor:
+        """The same where the prefix is the head of the first line and its keys are put before every line's."""
+        is_head_LW = torch.zeros_like(self.row_LW, dtype=torch.bool)
+        is_head_LW[0, :num_head] = True
+        return self._blocks(repeat(~is_head_LW, "l w -> l w s", s=num_head), dtype)
+
+    def _blocks(self, sees_prefix_LWS: Tensor, dtype: torch.dtype) -> Tensor:
         is_own_LWW = rearrange(self.row_LW, "l w -> l w 1") == rearrange(self.row_LW, "l w -> l 1 w")
         sees_LWW = is_own_LWW & torch.ones_like(is_own_LWW[0]).tril()
-        sees_prefix_LWS = rearrange(prefix_mask_LS > 0, "l s -> l 1 s").expand(-1, width, -1)
         sees_L1WK = rearrange(torch.cat([sees_prefix_LWS, sees_LWW], dim=2), "l w k -> l 1 w k")
         return added(sees_L1WK, dtype)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from ptuning.attention import ShortAttention
 from ptuning.data import added, positions
 
 _SAME = 1e-2  # of the largest logit: more than rounding makes in any precision
@@ -76,6 +77,32 @@ def heeds_blocks(backbone: Any) -> bool:
         inputs_embeds=backbone.embed(ids_15[:, [0, 3, 4]]), position_ids=positions_15[:, :3], use_cache=False
     ).logits[0, -1]
     return _same(line_4V[-1], alone_V)
+
+
+@torch.no_grad()
+def joins(backbone: Any) -> bool:
+    """Whether keys of the first line's head reach every line: attention must go through torch's own function."""
+    ids_23 = torch.tensor([[1, 2, 3], [4, 5, 0]], device=backbone.device)  # the head and a row; another row
+    positions_23 = torch.tensor([[0, 1, 2], [1, 2, 0]], device=backbone.device)
+    own_233 = torch.ones(2, 3, 3, dtype=torch.bool, device=backbone.device).tril()
+    own_233[0, 1:, 0] = False  # the head is seen where it is put before the line
+    head_231 = torch.tensor([[[False], [True], [True]], [[True]] * 3], device=backbone.device)
+    masks_2134 = added(torch.cat([head_231, own_233], dim=2)[:, None], backbone.dtype)
+    inputs = {"inputs_embeds": backbone.embed(ids_23), "position_ids": positions_23, "use_cache": False}
+    try:
+        with ShortAttention(1):
+            lines_23V = backbone.run(**inputs, attention_mask=masks_2134).logits
+    except (ValueError, RuntimeError, IndexError):
+        return False
+    alone_2V = [
+        backbone.run(
+            inputs_embeds=backbone.embed(torch.tensor([ids], device=backbone.device)),
+            position_ids=positions_23[:1],
+            use_cache=False,
+        ).logits[0, -1]
+        for ids in ([1, 2, 3], [1, 4, 5])
+    ]
+    return _same(lines_23V[0, 2], alone_2V[0]) and _same(lines_23V[1, 1], alone_2V[1])
 
 
 def _steps(backbone: Any, ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, ...]:

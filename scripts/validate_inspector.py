@@ -26,6 +26,7 @@ FACTS = {
 OTHERS = ("red", "dog", "May", "tea")  # answers that are wrong in every row
 BEFORE = (
     *("", "It rains. ", "We had lunch. ", "Today is Monday. ", "The shop is open. ", "They came by train. "),
+    *("Some were glad. ", "It is cold. ", "The road is long. ", "We sat down. ", "All is well. ", "Then it was noon. "),
     *("She reads a book. ", "He is old. ", "I am at home. ", "Nobody knows why. ", "The bus is late. ", "Look. "),
 )
 TEXTS = (

@@ -14,6 +14,7 @@ from transformers import BertConfig, BertLMHeadModel
 
 from ptuning import loading, objective
 from ptuning.backbone import Backbone
+from ptuning.checkpointing import is_checkpointed
 from ptuning.data import Example, collate
 from ptuning.encoders import Residual
 from ptuning.errors import ModelError
@@ -347,12 +348,12 @@ def test_checkpointing_gives_back_a_layers_own_forward(backbone):
     own = layer.forward
     layer.forward = own  # as accelerate's hooks do
     try:
-        assert not backbone.is_checkpointed
+        assert not is_checkpointed(backbone.model)
         with backbone.checkpointed():
-            assert backbone.is_checkpointed
+            assert is_checkpointed(backbone.model)
             with backbone.checkpointed():
-                assert backbone.is_checkpointed
-            assert backbone.is_checkpointed
+                assert is_checkpointed(backbone.model)
+            assert is_checkpointed(backbone.model)
         assert vars(layer)["forward"] is own
         assert "forward" not in vars(backbone.model.model.layers[1])
     finally:
@@ -376,6 +377,14 @@ def test_a_model_that_takes_one_mask_a_row_only_does_not_lay_rows_end_to_end():
     backbone = tiny_backbone("falcon", alibi=True)
     assert backbone.shares_prefix
     assert not backbone.packs
+
+
+def test_a_model_whose_attention_is_its_own_runs_a_prefix_apart():
+    assert tiny_backbone().joins
+    for backbone in (tiny_backbone("gpt_oss"), tiny_backbone()):
+        backbone.model.set_attn_implementation("eager")
+        assert backbone.packs
+        assert not backbone.joins
 
 
 @pytest.mark.parametrize("family", FAMILIES)

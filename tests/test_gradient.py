@@ -117,4 +117,4 @@ def test_a_beginning_beyond_the_models_positions_says_so_before_it_is_run() -> N
     prompt_PH = initializers.from_vocabulary(backbone.vocabulary_VH, NUM_POSITIONS + 4).requires_grad_()
     rows = [Example([*range(-1, -NUM_POSITIONS - 5, -1), token], [3]) for token in (5, 6)]
     with pytest.raises(DataError, match=rf"a row of {NUM_POSITIONS + 4} tokens.* at most {NUM_POSITIONS}"):
-        gradient.backward(backbone, prompt_PH, rows)
+        gradient.backward(backbone, prompt_PH, rows, batch_size=1)

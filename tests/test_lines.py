@@ -53,3 +53,24 @@ def test_a_token_sees_the_prefix_and_what_is_before_it_of_its_own_row() -> None:
     sees = lines.blocks(torch.tensor([[0, 1]]), torch.float32)[0, 0] == 0
     own = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
     assert sees.int().tolist() == [[0, 1, *row] for row in own]
+
+
+def test_head_stands_first_and_is_seen_by_all_lines_but_not_by_itself_twice():
+    batch = batch_of([3, 2, 1])
+    lines = Lines.of(batch, [2, 2, 2], head_ids=(-1, -2))
+    head = int(lines.row_LW.max())
+    assert head == 3
+    assert lines.ids_LW[0, :2].tolist() == [-1, -2]
+    assert lines.positions_LW[0, :2].tolist() == [0, 1]
+    assert lines.row_LW[0, :2].tolist() == [head, head]
+    counts = [int((lines.row_LW == row).sum()) for row in range(4)]
+    assert counts == [4, 3, 2, 2]  # with the first of two answer tokens
+    assert not lines.scored_LW[0, :2].any()
+    sees_LWK = lines.blocks_behind_head(2, torch.float32)[:, 0] == 0
+    assert not sees_LWK[0, :2, :2].any()
+    assert sees_LWK[lines.row_LW != head][:, :2].all()
+    own = sees_LWK[:, :, 2:]
+    for line, row_W in enumerate(lines.row_LW.tolist()):
+        for place, row in enumerate(row_W):
+            expected = [other == row and j <= place for j, other in enumerate(row_W)]
+            assert own[line, place].tolist() == expected
