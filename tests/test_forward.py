@@ -200,7 +200,7 @@ def test_rows_share_one_run_of_the_prompt_and_one_line(backbone, monkeypatch):
     batch = collate([example(4, n, 1, seed=n) for n in (10, 4, 5)], backbone.pad_id)
     label_logits(backbone, prompt_of(backbone, 4), batch)
     assert sizes == [(2, 13)]  # end to end, the prompt among them; a label's own logits are not needed
-    monkeypatch.setattr(type(backbone), "joins", False)
+    monkeypatch.setitem(backbone.__dict__, "joins", False)
     label_logits(backbone, prompt_of(backbone, 4), batch)
     assert sizes[1:] == [(1, 4), (1, 19)]  # the prompt in a run of its own
 

@@ -69,10 +69,10 @@ def compared(case: Case, rounds: int) -> dict[str, Any]:
 
 
 def in_turns(sides: dict[str, Call], method: str, *arguments: Any) -> dict[str, Any]:
-    """What each side measures the second time: the system puts away what a process holds while the other one runs."""
+    """What each side measures, one after the other, each warmed first: the system puts away what an idle one holds."""
     found = {}
     for name, call in sides.items():
-        call(method, *arguments)
+        call("warm", method, *arguments)
         found[name] = call(method, *arguments)
     return found
 
