@@ -26,7 +26,7 @@ from ptuning.loading import cannot_load, load, load_embeddings, quantize_int8
 from ptuning.template import Task
 
 _EMBED_CHUNK = 8192  # tokens embedded at a time
-_OVERHEAD_TOKENS = 80  # about what SmolLM2-135M reads in the time that one run more takes, on 2 cores
+OVERHEAD_TOKENS = 80  # about what SmolLM2-135M reads in the time that one run more takes, on 2 cores
 _OPTIONAL = ("attention_mask", "position_ids")  # what an architecture may not take: ALiBi models number no positions
 
 
@@ -162,7 +162,7 @@ class Backbone(ABC):
     @property
     def overhead_tokens(self) -> int:
         """What parting a batch must save, in tokens; nothing is saved where rows are laid end to end."""
-        return _OVERHEAD_TOKENS if self.device.type == "cpu" and not self.packs else FEWEST_BATCHES
+        return OVERHEAD_TOKENS if self.device.type == "cpu" and not self.packs else FEWEST_BATCHES
 
     @property
     def shares_prefix(self) -> bool:

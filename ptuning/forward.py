@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from ptuning.attention import ShortAttention
-from ptuning.backbone import Backbone, CausalBackbone
+from ptuning.backbone import OVERHEAD_TOKENS, Backbone, CausalBackbone
 from ptuning.checkpointing import is_checkpointed
 from ptuning.data import IGNORED, Batch, Example, padded
 from ptuning.errors import ModelError
@@ -101,9 +101,10 @@ def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
     if not can_share(backbone, prompt, batch):
         return splice(backbone, prompt, batch)
     assert isinstance(backbone, CausalBackbone)
-    if isinstance(prompt, Tensor) and can_join(backbone, batch):
-        return _joined(backbone, prompt, batch)
     if isinstance(prompt, Tensor):
+        lines = _lines_behind_head(backbone, batch)
+        if lines is not None:
+            return _joined(backbone, prompt, batch, lines)
         prompt = RowPrompts.same(prompt, Prefix.of(backbone, prompt, batch.shared_ids), len(batch.ids_BT))
     assert isinstance(prompt, RowPrompts)
     packs = can_pack(backbone, prompt, batch)
@@ -113,23 +114,30 @@ def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
     return logits_NV[lines.order_N]
 
 
-def can_join(backbone: CausalBackbone, batch: Batch) -> bool:
-    """Whether what the rows begin with can be run together with what is left of them, laid end to end."""
-    return backbone.joins and backbone.sees_all(WIDEST * batch.ids_BT.shape[1] + batch.num_shared)
+def _lines_behind_head(backbone: CausalBackbone, batch: Batch) -> Lines | None:
+    """The rows laid end to end, what they begin with at the start of the first line; None where that cannot be.
+
+    Nor where it leaves more empty than a run of what they begin with costs.
+    """
+    if not (backbone.joins and backbone.sees_all(WIDEST * batch.ids_BT.shape[1] + batch.num_shared)):
+        return None
+    num_rows, num_head = len(batch.ids_BT), batch.num_shared
+    layout = batch, [num_head] * num_rows, [0] * num_rows
+    together, apart = Lines.of(*layout, head_ids=batch.shared_ids), Lines.of(*layout)
+    is_less = together.ids_LW.numel() <= apart.ids_LW.numel() + num_head + OVERHEAD_TOKENS
+    return together if is_less else None
 
 
-def _joined(backbone: CausalBackbone, prompt_PH: Tensor, batch: Batch) -> Tensor:
+def _joined(backbone: CausalBackbone, prompt_PH: Tensor, batch: Batch, lines: Lines) -> Tensor:
     """What the rows begin with at the start of the first line, and its keys and values before those of every line.
 
     One pass over the weights in place of two. Shapes as in `label_logits`.
     """
-    head_ids, num_rows = batch.shared_ids, len(batch.ids_BT)
-    lines = Lines.of(batch, [len(head_ids)] * num_rows, [0] * num_rows, head_ids)
-    with ShortAttention(len(head_ids)), only_scored(backbone.model, lines.scored_LW):
+    with ShortAttention(batch.num_shared), only_scored(backbone.model, lines.scored_LW):
         logits_NV = backbone.scored_logits(
             lines.scored_LW,
             inputs_embeds=place(backbone, prompt_PH, lines.ids_LW),
-            attention_mask=lines.blocks_behind_head(len(head_ids), backbone.dtype),
+            attention_mask=lines.blocks_behind_head(batch.num_shared, backbone.dtype),
             position_ids=lines.positions_LW,
             use_cache=False,
         )

@@ -73,7 +73,7 @@ def test_run_trains_resumes_and_is_used_from_the_command_line(t5_config: Path, t
         told.append(json.loads(capsys.readouterr().out))
     assert told[0]["results"]["soft prompt"]["loss"] == pytest.approx(tuned["loss"], abs=1e-4)
     assert set(told[1]["answers"][0]["scores"]) == {"negative", "positive"}
-    assert len(told[2]["tokens"]) == 4
+    assert len(told[2]["geometry"]["table"]["records"]) == 4
 
 
 @pytest.mark.parametrize("encoder", ["embedding", "mlp", "lstm", "residual", "conditioned"])

@@ -114,7 +114,14 @@ def test_run_killed_and_resumed_equals_uninterrupted_run_to_the_bit(
     resumed = trained(run_config, resume=True)
     assert torch.equal(resumed.prompt.embeddings_PH, whole.prompt.embeddings_PH)
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
-    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["best.pt", "last.pt"]
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == [
+        "best.pt",
+        "last.pt",
+        "prompts",
+    ]
+    snapshots = [RunDirectory(tmp_path / name).snapshots() for name in ("run", "whole")]
+    assert list(snapshots[0]) == list(snapshots[1])
+    assert all(torch.equal(snapshots[0][step], snapshots[1][step]) for step in snapshots[1])
 
 
 @pytest.mark.real_model
