@@ -387,6 +387,14 @@ def test_a_model_whose_attention_is_its_own_runs_a_prefix_apart():
         assert not backbone.joins
 
 
+def test_a_prefix_that_does_not_reach_every_line_is_found_out(monkeypatch):
+    def of_each_line(states, num_head):
+        return torch.cat([states[:, :, :num_head], states], dim=2)
+
+    monkeypatch.setattr("ptuning.attention._behind_head", of_each_line)
+    assert not tiny_backbone().joins
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_embeddings_alone_are_those_of_the_whole_model(family, tmp_path):
     tiny = tiny_backbone(family)
