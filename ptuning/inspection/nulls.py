@@ -15,7 +15,6 @@ VOCABULARY = "vocabulary"  # Gaussian, with the vocabulary's mean and covariance
 DIRECTION = "direction"  # of the virtual token's norm and share along the vocabulary's mean, else any direction
 STEP = "step"  # where it began, and a random step as long as the one it made
 UNTRAINED = "untrained"  # other tokens, as it was itself when it began at one
-NAMES = (VOCABULARY, DIRECTION, STEP, UNTRAINED)
 _ROUNDING = 1e-6  # of a cosine
 _BLOCK = 2048  # vectors compared at a time
 _DRAWS = 64  # of a virtual token's draws at a time, which then stay in the processor's cache
