@@ -82,7 +82,7 @@ def _verdict(report: Report) -> str:
         f'{row}<div class="verdict" id="verdict"><strong>{escape(verdict.word)}</strong>'
         f"{escape(verdict.sentence)}</div>"
         f'<p class="note">{escape(report.note)}</p>{table}<p class="note">Thresholds: {limits}. Gains are counted in '
-        f"{verdict.measure or 'nothing: no rows were given'}; brackets hold 95 % intervals.</p>"
+        f"{verdict.measure or 'nothing: too few rows were given'}; brackets hold 95 % intervals.</p>"
     )
 
 

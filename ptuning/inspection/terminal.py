@@ -52,8 +52,9 @@ def _ladder_lines(report: Report) -> list[str]:
         )
         found.append(f"{record['rung']:<24}{record['rows']:>6}  {accuracy:<24}{loss:<24}")
     verdict = report.verdict
+    judged = f"decoding fidelity F ({verdict.measure}) {verdict.fidelity}; discretisation gap {verdict.gap}"
     found += [
-        f"decoding fidelity F ({verdict.measure}) {verdict.fidelity}; discretisation gap {verdict.gap}",
+        *([judged] if verdict.measure is not None else []),
         *([f"the decoding as text: {report.ladder.text!r}"] if report.ladder.text is not None else []),
         "",
     ]

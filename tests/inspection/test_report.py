@@ -71,6 +71,14 @@ def test_without_rows_nothing_is_judged_and_the_model_is_not_run(tiny, monkeypat
     assert lines(found)[0].startswith("NOT JUDGED: No rows were given")
 
 
+def test_too_few_rows_are_measured_but_not_judged(tiny):
+    found = inspect(tuned(tiny), tiny, VALUES[:8])
+    shown = lines(found)
+    assert shown[0].startswith("NOT JUDGED: 8 rows were given")
+    assert any(line.startswith("soft prompt") for line in shown)
+    assert not any("None" in line for line in shown)
+
+
 def test_badges():
     record = {"is_init": True, "is_hub": True, "flags": ["byte"]}
     assert badges(record) == ["INIT", "HUB", "GLITCH"]
