@@ -32,7 +32,7 @@ class Fingerprint:
     """The precision they were read in, e.g. bfloat16."""
 
     @classmethod
-    def of(cls, model: Any, read: Callable[[str, Tensor], Any] | None = None) -> "Fingerprint":
+    def of(cls, model: Any, read: Callable[[str], Any] | None = None) -> "Fingerprint":
         """Takes the fingerprint of a transformers model.
 
         Args:
@@ -49,7 +49,7 @@ class Fingerprint:
         for place, which in zip(places.tolist(), torch.searchsorted(ends, places, right=True).tolist(), strict=True):
             name, parameter = parameters[which]
             offset = torch.tensor(place - int(ends[which]) + parameter.numel())
-            numbers = parameter.detach() if read is None else read(name, parameter)
+            numbers = parameter.detach() if read is None else read(name)
             value = numbers[tuple(int(i) for i in torch.unravel_index(offset, parameter.shape))]
             weights.append(float(f"{float(value.to(parameter.dtype)):.6g}"))
         config = model.config.get_text_config()

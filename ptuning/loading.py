@@ -82,11 +82,7 @@ def load_embeddings(
             names = {id(each): key for key, each in model.named_parameters()}
             if not set(names.values()) <= set(files) or [key for key, _ in module.named_parameters()] != ["weight"]:
                 return None
-
-            def read(key: str, parameter: Tensor) -> Any:
-                return _OnDisk(files[key], key)
-
-            fingerprint = Fingerprint.of(model, read)
+            fingerprint = Fingerprint.of(model, lambda key: _OnDisk(files[key], key))
             key = names[id(module.weight)]
             with safe_open(files[key], "pt") as tensors:
                 weight = tensors.get_tensor(key)

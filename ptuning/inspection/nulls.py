@@ -48,19 +48,28 @@ class Nulls:
 
     def directions(self, p: int, chosen: Iterable[int] | None = None) -> Tensor:
         """The vectors of kind `DIRECTION` for a virtual token, all or chosen ones (counted round), `[N, H]`."""
-        mean_H, own_H = self._mean_H, self.prompt_PH[p]
-        drawn_NH = self._direction_NH if chosen is None else self._direction_NH[[n % self.num for n in chosen]]
-        along = own_H @ mean_H
-        across = (own_H.square().sum() - along.square()).clamp(min=0).sqrt()
-        return along * mean_H + across * unit(drawn_NH - (drawn_NH @ mean_H)[:, None] * mean_H)
+        rows = slice(None) if chosen is None else [n % self.num for n in chosen]
+        return self._direction(p).vectors(self._direction_NH)[rows]
 
     def steps(self, p: int) -> Tensor | None:
         """The vectors of kind `STEP` for a virtual token, `[N, H]`; None where it began at no token."""
+        made = self._step(p)
+        return None if made is None else made.vectors(self._direction_NH)
+
+    def _direction(self, p: int) -> "_Sum":
+        mean_H, own_H = unit(self._vocabulary.mean_H[None])[0], self.prompt_PH[p]
+        along, along_N = own_H @ mean_H, self._direction_NH @ mean_H
+        across = (own_H.square().sum() - along.square()).clamp(min=0).sqrt()
+        weight_N = across / (1 - along_N.square()).clamp(min=1e-12).sqrt()
+        return _Sum(mean_H, along - weight_N * along_N, weight_N, None)
+
+    def _step(self, p: int) -> "_Sum | None":
         i = self._init_ids[p]
         if i is None:
             return None
         start_H = self._vocabulary.rows([i])[0]
-        return start_H + (self.prompt_PH[p] - start_H).norm() * self._direction_NH
+        length_N = (self.prompt_PH[p] - start_H).norm().expand(self.num)
+        return _Sum(start_H, torch.ones_like(length_N), length_N, int(self._vocabulary.same_V[i]))
 
     def chances(self) -> list[dict[str, float]]:
         """For each virtual token and kind, how often chance comes as near to some token as it does: p-values.
@@ -76,33 +85,15 @@ class Nulls:
         vectors_MH = torch.cat([vectors for vectors, _ in groups])
         closest_M = closest(vectors_MH, [i for _, ids in groups for i in ids], self._vocabulary)
         own_P, like_N, tokens_N = closest_M.split([len(vectors) for vectors, _ in groups])
-        sums = _Sums(self._vocabulary, self._direction_NH)
-        for p, i in enumerate(self._init_ids):
-            sums.add(*self._as_sum_of_mean(p), self.directions(p).norm(dim=1), None)
-            steps_NH = self.steps(p)
-            if steps_NH is not None and i is not None:
-                start_H = self._vocabulary.rows([i])[0]
-                length_N = (self.prompt_PH[p] - start_H).norm().expand(self.num)
-                sums.add(start_H, torch.ones_like(length_N), length_N, steps_NH.norm(dim=1), i)
-        by_sum, found = iter(sums.closest()), []
+        each_token = [(self._direction(p), self._step(p)) for p in range(len(self.prompt_PH))]
+        sums = [made for both in each_token for made in both if made is not None]
+        by_sum, found = iter(_closest_sums(sums, self._direction_NH, self._vocabulary)), []
         for p, own in enumerate(own_P.tolist()):
             draws = {VOCABULARY: like_N, DIRECTION: next(by_sum)}
             if self._init_ids[p] is not None:
                 draws |= {STEP: next(by_sum), UNTRAINED: tokens_N}
             found.append({name: p_value(own, each_N) for name, each_N in draws.items()})
         return found
-
-    def _as_sum_of_mean(self, p: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean's direction `[H]`, and its and the random directions' weights `[N]` in `directions(p)`."""
-        mean_H, own_H = self._mean_H, self.prompt_PH[p]
-        along, along_N = own_H @ mean_H, self._direction_NH @ mean_H
-        across = (own_H.square().sum() - along.square()).clamp(min=0).sqrt()
-        weight_N = across / (1 - along_N.square()).clamp(min=1e-12).sqrt()
-        return mean_H, along - weight_N * along_N, weight_N
-
-    @property
-    def _mean_H(self) -> Tensor:
-        return unit(self._vocabulary.mean_H[None])[0]
 
     def hub_counts(self) -> dict[int, int]:
         """How many of the vectors like the vocabulary are nearest to each token, by cosine."""
@@ -118,32 +109,26 @@ class _Sum:
     fixed_H: Tensor
     fixed_N: Tensor
     drawn_N: Tensor
-    norm_N: Tensor
     excluded: int | None
+    """The token that is not looked at."""
+
+    def vectors(self, direction_NH: Tensor) -> Tensor:
+        """The vectors themselves, `[N, H]`."""
+        return self.fixed_N[:, None] * self.fixed_H + self.drawn_N[:, None] * direction_NH
 
 
-class _Sums:
-    """How near sums of a fixed vector and random directions come to a token, all in one pass over the vocabulary."""
-
-    def __init__(self, vocabulary: Vocabulary, direction_NH: Tensor) -> None:
-        self._vocabulary, self._direction_NH, self._sums = vocabulary, direction_NH, list[_Sum]()
-
-    def add(self, fixed_H: Tensor, fixed_N: Tensor, drawn_N: Tensor, norm_N: Tensor, excluded: int | None) -> None:
-        """Adds N vectors; `excluded` is the token that is not looked at."""
-        left_out = None if excluded is None else int(self._vocabulary.same_V[excluded])
-        self._sums.append(_Sum(fixed_H, fixed_N, drawn_N, norm_N, left_out))
-
-    def closest(self) -> list[Tensor]:
-        """The highest cosine of each vector, `[N]` for each that was added."""
-        fixed_KH = torch.stack([each.fixed_H for each in self._sums])
-        best = [torch.full_like(each.norm_N, -torch.inf) for each in self._sums]
-        for ids_C, _, unit_CH in self._vocabulary.chunks():
-            drawn_NC, fixed_KC = self._direction_NH @ unit_CH.T, fixed_KH @ unit_CH.T
-            for k, each in enumerate(self._sums):
-                if each.excluded is not None:
-                    fixed_KC[k].masked_fill_(ids_C == each.excluded, -torch.inf)
-                best[k] = torch.maximum(best[k], _highest(each, fixed_KC[k], drawn_NC))
-        return [(best_N / each.norm_N).cpu() for best_N, each in zip(best, self._sums, strict=True)]
+def _closest_sums(sums: Sequence[_Sum], direction_NH: Tensor, vocabulary: Vocabulary) -> list[Tensor]:
+    """The highest cosine of each vector with a token, `[N]` for each sum, in one pass over the vocabulary."""
+    fixed_KH = torch.stack([each.fixed_H for each in sums])
+    best = [torch.full_like(each.drawn_N, -torch.inf) for each in sums]
+    for ids_C, _, unit_CH in vocabulary.chunks():
+        drawn_NC, fixed_KC = direction_NH @ unit_CH.T, fixed_KH @ unit_CH.T
+        for k, each in enumerate(sums):
+            if each.excluded is not None:
+                fixed_KC[k].masked_fill_(ids_C == each.excluded, -torch.inf)
+            best[k] = torch.maximum(best[k], _highest(each, fixed_KC[k], drawn_NC))
+    norms = (each.vectors(direction_NH).norm(dim=1) for each in sums)
+    return [(best_N / norm_N).cpu() for best_N, norm_N in zip(best, norms, strict=True)]
 
 
 def _highest(each: _Sum, fixed_C: Tensor, drawn_NC: Tensor) -> Tensor:
