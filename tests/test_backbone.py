@@ -393,6 +393,15 @@ def test_a_prefix_that_does_not_reach_every_line_is_found_out(monkeypatch):
 
     monkeypatch.setattr("ptuning.attention._behind_head", of_each_line)
     assert not tiny_backbone().joins
+    half = tiny_backbone()
+    half.model.to(torch.bfloat16)
+    assert not half.joins
+
+
+@pytest.mark.real_model
+def test_rounding_to_16_bits_does_not_keep_the_real_model_from_joining(real_backbone):
+    assert real_backbone.joins
+    assert Backbone.from_pretrained(ASSETS / "smollm2-135m-instruct", "bfloat16", "cpu").joins
 
 
 @pytest.mark.parametrize("family", FAMILIES)
