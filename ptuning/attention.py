@@ -1,50 +1,20 @@
 """Attention of short rows on CPUs, as plain matrix products.
 
 torch's own kernel took 1.7 to 3.9 times as long in bfloat16, forward and backward together, for 86 to 1,046 keys, and
-1.1 to 1.3 times in float32 for 86 to 166; at 278 keys it was the faster one there. Knows nothing of models: what it
-changes is what torch's function does while the mode is on.
+1.1 to 1.3 times in float32 for 86 to 166; at 278 keys it was the faster one there. Knows nothing of models.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 _LONGEST = {torch.bfloat16: 1024, torch.float32: 200}  # keys, up to which this is used
 _MOST_SCORES = 2**24  # of a layer: they are kept for the backward pass, which torch's own kernel does without
 
 
-class ShortAttention(TorchFunctionMode):
-    """While it is on, `scaled_dot_product_attention` is computed so where that is the faster way.
-
-    Args:
-        num_head: Leading keys and values of the first row that are put before those of every row; the mask has them.
-    """
-
-    def __init__(self, num_head: int = 0) -> None:
-        super().__init__()
-        self._num_head = num_head
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is functional.scaled_dot_product_attention:
-            func = _attention
-            if self._num_head:
-                query, key, value, *others = args
-                args = (query, *(_behind_head(each, self._num_head) for each in (key, value)), *others)
-        return func(*args, **(kwargs or {}))
-
-
-def _behind_head(states: Tensor, num_head: int) -> Tensor:
-    """Keys or values `[L, heads, W, D]` with the first row's leading ones before each row's."""
-    return torch.cat([states[:1, :, :num_head].expand(len(states), -1, -1, -1), states], dim=2)
-
-
-def _attention(
+def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -54,7 +24,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """The function's own arguments; the faster way where there is one."""
+    """`scaled_dot_product_attention`: its arguments, shapes and gradients; as products where that is the faster way."""
     is_plain = not dropout_p and not is_causal and not enable_gqa and query.device.type == "cpu"
     num_scores = query.shape[:-1].numel() * key.shape[-2]
     is_short = key.shape[-2] <= _LONGEST.get(query.dtype, 0) and num_scores <= _MOST_SCORES

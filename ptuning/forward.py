@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
-from ptuning.attention import ShortAttention
 from ptuning.backbone import OVERHEAD_TOKENS, Backbone, CausalBackbone
 from ptuning.checkpointing import is_checkpointed
 from ptuning.data import IGNORED, Batch, Example, padded
 from ptuning.errors import ModelError
+from ptuning.kernels import FastKernels
 from ptuning.last_layer import only_scored
 from ptuning.lines import WIDEST, Lines
 from ptuning.placement import place
@@ -109,7 +109,7 @@ def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
     assert isinstance(prompt, RowPrompts)
     packs = can_pack(backbone, prompt, batch)
     lines = Lines.of(batch, prompt.num_run, prompt.choice if packs else None)
-    with ShortAttention(), only_scored(backbone.model, lines.scored_LW):
+    with FastKernels(), only_scored(backbone.model, lines.scored_LW):
         logits_NV = backbone.scored_logits(lines.scored_LW, **_inputs(backbone, prompt, lines, packs))
     return logits_NV[lines.order_N]
 
@@ -133,7 +133,7 @@ def _joined(backbone: CausalBackbone, prompt_PH: Tensor, batch: Batch, lines: Li
 
     One pass over the weights in place of two. Shapes as in `label_logits`.
     """
-    with ShortAttention(batch.num_shared), only_scored(backbone.model, lines.scored_LW):
+    with FastKernels(batch.num_shared), only_scored(backbone.model, lines.scored_LW):
         logits_NV = backbone.scored_logits(
             lines.scored_LW,
             inputs_embeds=place(backbone, prompt_PH, lines.ids_LW),
@@ -175,7 +175,7 @@ def prefill(backbone: CausalBackbone, prompt: RowPrompts, batch: Batch) -> Dynam
     last_BT[:, -1] = 0  # as if it were to be predicted: what comes before it is run
     lines = Lines.of(dataclasses.replace(batch, labels_BT=last_BT), prompt.num_run, prompt.choice)
     inputs = _inputs(backbone, prompt, lines, packs=True)
-    with ShortAttention(), only_scored(backbone.model, lines.scored_LW):
+    with FastKernels(), only_scored(backbone.model, lines.scored_LW):
         backbone.fill(**inputs)
     num_kept, cache = max(prompt.num_run), backbone.new_cache()
     (rows_N, columns_N), (lines_N, at_N) = lines.columns, lines.places

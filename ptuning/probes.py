@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from ptuning.attention import ShortAttention
 from ptuning.data import added, positions
+from ptuning.kernels import FastKernels
 
 _SAME = 1e-2  # of the largest logit: more than rounding makes in any precision
 _FAR_NEARER = 0.25
@@ -91,7 +91,7 @@ def joins(backbone: Any) -> bool:
     masks_2134 = added(torch.cat([head_231, own_233], dim=2)[:, None], backbone.dtype)
     inputs = {"inputs_embeds": backbone.embed(ids_23), "position_ids": positions_23, "use_cache": False}
     try:
-        with ShortAttention(1):
+        with FastKernels(1):
             lines_23V = backbone.run(**inputs, attention_mask=masks_2134).logits
     except (ValueError, RuntimeError, IndexError):
         return False

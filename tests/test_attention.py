@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ptuning import attention
-from ptuning.attention import ShortAttention, attend
+from ptuning.attention import attend
+from ptuning.kernels import FastKernels
 
 
 def inputs(dtype: torch.dtype, num_keys: int = 7) -> tuple[Tensor, ...]:
@@ -47,7 +48,7 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_own_kernel() -> None:
     plain = functional.scaled_dot_product_attention
     exact = measured(lambda *each: plain(*each, mask.float()), *(each.float() for each in tensors))
     kernel = measured(lambda *each: plain(*each, mask), *tensors)
-    with ShortAttention():
+    with FastKernels():
         ours = measured(lambda *each: plain(*each, mask), *tensors)
     for one, other, true in zip(ours, kernel, exact, strict=True):
         assert (one - true).norm() < 3 * (other - true).norm()
@@ -72,7 +73,7 @@ def test_it_acts_where_it_is_faster(
     calls = []
     monkeypatch.setattr(attention, "attend", lambda *each: calls.append(len(each)) or attend(*each))
     *tensors, _ = inputs(dtype, num_keys)
-    with ShortAttention():
+    with FastKernels():
         functional.scaled_dot_product_attention(*tensors, **{"attn_mask": masks(dtype, num_keys)["added"], **options})
     assert bool(calls) == is_ours
     calls.clear()
@@ -93,5 +94,5 @@ def test_scores_that_take_much_memory_are_left_to_torchs_own_kernel(monkeypatch:
     monkeypatch.setattr(attention, "attend", pytest.fail)
     monkeypatch.setattr(attention, "_MOST_SCORES", 2 * 3 * 5 * 7 - 1)
     *tensors, _ = inputs(torch.bfloat16)
-    with ShortAttention():
+    with FastKernels():
         functional.scaled_dot_product_attention(*tensors, masks(torch.bfloat16)["added"])

@@ -233,7 +233,7 @@ def reviews(real_backbone):
 def test_shared_prefix_equals_splice_on_real_reviews(real_backbone, reviews):
     batch = collate(reviews[:8], real_backbone.pad_id)
     assert batch.num_shared == 22  # and "Review:"
-    assert_paths_agree(real_backbone, trained_encoder(real_backbone, 20), batch, rounding=3e-5)
+    assert_paths_agree(real_backbone, trained_encoder(real_backbone, 20), batch, rounding=1e-4)
 
 
 @pytest.mark.real_model

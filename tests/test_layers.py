@@ -13,8 +13,8 @@ LEVELS = {
     **dict.fromkeys(
         ("assets", "attention", "checkpointing", "cost", "encoders", "files", "fingerprint", "initializers"), 1
     ),
-    **dict.fromkeys(("ensemble", "interrupts", "last_layer", "rows", "settings", "template"), 1),
-    **dict.fromkeys(("card", "config", "data", "loading"), 2),
+    **dict.fromkeys(("ensemble", "interrupts", "last_layer", "linear", "rows", "settings", "template"), 1),
+    **dict.fromkeys(("card", "config", "data", "kernels", "loading"), 2),
     **dict.fromkeys(("engine", "lines", "probes", "prompt", "run_directory", "schedule"), 3),
     "backbone": 4,
     **dict.fromkeys(("placement", "start"), 5),

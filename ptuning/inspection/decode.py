@@ -3,7 +3,7 @@
 Knows nothing of tasks or of what the prompt does: geometry alone, which says little of meaning (FIDELITY_NOTE).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -46,6 +46,14 @@ COLUMNS = {
     "flags": "special, unused, byte, duplicate",
     "metrics_agree": "how many of the four metrics have this token nearest",
 }
+
+
+def badges(record: Mapping[str, Any]) -> list[str]:
+    """INIT, HUB, GLITCH, as they apply to a record."""
+    is_glitch = bool({"unused", "byte"} & set(record["flags"]))
+    return [
+        name for name, holds in (("INIT", record["is_init"]), ("HUB", record["is_hub"]), ("GLITCH", is_glitch)) if holds
+    ]
 
 
 @dataclass(frozen=True)

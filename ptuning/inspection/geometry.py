@@ -64,9 +64,10 @@ def geometry(prompt_PH: Tensor, vocabulary: Vocabulary, init_ids: Sequence[int |
     known = [i for i in ids if i is not None]
     sample = torch.randperm(len(vocabulary.different_U), generator=torch.Generator().manual_seed(0))[:_SAMPLE]
     sampled = vocabulary.different_U[sample.to(vocabulary.device)].tolist()
-    away_P = _distances(own_PH, ids, vocabulary)
-    away_S = _distances(vocabulary.rows(sampled), sampled, vocabulary)
-    away = dict(zip(known, _distances(vocabulary.rows(known), known, vocabulary).tolist(), strict=True))
+    tokens_NH = vocabulary.rows([*known, *sampled])
+    away_M = _distances(torch.cat([own_PH, tokens_NH]), [*ids, *known, *sampled], vocabulary)
+    away_P, away_K, away_S = away_M.split([len(ids), len(known), len(sampled)])
+    away = dict(zip(known, away_K.tolist(), strict=True))
     norms_P, norms_V = own_PH.norm(dim=1), vocabulary.norms_V
     records = []
     for p, i in enumerate(ids):
@@ -92,15 +93,14 @@ def _distances(vectors_NH: Tensor, own_ids: Sequence[int | None], vocabulary: Vo
     """Mean distance of each vector to its ten nearest different tokens, itself left out: `[N]`."""
     num = min(_NEIGHBOURS, len(vocabulary.different_U) - 1)
     left_out_N1 = torch.tensor([-1 if i is None else int(vocabulary.same_V[i]) for i in own_ids])[:, None]
-    nearest: Tensor | None = None
+    nearest = list[Tensor]()
     for ids_C, rows_CH, _ in vocabulary.chunks():
         # |a - b|^2 = |a|^2 + |b|^2 - 2ab: its rounding matters only where both are the same, which is left out
         squared_NC = vectors_NH.square().sum(1)[:, None] + rows_CH.square().sum(1) - 2 * vectors_NH @ rows_CH.T
         squared_NC.masked_fill_(ids_C == left_out_N1.to(ids_C.device), torch.inf)
-        both_NK = squared_NC if nearest is None else torch.cat([nearest, squared_NC], dim=1)
-        nearest = both_NK.topk(num, dim=1, largest=False).values
-    assert nearest is not None
-    return nearest.clamp(min=0).sqrt().mean(dim=1)
+        nearest.append(squared_NC.topk(min(num, len(ids_C)), dim=1, largest=False).values)
+    squared_NK = torch.cat(nearest, dim=1).topk(num, dim=1, largest=False).values
+    return squared_NK.clamp(min=0).sqrt().mean(dim=1)
 
 
 def _percentile(value: Tensor | float, among: Tensor) -> float:

@@ -10,12 +10,12 @@ from typing import Any
 
 from ptuning.files import whole_file
 from ptuning.inspection import drawing
+from ptuning.inspection.decode import badges
 from ptuning.inspection.drawing import Bar
 from ptuning.inspection.ladder import SOFT
 from ptuning.inspection.report import Report
 from ptuning.inspection.resampling import Estimate
 from ptuning.inspection.table import Table
-from ptuning.inspection.terminal import badges
 
 _SIGNIFICANT = 0.05
 _ATOMS_SHOWN = 3  # of each virtual token; the numbers behind hold the others
@@ -110,8 +110,8 @@ def _grid(report: Report) -> str:
     ranks = max(record["rank"] for record in report.decoding)
     head = "".join(f"<th>{name}</th>" for name in ("position", "began at", "p", "q", *range(1, ranks + 1)))
     rows = []
-    for own in report.nearest:
-        mine = [record for record in report.decoding if record["position"] == own["position"]]
+    for mine in report.neighbours:
+        own = mine[0]
         grey = ' class="grey"' if own["q"] is None or own["q"] > _SIGNIFICANT else ""
         cells = "".join(
             f"<td{grey}><code>{_token(each['token'])}</code> {each['cosine']:.2f}{_badges(each)}</td>" for each in mine

@@ -5,6 +5,8 @@ Knows nothing of how any of it is shown.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from ptuning.inspection.sparse import sparse
 from ptuning.inspection.table import Table
 from ptuning.inspection.trajectory import trajectory
 from ptuning.inspection.verdict import Thresholds, Verdict, judge
-from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.inspection.vocabulary import Vocabulary, unit
 from ptuning.prompt import SoftPrompt
 from ptuning.rows import as_row
 
@@ -63,9 +65,14 @@ class Report:
         return len(self.geometry.table)
 
     @property
+    def neighbours(self) -> list[list[Mapping[str, Any]]]:
+        """The decoding's records of each virtual token, the nearest first."""
+        return [list(records) for _, records in groupby(self.decoding, key=itemgetter("position"))]
+
+    @property
     def nearest(self) -> list[Mapping[str, Any]]:
         """The record of each virtual token's nearest token."""
-        return [record for record in self.decoding if record["rank"] == 1]
+        return [records[0] for records in self.neighbours]
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -181,7 +188,8 @@ def cloud(prompt_PH: Tensor, vocabulary: Vocabulary, init_ids: Sequence[int | No
     chance = torch.Generator().manual_seed(0)
     drawn = torch.randperm(len(vocabulary), generator=chance)[:_DRAWN].tolist()
     tokens_NH = vocabulary.rows(drawn) - vocabulary.mean_H
-    plane_H2 = torch.linalg.svd(tokens_NH, full_matrices=False).Vh[:2].T
+    weights_N2 = torch.linalg.eigh(tokens_NH @ tokens_NH.T).eigenvectors[:, -2:].flip(1)  # N is small, H may not be
+    plane_H2 = unit(weights_N2.T @ tokens_NH).T
 
     def placed(rows_NH: Tensor) -> list[list[float]]:
         return ((rows_NH - vocabulary.mean_H) @ plane_H2).tolist()

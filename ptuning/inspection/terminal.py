@@ -6,6 +6,7 @@ Knows nothing of how anything was measured.
 from collections.abc import Mapping
 from typing import Any
 
+from ptuning.inspection.decode import badges
 from ptuning.inspection.report import Report
 from ptuning.inspection.table import Table
 
@@ -63,8 +64,8 @@ def _ladder_lines(report: Report) -> list[str]:
 
 def _decoding_lines(report: Report) -> list[str]:
     found = [f"{'':>3}  {'initialised from':<18}{'still':<7}{'norm':>7}{'pct':>6}{'p':>7}{'q':>7}  nearest"]
-    for place, own in zip(report.geometry.table, report.nearest, strict=True):
-        mine = [record for record in report.decoding if record["position"] == own["position"]]
+    for place, mine in zip(report.geometry.table, report.neighbours, strict=True):
+        own = mine[0]
         near = "  ".join(f"{each['token']!r} {each['cosine']:.2f}{_badges(each)}" for each in mine)
         start = "-" if own["init_token"] is None else repr(own["init_token"])
         chance = "".join("      -" if own[name] is None else f"{own[name]:>7.3f}" for name in ("p", "q"))
@@ -77,11 +78,3 @@ def _badges(record: Mapping[str, Any]) -> str:
     """What is odd about a token, in brackets."""
     found = badges(record)
     return f" [{', '.join(found)}]" if found else ""
-
-
-def badges(record: Mapping[str, Any]) -> list[str]:
-    """INIT, HUB, GLITCH, as they apply to a record of the decoding."""
-    is_glitch = bool({"unused", "byte"} & set(record["flags"]))
-    return [
-        name for name, holds in (("INIT", record["is_init"]), ("HUB", record["is_hub"]), ("GLITCH", is_glitch)) if holds
-    ]

@@ -1,0 +1,47 @@
+"""Products with frozen float32 weights on CPUs, by oneDNN.
+
+torch multiplies float32 by MKL. oneDNN, which torch carries too, measured 1.06 to 1.15 times as fast forward and
+backward for 256 to 2,000 tokens with SmolLM2-135M's layers on a Xeon with AVX-512, and 1.8 times for 32 tokens with its
+head; in bfloat16 torch uses it already. Knows nothing of models.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_FEWEST = 8  # rows: from here on oneDNN was the faster one
+_PRODUCT = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear`: its arguments, shapes and gradients; by oneDNN where that is the faster way."""
+    is_plain = type(weight) in (Tensor, nn.Parameter) and all(
+        each.dtype == torch.float32 and each.device.type == "cpu" for each in (input, weight)
+    )
+    is_frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
+    if _PRODUCT is None or not is_plain or not is_frozen or input.ndim < 2 or input.shape[:-1].numel() < _FEWEST:
+        return functional.linear(input, weight, bias)
+    product: Tensor = _Product.apply(input, weight, bias)
+    return product
+
+
+class _Product(torch.autograd.Function):
+    """input weight^T + bias; the gradient goes to the input alone."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return _product(input, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        return _product(grads[0], weight.T, None), None, None
+
+
+def _product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    assert _PRODUCT is not None
+    product: Tensor = _PRODUCT(input, weight, bias, "none", [], "")
+    return product
