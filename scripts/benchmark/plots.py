@@ -7,18 +7,19 @@ from matplotlib import pyplot
 
 NAMES = {"ours": "ptuning", "peft": "PEFT"}
 COLOURS = {"ours": "#1b6ca8", "peft": "#c8553d"}
+SHORT = {"float32": "fp32", "bfloat16": "bf16"}
 BARS = {
     "train_tokens_per_second": "training\nuseful tokens/s",
     "step_bytes": "training\nGB above the model",
     "classify_rows_per_second": "classification\nrows/s",
-    "first_token_seconds_8": "first token of 8 rows\ns",
+    "first_token_seconds_8": "first token of 8 rows\nseconds",
 }
 
 
 def bench_plot(cases: list[dict[str, Any]], path: str) -> None:
     """Bars of both sides, a panel a measure, a pair a case."""
     figure, panels = pyplot.subplots(1, len(BARS), figsize=(3.2 * len(BARS), 3.4), layout="constrained")
-    labels = [f"{case['dtype'].replace('float', '')}\nP={case['num_virtual']}" for case in cases]
+    labels = [f"{SHORT[case['dtype']]}\nP={case['num_virtual']}" for case in cases]
     for axes, (what, title) in zip(panels, BARS.items(), strict=True):
         for i, side in enumerate(NAMES):
             values = [case[what][side] for case in cases]
