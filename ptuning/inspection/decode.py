@@ -37,7 +37,8 @@ COLUMNS = {
     "p": "at rank 1, how often chance comes as near (by cosine) to a token other than the initial one, under the "
     "kindest of the nulls; 1 where the token is the initial one; None at other ranks, and where another token "
     "has the highest cosine",
-    "q": "p as a false discovery rate over the virtual tokens that left their initial token (Benjamini-Hochberg)",
+    "q": "p as a false discovery rate over all virtual tokens (Benjamini-Hochberg), those that decode to their initial "
+    "token among them: with many virtual tokens and few that left theirs, no q can be small",
     "p_by_null": "p under each null that applies",
     "hub_share": "share of random vectors like the vocabulary's that are nearest to this token",
     "is_hub": "whether that is more than two vectors, and ten times what it would be if all tokens drew alike",
@@ -128,16 +129,19 @@ def _evidence(
     init_ids: Sequence[int | None],
     vocabulary: Vocabulary,
 ) -> list[dict[str, Any]]:
-    """p, q and p by null of each virtual token; q over those that do not decode to their initial token."""
+    """p, q and p by null of each virtual token; p is 1 where it decodes to its initial token, which was no choice.
+
+    q over all: to leave is itself what chance seldom does, so that among those that left small p would be common.
+    """
     is_init_P = [vocabulary.is_same(i, init) for i, init in zip(shown, init_ids, strict=True)]
     ps = [1.0 if is_init else max(own.values()) for own, is_init in zip(chances, is_init_P, strict=True)]
-    tested = [p for p, is_init in enumerate(is_init_P) if not is_init]
-    qs = dict(zip(tested, q_values([ps[p] for p in tested]), strict=True))
-    found: list[dict[str, Any]] = []
-    for p, own in enumerate(chances):
-        is_of_it = shown[p] == by_cosine[p]  # p is that of the highest cosine
-        found.append({"p": ps[p] if is_of_it else None, "q": qs.get(p, 1.0) if is_of_it else None, "p_by_null": own})
-    return found
+    qs = q_values(ps)
+    return [
+        {"p": ps[p], "q": qs[p], "p_by_null": own}
+        if shown[p] == by_cosine[p]  # p is that of the highest cosine
+        else {"p": None, "q": None, "p_by_null": own}
+        for p, own in enumerate(chances)
+    ]
 
 
 def _of_tokens(

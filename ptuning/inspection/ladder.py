@@ -18,7 +18,7 @@ from ptuning.errors import DataError, PromptError
 from ptuning.evaluation import RowScores, score_rows
 from ptuning.forward import embeddings_of
 from ptuning.inspection.nulls import top
-from ptuning.inspection.resampling import Resampled, Scores
+from ptuning.inspection.resampling import Resampled, Scores, least
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.prompt import SoftPrompt
@@ -274,12 +274,16 @@ def _behaviour(scores: Resampled) -> dict[str, Any] | None:
     """Behavioural fidelity: how much nearer to the soft prompt's answers the decoding's are than random prompts'."""
     if not scores.has_labels:
         return None
-    decoding, base = decoding_of(scores)
-    return scores.divergence_kept(decoding, SOFT, base).as_dict()
+    decoding, bases = decoding_of(scores)
+    return least(scores.divergence_kept(decoding, SOFT, base) for base in bases).as_dict()
 
 
-def decoding_of(scores: Resampled) -> tuple[str, str]:
-    """The rung that stands for the decoding, and the random one that it is compared with."""
+def decoding_of(scores: Resampled) -> tuple[str, list[str]]:
+    """The rung that stands for the decoding, and the random ones over which it must gain.
+
+    Text that stands elsewhere than virtual tokens must gain over random text there too, lest the place be its merit;
+    and over random tokens, lest mending the harm of the place be.
+    """
     if TEXT not in scores.names:
-        return EMBEDDED, RANDOM
-    return TEXT, RANDOM_TEXT if RANDOM_TEXT in scores.names else RANDOM
+        return EMBEDDED, [RANDOM]
+    return TEXT, [name for name in (RANDOM, RANDOM_TEXT) if name in scores.names]

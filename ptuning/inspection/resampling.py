@@ -4,7 +4,8 @@ Knows nothing of models.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Self
@@ -52,6 +53,11 @@ class Estimate:
     def as_dict(self) -> dict[str, float | None]:
         """The same as plain data."""
         return dataclasses.asdict(self)
+
+
+def least(estimates: Iterable[Estimate]) -> Estimate:
+    """The one with the lowest lower end; an undefined one before all."""
+    return min(estimates, key=lambda each: -math.inf if each.low is None else each.low)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ptuning.errors import ConfigError
 from ptuning.inspection.ladder import EMBEDDED, INIT_TEXT, NONE, RANDOM, SOFT, TEXT, UNTRAINED, decoding_of
-from ptuning.inspection.resampling import Estimate, Measure, Resampled
+from ptuning.inspection.resampling import Estimate, Measure, Resampled, least
 
 FAITHFUL, PARTIAL, ECHO, DECORATIVE = "FAITHFUL", "PARTIAL", "ECHO OF INIT", "DECORATIVE"
 NO_EFFECT, NOT_JUDGED = "NO EFFECT", "NOT JUDGED"
@@ -28,6 +29,17 @@ class Thresholds:
     """Share of virtual tokens that still decode to their initial token, from which the decoding is the init's."""
     rows: int = 50
     """Rows below which nothing is judged: of so few an interval says little."""
+
+    def __post_init__(self) -> None:
+        shares = self.partial, self.faithful, self.echo
+        if not (0 <= self.partial <= self.faithful and 0 <= self.echo <= 1):
+            raise ConfigError(
+                f"thresholds partial, faithful, echo = {shares}",
+                "0 <= partial <= faithful, and echo from 0 to 1",
+                "Correct them",
+            )
+        if self.rows < 2:
+            raise ConfigError(f"threshold rows = {self.rows}", "2 or more: one row has no interval", "Raise it")
 
 
 @dataclass(frozen=True)
@@ -76,11 +88,12 @@ def judge(
         sentence = f"{count} rows were given, and {limits.rows} are needed to judge; the decoding alone is no evidence."
         return Verdict(NOT_JUDGED, sentence, None, None, None, None, None, share_init, known)
     measure = measure or ("accuracy" if scores.has_labels else "loss")
-    decoding, base = decoding_of(scores)
+    decoding, bases = decoding_of(scores)
     gains = {name: scores.gain(SOFT, name, measure) for name in (RANDOM, NONE, UNTRAINED) if name in scores.names}
-    fidelity, gap = scores.kept(decoding, SOFT, RANDOM, measure, base), scores.gain(SOFT, EMBEDDED, measure)
+    fidelity = least(scores.kept(decoding, SOFT, RANDOM, measure, base) for base in bases)
+    gap = scores.gain(SOFT, EMBEDDED, measure)
     word = _word(scores, measure, gains, fidelity, share_init, limits)
-    sentence = _sentence(word, decoding, measure, gains, fidelity, share_init)
+    sentence = _sentence(word, decoding, measure, gains, fidelity, share_init, limits)
     return Verdict(word, sentence, measure, gains[RANDOM], gains.get(UNTRAINED), fidelity, gap, share_init, known)
 
 
@@ -110,19 +123,21 @@ def _sentence(
     gains: Mapping[str, Estimate],
     fidelity: Estimate,
     share_init: float,
+    limits: Thresholds,
 ) -> str:
     shape = "as plain text" if decoding == TEXT else "as embeddings, row by row,"
     kept = f"{shape} the decoding keeps {fidelity.percent} of the prompt's gain in {measure}"
     if word == NO_EFFECT:
         than = next(name for name in (RANDOM, NONE) if not gains[name].is_above_zero)
-        return f"On these rows the prompt is not better than {than}: its gain in {measure} is {gains[than]}."
+        return f"These rows do not show the prompt to be better than {than}: its gain in {measure} is {gains[than]}."
     if word == ECHO:
         learned = gains.get(UNTRAINED)
         since = "" if learned is None else f" What training added, {learned} in {measure}, cannot be seen in them."
         return (
-            f"{share_init:.0%} of the virtual tokens decode to the tokens they began at, and the decoding does no more "
-            f"than that beginning.{since}"
+            f"{share_init:.0%} of the virtual tokens decode to the tokens they began at, and the decoding is not shown "
+            f"to do more than that beginning.{since}"
         )
     if word == DECORATIVE:
-        return f"Do not read this text: {kept}."
+        more = " With more rows that could change." if (fidelity.high or 0.0) >= limits.faithful else ""
+        return f"Do not read this text: {kept}.{more}"
     return f"{kept[0].upper()}{kept[1:]}{': the rest is not in it' if word == PARTIAL else ''}."

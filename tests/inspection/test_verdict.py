@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ptuning.errors import ConfigError
 from ptuning.evaluation import RowScores
 from ptuning.inspection.ladder import EMBEDDED, INIT_TEXT, NONE, RANDOM, RANDOM_TEXT, SOFT, TEXT, UNTRAINED
 from ptuning.inspection.resampling import Resampled, Scores
@@ -89,6 +90,26 @@ def test_decoding_is_measured_against_random_text_where_text_stands_elsewhere():
     verdict = judge(scores, 0.0)
     assert verdict.word == DECORATIVE  # any text would do as much there
     assert verdict.fidelity.value == pytest.approx(20 / 260)
+
+
+def test_mending_the_harm_of_a_place_is_no_merit():
+    verdict = judge(of_counts(400, random=200, soft=360, embedded=360, text=280, random_text=120), 0.0)
+    assert verdict.word == PARTIAL
+    assert verdict.fidelity.value == pytest.approx(80 / 160)
+
+
+def test_what_is_not_shown_is_not_denied():
+    scores = of_counts(60, random=30, soft=45, embedded=40, text=40)
+    verdict = judge(scores, 0.0, Thresholds(partial=0.5))
+    assert (verdict.word, verdict.fidelity.high > 0.8) == (DECORATIVE, True)
+    assert verdict.sentence.endswith("With more rows that could change.")
+    assert not judge(resampled(soft=0.9, text=0.5), 0.0).sentence.endswith("could change.")
+
+
+@pytest.mark.parametrize("limits", [{"partial": 0.9}, {"echo": 1.5}, {"partial": -0.1}, {"rows": 1}])
+def test_thresholds_that_contradict_are_refused(limits):
+    with pytest.raises(ConfigError, match="threshold"):
+        Thresholds(**limits)
 
 
 def test_echo_is_never_told_from_geometry_alone():
