@@ -263,7 +263,7 @@ def _inspect(parsed: argparse.Namespace) -> None:
     else:
         lm = _load(parsed)
         prompt, backbone = lm.prompts["prompt"], lm.backbone
-    rows = _sample(parsed, prompt)
+    rows, train = _sample(parsed, prompt), _require_possible(parsed, prompt, backbone)
     report = inspect(
         *(
             prompt,
@@ -274,22 +274,50 @@ def _inspect(parsed: argparse.Namespace) -> None:
             _own_row(parsed, prompt, backbone),
         ),
         human=parsed.human,
-        run=parsed.run_directory or Path(parsed.prompt).absolute().parent,
+        run=parsed.run_directory or _run_of(parsed.prompt),
         batch_size=parsed.batch_size,
         max_batch_tokens=parsed.max_batch_tokens,
         progress=parsed.data is not None,
     )
-    more = _asked_for(parsed, prompt, backbone, rows)
+    if not parsed.json:
+        print("\n".join(lines(report)), flush=True)
     if parsed.html:
         write_page(report, parsed.html, parsed.prompt)
+    more = _asked_for(parsed, prompt, backbone, train, rows)
     if parsed.json:
         print(json.dumps(report.as_dict() | {name: table.as_dict() for name, table in more.items()}))
         return
-    print("\n".join(lines(report)))
     for name, table in more.items():
         print("\n".join(["", name, *table_lines(table)]))
     if parsed.html:
         print(f"saved: {parsed.html}")
+
+
+def _require_possible(parsed: argparse.Namespace, prompt: Any, backbone: Any) -> list[Any]:
+    """Finds what would fail after minutes before they are spent; gives the rows that --wayward tunes on."""
+    from ptuning.inspection.verbalise import require_layers
+    from ptuning.rows import read_rows
+
+    if parsed.html and Path(parsed.html).is_dir():
+        raise DataError(f"--html {parsed.html}, a directory", "a file", "Add a name, such as report.html")
+    if parsed.verbalise:
+        require_layers(backbone)
+    if parsed.wayward is None:
+        return []
+    if not backbone.tokenizer(parsed.wayward, add_special_tokens=False).input_ids:
+        raise DataError(f"--wayward {parsed.wayward!r}", "a text of one token or more", "Write the text to pull to")
+    source = prompt.training.get("data", {}).get("train")
+    if source is None:
+        raise DataError(f"--wayward for {parsed.prompt}, which names no training rows", "such rows", "Leave it out")
+    return read_rows(source, "train", prompt.task.columns)
+
+
+def _run_of(prompt: str) -> Path | None:
+    """The training run that a prompt's directory is in; None where it is in none."""
+    from ptuning.run_directory import RunDirectory
+
+    found = Path(prompt).absolute().parent
+    return found if RunDirectory(found).snapshots() else None
 
 
 def _sample(parsed: argparse.Namespace, prompt: Any) -> list[Any] | None:
@@ -313,7 +341,7 @@ def _own_row(parsed: argparse.Namespace, prompt: Any, backbone: Any) -> dict[str
     return _one_row(parsed.input, backbone.coder(prompt.task).columns if prompt.task else ("text",))
 
 
-def _asked_for(parsed: argparse.Namespace, prompt: Any, backbone: Any, rows: Any) -> dict[str, Any]:
+def _asked_for(parsed: argparse.Namespace, prompt: Any, backbone: Any, train: Any, rows: Any) -> dict[str, Any]:
     """The tables of what is made only where it is asked for."""
     found = {}
     if parsed.verbalise:
@@ -322,12 +350,7 @@ def _asked_for(parsed: argparse.Namespace, prompt: Any, backbone: Any, rows: Any
         found["verbalise"] = verbalise(prompt, backbone)
     if parsed.wayward is not None:
         from ptuning.inspection.wayward import wayward
-        from ptuning.rows import read_rows
 
-        source = prompt.training.get("data", {}).get("train")
-        if source is None:
-            raise DataError(f"--wayward for {parsed.prompt}, which names no training rows", "such rows", "Leave it out")
-        train = read_rows(source, "train", prompt.task.columns)
         found["wayward"] = wayward(prompt, backbone, train, rows, parsed.wayward).table
     return found
 

@@ -87,7 +87,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _DISK_FULL:
             raise no_space(path, "no space is left") from error
-        kinds = (PermissionError, NotADirectoryError, FileExistsError)
+        kinds = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
         if isinstance(error, kinds) or error.errno in (errno.EROFS, errno.ENAMETOOLONG):
             raise TrainingError(
                 f"{path} cannot be written ({error.strerror})", "a place to write to", "Choose another"

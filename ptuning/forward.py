@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
+from ptuning.attention import SharedHead
 from ptuning.backbone import OVERHEAD_TOKENS, Backbone, CausalBackbone
 from ptuning.checkpointing import is_checkpointed
 from ptuning.data import IGNORED, Batch, Example, padded
@@ -133,7 +134,7 @@ def _joined(backbone: CausalBackbone, prompt_PH: Tensor, batch: Batch, lines: Li
 
     One pass over the weights in place of two. Shapes as in `label_logits`.
     """
-    with FastKernels(batch.num_shared), only_scored(backbone.model, lines.scored_LW):
+    with FastKernels(), SharedHead(batch.num_shared), only_scored(backbone.model, lines.scored_LW):
         logits_NV = backbone.scored_logits(
             lines.scored_LW,
             inputs_embeds=place(backbone, prompt_PH, lines.ids_LW),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from ptuning.attention import SharedHead
 from ptuning.data import added, positions
 from ptuning.kernels import FastKernels
 
@@ -91,7 +92,7 @@ def joins(backbone: Any) -> bool:
     masks_2134 = added(torch.cat([head_231, own_233], dim=2)[:, None], backbone.dtype)
     inputs = {"inputs_embeds": backbone.embed(ids_23), "position_ids": positions_23, "use_cache": False}
     try:
-        with FastKernels(1):
+        with FastKernels(), SharedHead(1):
             lines_23V = backbone.run(**inputs, attention_mask=masks_2134).logits
     except (ValueError, RuntimeError, IndexError):
         return False

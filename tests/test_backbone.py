@@ -391,7 +391,7 @@ def test_a_prefix_that_does_not_reach_every_line_is_found_out(monkeypatch):
     def of_each_line(states, num_head):
         return torch.cat([states[:, :, :num_head], states], dim=2)
 
-    monkeypatch.setattr("ptuning.kernels._behind_head", of_each_line)
+    monkeypatch.setattr("ptuning.attention._behind_head", of_each_line)
     assert not tiny_backbone().joins
     half = tiny_backbone()
     half.model.to(torch.bfloat16)

@@ -1,6 +1,6 @@
 """The task's score for the soft prompt and for all that it could be mistaken for, on the same rows.
 
-Knows nothing of geometry but the decoding that it is given.
+Knows nothing of geometry but the decoding that it is given, and for conditioned prompts makes for each row.
 """
 
 import random
@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ptuning.backbone import Backbone
-from ptuning.data import Example
+from ptuning.data import Example, warn_of_cut
 from ptuning.errors import DataError, PromptError
 from ptuning.evaluation import RowScores, score_rows
 from ptuning.forward import embeddings_of
@@ -115,7 +115,7 @@ def ladder(
     measure = _Measure(backbone, prompt, rows, batch_size, max_batch_tokens, progress)
     ids: Sequence[int] | Tensor = decoded_ids
     if prompt.is_conditioned:
-        ids = nearest_ids(prompts_of_rows(prompt, backbone, measure.examples), backbone)
+        ids = decoded_rows(prompt, backbone, measure.examples, batch_size)
     found: dict[str, Scores] = {}
     for name, task, tensor in _rungs(prompt, backbone, ids, human):
         measured = measure(name, task, tensor)
@@ -125,7 +125,7 @@ def ladder(
     scores = Resampled({name: found[name] for name in _WORDS if name in found}, seed)
     text, share_init = None, None
     if isinstance(ids, Tensor):
-        share_init = _share_init(ids, initial_ids(prompt), backbone)
+        share_init = _share_init(ids, initial_ids(prompt, backbone), backbone)
     else:
         text = " | ".join(slot_texts(prompt.task, backbone.tokenizer, ids))
     return Ladder(_table(scores), scores, text, share_init, _behaviour(scores))
@@ -163,6 +163,8 @@ class _Measure:
     def __call__(self, name: str, task: Task, prompt: Any, chosen: Sequence[int] | None = None) -> RowScores | None:
         """Scores of all rows, or of the chosen ones; None where nothing would stand before an answer."""
         examples = self.examples if task == self.task else self.encode(task)
+        if chosen is None:
+            warn_of_cut(name, examples)
         examples = examples if chosen is None else [examples[i] for i in chosen]
         if not all(example.ids for example in examples):
             return None
@@ -186,7 +188,7 @@ def _rungs(
     assert task is not None
     nothing_0H, num_slots = vocabulary_VH[:0], len(Template.parse(task.template).slot_sizes)
     rungs: list[tuple[str, Task, Any]] = [(NONE, task.without_prompt(), nothing_0H)]
-    start_PH, began = untrained(prompt, backbone), [i for i in initial_ids(prompt) if i is not None]
+    start_PH, began = untrained(prompt, backbone), [i for i in initial_ids(prompt, backbone) if i is not None]
     if start_PH is not None:
         rungs.append((UNTRAINED, task, start_PH))
         rungs.append((INIT_TEXT, task.with_texts(slot_texts(task, backbone.tokenizer, began)), nothing_0H))
@@ -222,15 +224,19 @@ def _random(measure: _Measure, prompt: SoftPrompt, backbone: Backbone, num: int,
     return {name: Scores.several(each, count) for name, each in parts.items() if each}
 
 
-def initial_ids(prompt: SoftPrompt) -> list[int | None]:
-    """The token that each virtual token began at; None where it was none, or is not known."""
+def initial_ids(prompt: SoftPrompt, backbone: Backbone) -> list[int | None]:
+    """The token that each virtual token began at; None where it was none, is not known, or was another model's."""
     ids = prompt.init.get("token_ids") or []
-    return list(ids) if len(ids) == prompt.num_virtual_tokens else [None] * prompt.num_virtual_tokens
+    is_own = prompt.fingerprint is None or prompt.fingerprint.matches(backbone.fingerprint)
+    known = [i for i in ids if i is not None]
+    if len(ids) != prompt.num_virtual_tokens or not is_own or max(known, default=0) >= len(backbone.vocabulary_VH):
+        return [None] * prompt.num_virtual_tokens
+    return list(ids)
 
 
 def untrained(prompt: SoftPrompt, backbone: Backbone) -> Tensor | None:
     """The prompt as it began, `[P, H]`; None where that is not known."""
-    ids = [i for i in initial_ids(prompt) if i is not None]
+    ids = [i for i in initial_ids(prompt, backbone) if i is not None]
     return Vocabulary.of(backbone).rows(ids) if len(ids) == prompt.num_virtual_tokens else None
 
 
@@ -243,19 +249,15 @@ def slot_texts(task: Task, tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return texts
 
 
-def prompts_of_rows(prompt: SoftPrompt, backbone: Backbone, examples: Sequence[Example]) -> Tensor:
-    """What a conditioned prompt makes of each row, `[N, P, H]`."""
-    made = []
-    for start in range(0, len(examples), 64):
-        batch = backbone.collate(examples[start : start + 64]).to(backbone.device)
-        made.append(embeddings_of(prompt.on(backbone.device), backbone, batch))
-    return torch.cat(made)
-
-
-def nearest_ids(prompt_NPH: Tensor, backbone: Backbone) -> Tensor:
-    """Each virtual token's nearest token, by cosine, `[N, P]`."""
-    _, ids_MK = top(rearrange(prompt_NPH, "n p h -> (n p) h"), Vocabulary.of(backbone), 1)
-    return rearrange(ids_MK, "(n p) 1 -> n p", n=len(prompt_NPH))
+def decoded_rows(prompt: SoftPrompt, backbone: Backbone, examples: Sequence[Example], batch_size: int) -> Tensor:
+    """The nearest tokens, by cosine, of what a conditioned prompt makes of each row, `[N, P]`."""
+    vocabulary, found = Vocabulary.of(backbone), []
+    for start in range(0, len(examples), batch_size):
+        batch = backbone.collate(examples[start : start + batch_size]).to(backbone.device)
+        own_BPH = embeddings_of(prompt.on(backbone.device), backbone, batch)
+        _, ids_M1 = top(rearrange(own_BPH, "b p h -> (b p) h"), vocabulary, 1)
+        found.append(rearrange(ids_M1, "(b p) 1 -> b p", b=len(own_BPH)))
+    return torch.cat(found)
 
 
 def _table(scores: Resampled) -> Table:

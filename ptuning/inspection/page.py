@@ -123,9 +123,10 @@ def _grid(report: Report) -> str:
         )
     grid = f'<div class="wide"><table aria-label="nearest tokens">{f"<tr>{head}</tr>"}{"".join(rows)}</table></div>'
     how = (
-        "A line a virtual token, its nearest tokens from left to right with their cosine. Grey: chance may come as "
-        "near (q above 0.05, by cosine), or the token is the one it began at. INIT: that token; HUB: one that random "
-        "vectors decode to; GLITCH: one that was hardly trained, or a piece of a character."
+        f"A line a virtual token, its nearest tokens by {report.metric.replace('_', ' ')} from left to right, with "
+        "their cosine. Grey: chance may come as near (q above 0.05, by cosine), or the token is the one it began at. "
+        "INIT: that token; HUB: one that random vectors decode to; GLITCH: one that was hardly trained, or a piece of "
+        "a character."
     )
     return _figure("grid", "Nearest tokens", how, grid)
 
@@ -180,10 +181,12 @@ def _trajectory(report: Report) -> str:
     if report.trajectory is None or len(report.trajectory) < 2:
         return ""
     table = report.trajectory
-    names = {"drift": "distance", "cosine": "cosine", "norm": "norm", "flips": "decode flips", "loss": "loss"}
+    names = {"drift": "distance", "cosine": "cosine", "norm": "norm", "num_flips": "decode flips"}
+    names |= {"loss": "training loss", "eval_loss": "validation loss"}
     series = [(shown, table.column(name)) for name, shown in names.items()]
+    series = [(shown, values) for shown, values in series if any(each is not None for each in values)]
     how = "The prompt's way through training: mean distance from its start and cosine with it, norm, how many virtual "
-    how += "tokens decode otherwise than at the snapshot before, and the loss."
+    how += "tokens decode otherwise than at the snapshot before, and what losses the run wrote down."
     return _figure(
         "trajectory",
         "How it got there",

@@ -54,6 +54,8 @@ class Report:
     """How the prompt moved; None where its run is not at hand."""
     row: Mapping[str, str] | None = None
     """The row whose own prompt this is; None for a prompt that is the same for all rows, or for the base of one."""
+    metric: Metric = "cosine"
+    """What near means in `decoding`."""
     note: str = FIDELITY_NOTE
     """What a decoding can and cannot say."""
     cloud: Mapping[str, Any] = field(default_factory=dict)
@@ -79,6 +81,7 @@ class Report:
         tables = {name: getattr(self, name) for name in ("decoding", "atoms", "importance", "trajectory")}
         return {
             "verdict": self.verdict.as_dict(),
+            "metric": self.metric,
             "note": self.note,
             "row": self.row and dict(self.row),
             "geometry": self.geometry.as_dict(),
@@ -110,7 +113,8 @@ def inspect(
         backbone: The base model it was tuned on; without rows only its embeddings and tokenizer are used.
         rows: Rows with answers, on which the verdict rests; None: nothing is judged.
         k: Neighbours a virtual token.
-        metric: What near means: cosine, centred_cosine, l2, csls.
+        metric: What near means: cosine, centred_cosine, l2, csls; a conditioned prompt's rows, which are each decoded
+            by themselves to be measured, are always decoded by cosine.
         row: For a conditioned prompt the template's columns, to see what it makes of that row; None: its base.
         human: A person's prompt to measure beside it.
         run: The training run's directory, to follow the prompt's way.
@@ -121,10 +125,10 @@ def inspect(
         progress: Whether to show progress bars on stderr.
 
     Raises:
-        PromptError: When the widths differ, `k` is not between 1 and the vocabulary's size, or a row is given to a
-            prompt that does not read it.
+        PromptError: When the widths differ, `k` is not between 1 and the vocabulary's size, a row is given to a prompt
+            that does not read it, or `run` is not the directory of such a prompt's run.
     """
-    vocabulary, init_ids = Vocabulary.of(backbone), initial_ids(prompt)
+    vocabulary, init_ids = Vocabulary.of(backbone), initial_ids(prompt, backbone)
     prompt_PH, note = _shown(prompt, backbone, row)
     decoding = decode(prompt_PH, vocabulary, init_ids, k, metric, seed=seed)
     first = [record for record in decoding if record["rank"] == 1]
@@ -144,8 +148,9 @@ def inspect(
         sparse(prompt_PH, vocabulary, seed=seed),
         measured,
         weights,
-        _followed(run, vocabulary),
+        _followed(run, vocabulary, prompt.num_virtual_tokens),
         row and dict(row),
+        metric,
         note,
         cloud(prompt_PH, vocabulary, init_ids),
     )
@@ -158,10 +163,17 @@ def _named(prompt: SoftPrompt, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     return [as_row(each, f"row {i}", prompt.task.columns) for i, each in enumerate(rows)]
 
 
-def _followed(run: str | Path | None, vocabulary: Vocabulary) -> Table | None:
-    """A run's trajectory, where it kept one."""
-    found = None if run is None else trajectory(run, vocabulary)
-    return found if found else None
+def _followed(run: str | Path | None, vocabulary: Vocabulary, num_virtual_tokens: int) -> Table | None:
+    """A run's trajectory."""
+    if run is None:
+        return None
+    found = trajectory(run, vocabulary)
+    if not found:
+        raise PromptError(f"{run}, which holds no snapshots", "a training run's directory", "Correct it")
+    if len(found[0]["ids"]) != num_virtual_tokens:
+        own = f"a run of {len(found[0]['ids'])} virtual tokens"
+        raise PromptError(own, f"the prompt's {num_virtual_tokens}", "Give its own run")
+    return found
 
 
 def _shown(prompt: SoftPrompt, backbone: Backbone, row: Mapping[str, Any] | None) -> tuple[Tensor, str]:

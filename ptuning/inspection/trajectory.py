@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ptuning.errors import PromptError
@@ -22,10 +23,11 @@ COLUMNS = {
     "drift": "mean Euclidean distance of the virtual tokens from where they began",
     "cosine": "their mean cosine with where they began",
     "norm": "their mean norm",
-    "flips": "virtual tokens whose nearest token is another than at the snapshot before",
-    "is_init": "virtual tokens whose nearest token is the one at the first snapshot",
+    "num_flips": "virtual tokens whose nearest token is another than at the snapshot before",
+    "num_init": "virtual tokens whose nearest token is the one at the first snapshot",
     "ids": "the nearest tokens",
-    "loss": "the validation loss at that step where there is one, else the training loss; None where neither is",
+    "loss": "the training loss that the run wrote down at that step; None where it did not",
+    "eval_loss": "the validation loss, likewise",
 }
 
 
@@ -55,7 +57,7 @@ def trajectory(run: str | Path, vocabulary: Vocabulary) -> Table:
             f"a run of prompts of width {min(widths)}", f"the base's width {vocabulary.width}", "Give its own run"
         )
     all_PH = torch.cat(list(snapshots.values())).to(vocabulary.device)
-    ids_of = top(all_PH, vocabulary, 1)[1][:, 0].unflatten(0, (len(snapshots), -1)).tolist()
+    ids_of = rearrange(top(all_PH, vocabulary, 1)[1], "(n p) 1 -> n p", n=len(snapshots)).tolist()
     records: list[dict[str, Any]] = []
     start_PH, first_ids, last_ids = None, list[int](), list[int]()
     for (step, prompt_PH), ids in zip(snapshots.items(), ids_of, strict=True):
@@ -63,7 +65,8 @@ def trajectory(run: str | Path, vocabulary: Vocabulary) -> Table:
             start_PH, first_ids, last_ids = prompt_PH, ids, ids
         values = (
             *(step, *_moved(prompt_PH, start_PH), float(prompt_PH.norm(dim=1).mean())),
-            *(_num_other(ids, last_ids), len(ids) - _num_other(ids, first_ids), ids, losses.get(step)),
+            *(_num_other(ids, last_ids), len(ids) - _num_other(ids, first_ids), ids),
+            *(of_step.get(step) for of_step in losses),
         )
         records.append(dict(zip(COLUMNS, values, strict=True)))
         last_ids = ids
@@ -80,13 +83,11 @@ def _num_other(ids: list[int], others: list[int]) -> int:
     return sum(one != other for one, other in zip(ids, others, strict=True))
 
 
-def _losses(log: Path) -> dict[int, float]:
-    """The loss of each step that the run wrote one down for."""
-    if not log.exists():
-        return {}
+def _losses(log: Path) -> tuple[dict[int, float], dict[int, float]]:
+    """Training and validation loss of each step that the run wrote one down for."""
     records = []
-    for line in log.read_text(encoding="utf-8").splitlines():
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
         with suppress(ValueError):  # a line that was cut off in writing
             records.append(json.loads(line))
-    losses = {record["step"]: record["loss"] for record in records if "loss" in record}
-    return losses | {record["step"]: record["eval_loss"] for record in records if "eval_loss" in record}
+    one, other = ({each["step"]: each[name] for each in records if name in each} for name in ("loss", "eval_loss"))
+    return one, other

@@ -60,9 +60,7 @@ def verbalise(
         ModelError: For a model whose layers cannot be reached.
         PromptError: For layers that it does not have.
     """
-    found = decoder_layers(backbone.model) if isinstance(backbone, CausalBackbone) else None
-    if found is None:
-        raise ModelError(f"verbalise with {backbone.name}", "a causal model with one stack of layers", "Leave it out")
+    found = require_layers(backbone)
     source, target = layers or (len(found) // 3, len(found) // 3)
     if not (0 <= source < len(found) and 0 <= target < len(found)):
         raise PromptError(f"layers={(source, target)}", f"two of the model's {len(found)}, from 0", "Correct them")
@@ -75,6 +73,14 @@ def verbalise(
         shared = sum(word in own for word in words) / len(words) if words else 0.0
         records.append(dict(zip(COLUMNS, (name, text, shared, source, target), strict=True)))
     return Table(COLUMNS, records)
+
+
+def require_layers(backbone: Backbone) -> Any:
+    """The model's layers, from the first on; raises `ModelError` where they cannot be reached."""
+    found = decoder_layers(backbone.model) if isinstance(backbone, CausalBackbone) else None
+    if found is None:
+        raise ModelError(f"verbalise with {backbone.name}", "a causal model with one stack of layers", "Leave it out")
+    return found
 
 
 def _prompts(prompt: SoftPrompt, backbone: Backbone, others: Mapping[str, SoftPrompt], seed: int) -> dict[str, Tensor]:

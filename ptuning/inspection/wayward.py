@@ -99,7 +99,7 @@ def wayward(
         ids = top(tuned_PH, vocabulary, 1)[1][:, 0].tolist()
         values = (pull, metrics.accuracy, *metrics.interval, metrics.loss, _f1(ids, target_ids, vocabulary))
         records.append(dict(zip(COLUMNS, (*values, str(backbone.tokenizer.decode(ids))), strict=True)))
-        prompts.append(_saved(prompt, task, tuned_PH, initializers.ids_of(vocabulary.matrix_VH.float(), start_PH)))
+        prompts.append(_saved(prompt, task, tuned_PH, initializers.ids_of(vocabulary.matrix_VH, start_PH)))
     return Wayward(Table(COLUMNS, records), prompts)
 
 

@@ -26,7 +26,7 @@ WIDTHS = (390, 1400)
 def report() -> Report:
     backbone = tiny_backbone(std=0.4)
     found = inspect(tuned(backbone), backbone, [row.values for row in ROWS], k=3)
-    steps = [dict(zip(COLUMNS, (s, s / 10, 1.0, 2.0, 1, 4, [1], 1.0 / (s + 1)), strict=True)) for s in (0, 5, 9)]
+    steps = [dict(zip(COLUMNS, (s, s / 10, 1.0, 2.0, 1, 4, [1], 1.0 / (s + 1), None), strict=True)) for s in (0, 5, 9)]
     return dataclasses.replace(found, trajectory=Table(COLUMNS, steps))
 
 

@@ -1,5 +1,6 @@
 """The whole report: verdict first, plain data, lines for a terminal, from the library and from the command line."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ptuning.inspection.report import inspect
 from ptuning.inspection.terminal import badges, lines
 from ptuning.inspection.verdict import ECHO, NOT_JUDGED, WORDS
 from ptuning.prompt import SoftPrompt
+from ptuning.run_directory import RunDirectory
 from ptuning.trainer import train
 
 VALUES = [row.values for row in ROWS * 3]  # as many as are needed to judge
@@ -39,7 +41,7 @@ def test_report_is_plain_data(report):
     assert plain["verdict"]["word"] in WORDS
     assert plain["note"] == FIDELITY_NOTE
     assert set(plain) == {
-        *("verdict", "note", "row", "geometry", "ladder", "decoding", "atoms", "importance", "trajectory")
+        *("verdict", "metric", "note", "row", "geometry", "ladder", "decoding", "atoms", "importance", "trajectory")
     }
     for name in ("decoding", "atoms", "importance"):
         assert set(plain[name]["records"][0]) == set(plain[name]["columns"])
@@ -131,6 +133,41 @@ def test_without_rows_only_the_embeddings_are_loaded(run_config: Path, capsys, m
     assert cli.main(["inspect", directory, "--json"]) == 0
     part = json.loads(capsys.readouterr().out)["decoding"]["records"]
     assert [(each["id"], each["p"]) for each in part] == [(each["id"], each["p"]) for each in whole]
+
+
+def test_what_would_fail_late_is_refused_first(run_config: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    directory = str(train(RunConfig.from_yaml(run_config, ["--train.max_steps=2"])).directory)
+    monkeypatch.setattr("ptuning.inspection.report.inspect", None)
+    data = ["--data", str(tmp_path / "test.csv")]
+    capsys.readouterr()
+    for options, message in (
+        (["--html", str(tmp_path)], f"--html {tmp_path}, a directory; expected a file"),
+        ([*data, "--wayward", ""], "--wayward ''; expected a text of one token or more"),
+    ):
+        assert cli.main(["inspect", directory, *options]) == 2
+        assert message in capsys.readouterr().err
+    prompt = SoftPrompt.load(directory)
+    foreign = dataclasses.replace(prompt, training={}).save(tmp_path / "foreign")
+    assert cli.main(["inspect", str(foreign), *data, "--wayward", "a"]) == 2
+    assert "which names no training rows; expected such rows" in capsys.readouterr().err
+
+
+def test_run_that_is_none_or_anothers_is_refused(tiny, tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match="which holds no snapshots; expected a training run's directory"):
+        inspect(tuned(tiny), tiny, run=tmp_path)
+    RunDirectory(tmp_path).save_snapshot(0, torch.randn(3, tiny.width))
+    with pytest.raises(PromptError, match="a run of 3 virtual tokens; expected the prompt's 5"):
+        inspect(tuned(tiny), tiny, run=tmp_path)
+
+
+def test_start_at_another_models_tokens_is_not_known(tiny) -> None:
+    prompt = dataclasses.replace(tuned(tiny), fingerprint=tiny.fingerprint)
+    assert inspect(prompt, tiny).decoding.column("init_token") != [None] * 25
+    other = dataclasses.replace(tiny.fingerprint, architecture={"model_type": "other"})
+    for changed in ({"fingerprint": other}, {"fingerprint": None, "init": {"token_ids": [10**6, *IDS[1:]]}}):
+        found = inspect(dataclasses.replace(prompt, **changed), tiny)
+        assert found.decoding.column("init_token") == [None] * 25
+        assert found.verdict.share_init == 0
 
 
 @pytest.mark.parametrize(

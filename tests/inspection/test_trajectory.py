@@ -26,9 +26,10 @@ def test_way_of_a_planted_run(tmp_path):
     assert all(list(record) == list(COLUMNS) for record in table)
     assert table.column("step") == [0, 20, 40]
     assert table.column("ids") == [[1, 2], [1, 2], [1, 12]]
-    assert table.column("flips") == [0, 0, 1]
-    assert table.column("is_init") == [2, 2, 1]
-    assert table.column("loss") == [None, 2.0, 1.0]
+    assert table.column("num_flips") == [0, 0, 1]
+    assert table.column("num_init") == [2, 2, 1]
+    assert table.column("loss") == [None, 2.0, 1.5]
+    assert table.column("eval_loss") == [None, None, 1.0]
     length = float((goal_PH - start_PH).norm(dim=1).mean())
     assert table.column("drift") == pytest.approx([0.0, 0.3 * length, 0.9 * length], rel=1e-4)
     assert table.column("cosine")[0] == pytest.approx(1.0)
