@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ptuning.errors import PromptError
-from ptuning.inspection.nulls import Nulls, q_values, top
+from ptuning.inspection.neighbours import best, merged, top
+from ptuning.inspection.nulls import Nulls, q_values
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary, unit
 
@@ -57,16 +58,6 @@ def badges(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-@dataclass(frozen=True)
-class Similarities:
-    """The nearest tokens of some vectors by one metric, nearest first: `[P, k]`."""
-
-    ids_PK: Tensor
-    """Token ids."""
-    values_PK: Tensor
-    """The metric's values; distances are negative."""
-
-
 @torch.no_grad()
 def decode(
     prompt_PH: Tensor,
@@ -104,14 +95,14 @@ def decode(
     nulls = Nulls(vocabulary, prompt_PH, init_ids, num_null, seed)
     crowding = Crowding.of(prompt_PH, vocabulary, nulls)
     nearest = neighbours(prompt_PH, vocabulary, k, crowding)
-    shown_PK = nearest[metric].ids_PK
+    shown_PK = nearest[metric]
     evidence = _evidence(
-        nulls.chances(), shown_PK[:, 0].tolist(), nearest["cosine"].ids_PK[:, 0].tolist(), init_ids, vocabulary
+        nulls.p_values(), shown_PK[:, 0].tolist(), nearest["cosine"][:, 0].tolist(), init_ids, vocabulary
     )
     of_token = _of_tokens(shown_PK.flatten().unique().tolist(), crowding, nulls, vocabulary)
     records = []
     for p, init in enumerate(init_ids):
-        firsts = [int(each.ids_PK[p, 0]) for each in nearest.values()]
+        firsts = [int(each[p, 0]) for each in nearest.values()]
         for record in _records(prompt_PH[p], p, shown_PK[p].tolist(), firsts, vocabulary):
             own, none = of_token[record["id"]], {"p": None, "q": None}
             known = {**record, **own, **evidence[p], **({} if record["rank"] == 1 else none)}
@@ -123,7 +114,7 @@ def decode(
 
 
 def _evidence(
-    chances: Sequence[dict[str, float]],
+    p_by_null: Sequence[dict[str, float]],
     shown: Sequence[int],
     by_cosine: Sequence[int],
     init_ids: Sequence[int | None],
@@ -134,13 +125,13 @@ def _evidence(
     q over all: to leave is itself what chance seldom does, so that among those that left small p would be common.
     """
     is_init_P = [vocabulary.is_same(i, init) for i, init in zip(shown, init_ids, strict=True)]
-    ps = [1.0 if is_init else max(own.values()) for own, is_init in zip(chances, is_init_P, strict=True)]
+    ps = [1.0 if is_init else max(own.values()) for own, is_init in zip(p_by_null, is_init_P, strict=True)]
     qs = q_values(ps)
     return [
         {"p": ps[p], "q": qs[p], "p_by_null": own}
         if shown[p] == by_cosine[p]  # p is that of the highest cosine
         else {"p": None, "q": None, "p_by_null": own}
-        for p, own in enumerate(chances)
+        for p, own in enumerate(p_by_null)
     ]
 
 
@@ -213,8 +204,8 @@ class Crowding:
         return (self.references_RH @ unit_CH.T).topk(num, dim=0).values.mean(dim=0)
 
 
-def neighbours(prompt_PH: Tensor, vocabulary: Vocabulary, k: int, crowding: Crowding) -> dict[Metric, Similarities]:
-    """The k nearest different tokens by every metric; ties go to the lower id."""
+def neighbours(prompt_PH: Tensor, vocabulary: Vocabulary, k: int, crowding: Crowding) -> dict[Metric, Tensor]:
+    """Ids of the k nearest different tokens by every metric, `[P, k]`; ties go to the lower id."""
     own_PH = prompt_PH.float().to(vocabulary.device)
     found: dict[Metric, list[tuple[Tensor, Tensor]]] = {metric: [] for metric in METRICS}
     for ids_C, rows_CH, unit_CH in vocabulary.chunks():
@@ -226,17 +217,5 @@ def neighbours(prompt_PH: Tensor, vocabulary: Vocabulary, k: int, crowding: Crow
             "csls": 2 * cosine_PC - crowding.own_P[:, None] - crowding.around(unit_CH),
         }
         for metric, values_PC in values.items():
-            found[metric].append(_best(values_PC, ids_C, k))
-    return {metric: _merged(parts, k) for metric, parts in found.items()}
-
-
-def _best(values_PC: Tensor, ids_C: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k highest of each row, of equal ones the first, as topk does not promise; with their ids."""
-    order_PK = values_PC.argsort(dim=1, descending=True, stable=True)[:, :k]
-    return values_PC.gather(1, order_PK), ids_C[order_PK]
-
-
-def _merged(parts: Sequence[tuple[Tensor, Tensor]], k: int) -> Similarities:
-    values_PN, ids_PN = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
-    order_PK = values_PN.argsort(dim=1, descending=True, stable=True)[:, :k]
-    return Similarities(ids_PN.gather(1, order_PK), values_PN.gather(1, order_PK))
+            found[metric].append(best(values_PC, ids_C, k))
+    return {metric: merged(parts, k) for metric, parts in found.items()}

@@ -15,12 +15,13 @@ from ptuning.inspection.vocabulary import Vocabulary, unit
 
 _NEIGHBOURS = 10
 _SAMPLE = 500  # vocabulary rows whose own neighbourhoods are measured
+_DRAWN = 800  # tokens of the cloud
 COLUMNS = {
     "position": "the virtual token's place in the prompt, from 0",
     "norm": "its L2 norm",
     "norm_percentile": "share of the vocabulary with a smaller norm, 0 to 100",
     "distance": "mean Euclidean distance to its ten nearest tokens, the one that it began at left out",
-    "distance_percentile": "share of tokens that are nearer to their own ten nearest, 0 to 100",
+    "distance_percentile": "share of 500 random tokens that are nearer to their own ten nearest, 0 to 100",
     "init_norm_percentile": "norm_percentile of the token that it began at; None where that is not known",
     "init_distance_percentile": "distance_percentile of that token",
     "moved": "Euclidean distance from where it began; None where that is not known",
@@ -80,6 +81,33 @@ def geometry(prompt_PH: Tensor, vocabulary: Vocabulary, init_ids: Sequence[int |
         records.append(dict(zip(COLUMNS, values, strict=True)))
     quantiles = {str(share): float(norms_V.quantile(share / 100)) for share in (5, 50, 95)}
     return Geometry(Table(COLUMNS, records), unit(own_PH) @ unit(own_PH).T, effective_rank(own_PH), quantiles)
+
+
+def cloud(prompt_PH: Tensor, vocabulary: Vocabulary, init_ids: Sequence[int | None] | None) -> dict[str, Any]:
+    """Where tokens drawn at random, the prompt and its start lie in the plane of those tokens' most variance.
+
+    Returns:
+        tokens and prompt: places in the plane; init: likewise, None where a virtual token began at none; share: of the
+        tokens' variance that the plane holds.
+    """
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randperm(len(vocabulary), generator=generator)[:_DRAWN].tolist()
+    tokens_NH = vocabulary.rows(drawn) - vocabulary.mean_H
+    weights_N2 = torch.linalg.eigh(tokens_NH @ tokens_NH.T).eigenvectors[:, -2:].flip(1)  # N is small, H may not be
+    plane_H2 = unit(weights_N2.T @ tokens_NH).T
+
+    def placed(rows_NH: Tensor) -> list[list[float]]:
+        return ((rows_NH - vocabulary.mean_H) @ plane_H2).tolist()
+
+    own_PH = prompt_PH.float().to(vocabulary.device)
+    starts = [None if i is None else placed(vocabulary.rows([i]))[0] for i in init_ids or [None] * len(own_PH)]
+    held = (tokens_NH @ plane_H2).square().sum() / tokens_NH.square().sum()
+    return {
+        "tokens": (tokens_NH @ plane_H2).tolist(),
+        "prompt": placed(own_PH),
+        "init": starts,
+        "share": float(held),
+    }
 
 
 def effective_rank(prompt_PH: Tensor) -> float:

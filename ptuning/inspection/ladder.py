@@ -17,7 +17,7 @@ from ptuning.data import Example, warn_of_cut
 from ptuning.errors import DataError, PromptError
 from ptuning.evaluation import RowScores, score_rows
 from ptuning.forward import embeddings_of
-from ptuning.inspection.nulls import top
+from ptuning.inspection.neighbours import top
 from ptuning.inspection.resampling import Resampled, Scores, least
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ptuning.inspection.neighbours import closest, top
 from ptuning.inspection.vocabulary import Vocabulary, unit
 
 VOCABULARY = "vocabulary"  # Gaussian, with the vocabulary's mean and covariance
@@ -16,12 +17,11 @@ DIRECTION = "direction"  # of the virtual token's norm and share along the vocab
 STEP = "step"  # where it began, and a random step as long as the one it made
 UNTRAINED = "untrained"  # other tokens, as it was itself when it began at one
 _ROUNDING = 1e-6  # of a cosine
-_BLOCK = 2048  # vectors compared at a time
 _DRAWS = 64  # of a virtual token's draws at a time, which then stay in the processor's cache
 
 
 class Nulls:
-    """Random vectors of each kind; `chances` says how near each comes to a token.
+    """Random vectors of each kind; `p_values` says how near each comes to a token.
 
     All virtual tokens share the random directions, so that these are multiplied with the vocabulary once: the cosine of
     a sum with a token is the sum of both parts' products with it, over the sum's length.
@@ -71,7 +71,7 @@ class Nulls:
         length_N = (self.prompt_PH[p] - start_H).norm().expand(self.num)
         return _Sum(start_H, torch.ones_like(length_N), length_N, int(self._vocabulary.same_V[i]))
 
-    def chances(self) -> list[dict[str, float]]:
+    def p_values(self) -> list[dict[str, float]]:
         """For each virtual token and kind, how often chance comes as near to some token as it does: p-values.
 
         How near a vector comes is its highest cosine with a token other than the one that it began at. p is
@@ -141,23 +141,6 @@ def _highest(each: _Sum, fixed_C: Tensor, drawn_NC: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def closest(vectors_MH: Tensor, excluded: Sequence[int | None], vocabulary: Vocabulary) -> Tensor:
-    """The highest cosine of each vector with a token that is not excluded, `[M]`."""
-    left_out_M = torch.tensor([-1 if i is None else int(vocabulary.same_V[i]) for i in excluded])
-    blocks = list(zip(unit(vectors_MH).split(_BLOCK), left_out_M.to(vectors_MH.device).split(_BLOCK), strict=True))
-    highest_M = torch.full((len(vectors_MH),), -torch.inf)
-    for ids_C, _, unit_CH in vocabulary.chunks():
-        found = list[Tensor]()
-        for block_BH, left_out_B in blocks:
-            cosine_BC = block_BH @ unit_CH.T
-            place_B = torch.searchsorted(ids_C, left_out_B).clamp(max=len(ids_C) - 1)  # ids rise
-            rows_B = (ids_C[place_B] == left_out_B).nonzero().flatten()
-            cosine_BC[rows_B, place_B[rows_B]] = -torch.inf
-            found.append(cosine_BC.amax(dim=1))
-        highest_M = torch.maximum(highest_M, torch.cat(found).cpu())
-    return highest_M
-
-
 def p_value(own: float, draws_N: Tensor) -> float:
     """How often chance does as well: (1 + draws at least as high, but for rounding) / (1 + draws)."""
     return (1 + int((draws_N >= own - _ROUNDING).sum())) / (1 + len(draws_N))
@@ -171,26 +154,3 @@ def q_values(ps: Sequence[float]) -> list[float]:
         least = min(least, ps[i] * len(ps) / (len(ps) - place))
         found[i] = least
     return found
-
-
-def _highest_k(values_NC: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`topk`, but for one alone, where `max` is several times as fast."""
-    values_NK, places_NK = values_NC.topk(k, dim=1) if k > 1 else values_NC.max(dim=1, keepdim=True)
-    return values_NK, places_NK
-
-
-def top(vectors_NH: Tensor, vocabulary: Vocabulary, k: int, is_centred: bool = False) -> tuple[Tensor, Tensor]:
-    """The k highest cosines of each vector with different tokens, `[N, k]`, and the tokens' ids.
-
-    With `is_centred` tokens are taken less their mean, and cosines by their absolute value.
-    """
-    blocks, best = unit(vectors_NH.float()).split(_BLOCK), list[tuple[Tensor, Tensor]]()
-    for ids_C, rows_CH, unit_CH in vocabulary.chunks():
-        centred_CH = unit(rows_CH - vocabulary.mean_H) if is_centred else unit_CH
-        cosines = (block_NH @ centred_CH.T for block_NH in blocks)
-        found = [_highest_k(each.abs_() if is_centred else each, min(k, len(ids_C))) for each in cosines]
-        values_NK, places_NK = (torch.cat(each) for each in zip(*found, strict=True))
-        best.append((values_NK, ids_C[places_NK]))
-    values_NM, ids_NM = (torch.cat(each, dim=1) for each in zip(*best, strict=True))
-    values_NK, places_NK = values_NM.topk(k, dim=1)
-    return values_NK, ids_NM.gather(1, places_NK)

@@ -17,14 +17,14 @@ from ptuning.backbone import Backbone
 from ptuning.errors import PromptError
 from ptuning.forward import embeddings_of
 from ptuning.inspection.decode import FIDELITY_NOTE, Metric, decode
-from ptuning.inspection.geometry import Geometry, geometry
+from ptuning.inspection.geometry import Geometry, cloud, geometry
 from ptuning.inspection.importance import importance
 from ptuning.inspection.ladder import Ladder, initial_ids, ladder
 from ptuning.inspection.sparse import sparse
 from ptuning.inspection.table import Table
 from ptuning.inspection.trajectory import trajectory
 from ptuning.inspection.verdict import Thresholds, Verdict, judge
-from ptuning.inspection.vocabulary import Vocabulary, unit
+from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.prompt import SoftPrompt
 from ptuning.rows import as_row
 
@@ -59,7 +59,7 @@ class Report:
     note: str = FIDELITY_NOTE
     """What a decoding can and cannot say."""
     cloud: Mapping[str, Any] = field(default_factory=dict)
-    """Tokens drawn at random and the prompt in the plane of those tokens' most variance, to be drawn."""
+    """Random tokens, the prompt and where it began in a plane; `geometry.cloud`."""
 
     @property
     def num_virtual_tokens(self) -> int:
@@ -135,9 +135,10 @@ def inspect(
     measured, weights = None, None
     if rows is not None:
         named = _named(prompt, rows)
-        decoded_ids, limits = [record["id"] for record in first], (seed, batch_size, max_batch_tokens, progress)
-        measured = ladder(prompt, backbone, named, decoded_ids, human, 20, *limits)
-        weights = None if prompt.is_conditioned else importance(prompt, backbone, named, *limits)
+        how: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "max_batch_tokens": max_batch_tokens}
+        how["progress"] = progress
+        measured = ladder(prompt, backbone, named, [record["id"] for record in first], human, **how)
+        weights = None if prompt.is_conditioned else importance(prompt, backbone, named, **how)
     share_init = sum(record["is_init"] for record in first) / len(first)
     if measured is not None and measured.share_init is not None:
         share_init = measured.share_init
@@ -190,28 +191,3 @@ def prompt_of_row(prompt: SoftPrompt, backbone: Backbone, row: Mapping[str, Any]
     coder = backbone.coder(prompt.task)
     batch = backbone.collate(coder.encode_questions([as_row(row, "the row", coder.columns)])).to(backbone.device)
     return embeddings_of(prompt.on(backbone.device), backbone, batch)[0]
-
-
-_DRAWN = 800  # tokens of the cloud
-
-
-def cloud(prompt_PH: Tensor, vocabulary: Vocabulary, init_ids: Sequence[int | None] | None) -> dict[str, Any]:
-    """The two principal directions of tokens drawn at random, and where in their plane these, prompt and start lie."""
-    chance = torch.Generator().manual_seed(0)
-    drawn = torch.randperm(len(vocabulary), generator=chance)[:_DRAWN].tolist()
-    tokens_NH = vocabulary.rows(drawn) - vocabulary.mean_H
-    weights_N2 = torch.linalg.eigh(tokens_NH @ tokens_NH.T).eigenvectors[:, -2:].flip(1)  # N is small, H may not be
-    plane_H2 = unit(weights_N2.T @ tokens_NH).T
-
-    def placed(rows_NH: Tensor) -> list[list[float]]:
-        return ((rows_NH - vocabulary.mean_H) @ plane_H2).tolist()
-
-    own_PH = prompt_PH.float().to(vocabulary.device)
-    starts = [None if i is None else placed(vocabulary.rows([i]))[0] for i in init_ids or [None] * len(own_PH)]
-    away_N2 = (tokens_NH @ plane_H2).square().sum() / tokens_NH.square().sum()
-    return {
-        "tokens": (tokens_NH @ plane_H2).tolist(),
-        "prompt": placed(own_PH),
-        "init": starts,
-        "share": float(away_N2),
-    }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ptuning.errors import PromptError
-from ptuning.inspection.nulls import top
+from ptuning.inspection.neighbours import top
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ptuning.errors import PromptError
-from ptuning.inspection.nulls import top
+from ptuning.inspection.neighbours import top
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.run_directory import RunDirectory

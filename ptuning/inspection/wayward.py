@@ -13,10 +13,10 @@ from torch import Tensor
 from ptuning import encoders, initializers
 from ptuning.backbone import Backbone
 from ptuning.data import BatchStream, Example
-from ptuning.errors import PromptError
+from ptuning.errors import ConfigError, PromptError
 from ptuning.evaluation import evaluate
 from ptuning.gradient import backward
-from ptuning.inspection.nulls import top
+from ptuning.inspection.neighbours import top
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.prompt import SoftPrompt
@@ -47,6 +47,11 @@ class Settings:
     """Of AdamW, falling to 0 in a line."""
     seed: int = 0
     """Of the order of rows and of the free prompt's start."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name}={getattr(self, name)}", "more than 0", "Raise it")
 
 
 @dataclass(frozen=True)

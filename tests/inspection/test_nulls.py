@@ -4,9 +4,10 @@ import pytest
 import torch
 from synthetic import cloud, drawn
 
-from ptuning.inspection import nulls as module
+from ptuning.inspection import neighbours as module
 from ptuning.inspection.decode import decode
-from ptuning.inspection.nulls import DIRECTION, STEP, UNTRAINED, VOCABULARY, Nulls, p_value, q_values, top
+from ptuning.inspection.neighbours import top
+from ptuning.inspection.nulls import DIRECTION, STEP, UNTRAINED, VOCABULARY, Nulls, p_value, q_values
 from ptuning.inspection.vocabulary import Vocabulary, unit
 
 NUM = 400  # virtual tokens of a trial
@@ -40,7 +41,7 @@ def from_null(kind: str, vocabulary: Vocabulary) -> tuple[torch.Tensor, list[int
 @pytest.mark.parametrize("kind", [VOCABULARY, DIRECTION, STEP, UNTRAINED])
 def test_p_is_uniform_under_its_null(vocabulary, kind):
     prompt_PH, ids = from_null(kind, vocabulary)
-    ps = [own[kind] for own in Nulls(vocabulary, prompt_PH, ids, 999, seed=1).chances()]
+    ps = [own[kind] for own in Nulls(vocabulary, prompt_PH, ids, 999, seed=1).p_values()]
     assert largest_distance(ps) < 1.63 / NUM**0.5  # the 99 % point
 
 
@@ -85,9 +86,9 @@ def test_virtual_token_that_went_to_another_token_is_told_from_one_that_stayed(v
 
 
 def test_a_token_that_did_not_move_is_as_near_as_chance(vocabulary):
-    (own,) = Nulls(vocabulary, vocabulary.rows([5]), [5], 99, seed=0).chances()
+    (own,) = Nulls(vocabulary, vocabulary.rows([5]), [5], 99, seed=0).p_values()
     assert own[STEP] == 1.0  # steps of no length
-    (along,) = Nulls(vocabulary, vocabulary.mean_H[None], [None], 99, seed=0).chances()
+    (along,) = Nulls(vocabulary, vocabulary.mean_H[None], [None], 99, seed=0).p_values()
     assert along[DIRECTION] == 1.0  # nothing is left to draw
 
 
@@ -123,7 +124,7 @@ def test_draws_have_the_kind_that_they_are_of(vocabulary):
         start_H = vocabulary.rows([i])[0]
         expected = float((prompt_PH[p] - start_H).norm())
         assert (made.steps(p) - start_H).norm(dim=1).tolist() == pytest.approx([expected] * 500, rel=1e-4)
-    assert [set(own) for own in made.chances()] == [
+    assert [set(own) for own in made.p_values()] == [
         {VOCABULARY, DIRECTION, STEP, UNTRAINED},
         {VOCABULARY, DIRECTION},
         {VOCABULARY, DIRECTION, STEP, UNTRAINED},
@@ -135,7 +136,7 @@ def test_chances_are_those_of_the_vectors_themselves(vocabulary):
     prompt_PH, init_ids = vocabulary.rows([1, 2, 3]) + 1.5 * drawn(3, 32), [1, None, 3]
     made = Nulls(vocabulary, prompt_PH, init_ids, 300, seed=0)
     unit_VH = unit(vocabulary.matrix_VH)
-    for p, (found, i) in enumerate(zip(made.chances(), init_ids, strict=True)):
+    for p, (found, i) in enumerate(zip(made.p_values(), init_ids, strict=True)):
         kinds = {VOCABULARY: (made.like_vocabulary_NH, None), DIRECTION: (made.directions(p), None)}
         if i is not None:
             kinds[STEP] = (made.steps(p), i)

@@ -76,13 +76,16 @@ def test_memory_for_a_large_vocabulary_is_bounded():
 import resource, torch
 from synthetic import Names
 from ptuning.inspection.decode import decode
+from ptuning.inspection.geometry import cloud
 from ptuning.inspection.vocabulary import Vocabulary
 matrix_VH = torch.empty(256_000, 4096, dtype=torch.bfloat16)
-for rows_CH in matrix_VH.split(32_000):
+for rows_CH in matrix_VH.split(1_000):  # nothing large is made before memory is read
     rows_CH.copy_(torch.randn(1, 4096) + torch.randint(-3, 4, (len(rows_CH), 4096), dtype=torch.int8))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 vocabulary = Vocabulary(matrix_VH, Names())
-table = decode(vocabulary.rows([5, 70_000, 255_999]), vocabulary, [5, None, 9], k=2, num_null=9)
+prompt_PH, init_ids = vocabulary.rows([5, 70_000, 255_999]), [5, None, 9]
+table = decode(prompt_PH, vocabulary, init_ids, k=2, num_null=9)
+cloud(prompt_PH, vocabulary, init_ids)
 assert [record["id"] for record in table if record["rank"] == 1] == [5, 70_000, 255_999]
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """

@@ -5,7 +5,7 @@ import torch
 from families import tiny_backbone
 from test_ladder import LABELS, tuned
 
-from ptuning.errors import PromptError
+from ptuning.errors import ConfigError, PromptError
 from ptuning.inspection.wayward import COLUMNS, Settings, wayward
 from ptuning.prompt import SoftPrompt
 from ptuning.rows import Row
@@ -49,6 +49,12 @@ def test_model_stays_as_it_was():
     before = backbone.weights_sha256()
     wayward(tuned(backbone, task=TASK), backbone, ROWS, ROWS, " a good film", [1.0], Settings(2, 4))
     assert backbone.weights_sha256() == before
+
+
+@pytest.mark.parametrize("name", ["max_steps", "batch_size", "learning_rate"])
+def test_settings_that_train_nothing_are_refused(name):
+    with pytest.raises(ConfigError, match=f"{name}=0; expected more than 0"):
+        Settings(**{name: 0})
 
 
 def test_what_cannot_be_pulled_is_refused(backbone):
