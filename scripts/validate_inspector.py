@@ -63,11 +63,13 @@ def shuffled(config: ptuning.RunConfig, directory: Path) -> ptuning.SoftPrompt:
 
 
 def main() -> None:
-    """Prints a verdict a prompt; exit status 1 where one is not what is known of the prompt."""
+    """Prints a verdict a prompt; exit status 1 where one is not what is known of the prompt, or a pull failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="configs/movie_reviews.yaml")
-    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--rows", type=int, default=500, help="rows of the test set that are read, 50 or more")
     options = parser.parse_args()
+    if options.rows < 50:
+        parser.error(f"--rows {options.rows}: 50 or more are needed to judge")
     config = ptuning.RunConfig.from_yaml(options.config)
     backbone = ptuning.Backbone.from_pretrained(config.model.name_or_path, config.model.dtype)
     sources = (config.data.train, config.data.test or "")
@@ -97,6 +99,7 @@ def main() -> None:
     for text in TEXTS:
         found = wayward(demo, backbone, train, test, text, pulls=[3.0])
         free, pulled = found.table
+        unexpected += pulled["f1"] <= 0.9 or free["accuracy"] - pulled["accuracy"] > 0.02
         scores = f"free {free['accuracy']:.3f}, pulled {pulled['accuracy']:.3f}, F1 {pulled['f1']:.2f}"
         unknown = dataclasses.replace(found.prompts[1], init={})  # so that its start cannot give it away
         show(f"pulled to {text[1:24]!r}: {scores}", unknown, test, PARTIAL, *none)
@@ -104,4 +107,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ptuning.PTuningError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
