@@ -295,11 +295,14 @@ def _inspect(parsed: argparse.Namespace) -> None:
 
 def _require_possible(parsed: argparse.Namespace, prompt: Any, backbone: Any) -> list[Any]:
     """Finds what would fail after minutes before they are spent; gives the rows that --wayward tunes on."""
+    from ptuning.files import require_writable
     from ptuning.inspection.verbalise import require_layers
     from ptuning.rows import read_rows
 
     if parsed.html and Path(parsed.html).is_dir():
         raise DataError(f"--html {parsed.html}, a directory", "a file", "Add a name, such as report.html")
+    if parsed.html:
+        require_writable(Path(parsed.html))
     if parsed.verbalise:
         require_layers(backbone)
     if parsed.wayward is None:

@@ -42,6 +42,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def require_writable(path: Path) -> None:
+    """Raises `TrainingError` where a file cannot be written, before the work is done that it shall hold."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+
+
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
     """Like `whole_file` for a directory; an old directory at `path` is replaced.
@@ -88,7 +95,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in _DISK_FULL:
             raise no_space(path, "no space is left") from error
         kinds = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
-        if isinstance(error, kinds) or error.errno in (errno.EROFS, errno.ENAMETOOLONG):
+        if isinstance(error, kinds) or error.errno in (errno.EROFS, errno.ENAMETOOLONG, errno.ENOENT):
             raise TrainingError(
                 f"{path} cannot be written ({error.strerror})", "a place to write to", "Choose another"
             ) from error

@@ -82,8 +82,12 @@ def _verdict(report: Report) -> str:
         f'{row}<div class="verdict" id="verdict"><strong>{escape(verdict.word)}</strong>'
         f"{escape(verdict.sentence)}</div>"
         f'<p class="note">{escape(report.note)}</p>{table}<p class="note">Thresholds: {limits}. Gains are counted in '
-        f"{verdict.measure or 'nothing: too few rows were given'}; brackets hold 95 % intervals.</p>"
+        f"{verdict.measure or 'nothing: too few rows were given'}{_num_rows(report)}; brackets hold 95 % intervals.</p>"
     )
+
+
+def _num_rows(report: Report) -> str:
+    return "" if report.ladder is None else f", on {report.ladder.scores.num_rows(SOFT):,} rows"
 
 
 def _behaviour(report: Report) -> str:
@@ -125,6 +129,7 @@ def _grid(report: Report) -> str:
     how = (
         f"A line a virtual token, its nearest tokens by {report.metric.replace('_', ' ')} from left to right, with "
         "their cosine. Grey: chance may come as near (q above 0.05, by cosine), or the token is the one it began at. "
+        "p: how often random vectors, at best of four kinds, come as near to a token; q: p, over all virtual tokens. "
         "INIT: that token; HUB: one that random vectors decode to; GLITCH: one that was hardly trained, or a piece of "
         "a character."
     )

@@ -71,7 +71,11 @@ def _decoding_lines(report: Report) -> list[str]:
         chance = "".join("      -" if own[name] is None else f"{own[name]:>7.3f}" for name in ("p", "q"))
         numbers = f"{place['norm']:>7.3f}{place['norm_percentile']:>6.1f}{chance}"
         found.append(f"{own['position']:>3}  {start:<18}{'yes' if own['is_init'] else 'no':<7}{numbers}  {near}")
-    return found
+    return [
+        *found,
+        "still: whether it decodes to its initial token; pct: percentile of its norm in the vocabulary; "
+        "p: how often random vectors, at best of four kinds, come as near to a token; q: p, over all virtual tokens",
+    ]
 
 
 def _badges(record: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from ptuning.inspection.resampling import Estimate, Measure, Resampled, least
 
 FAITHFUL, PARTIAL, ECHO, DECORATIVE = "FAITHFUL", "PARTIAL", "ECHO OF INIT", "DECORATIVE"
 NO_EFFECT, NOT_JUDGED = "NO EFFECT", "NOT JUDGED"
+_MORE_ROWS = " With more rows that could change."
 WORDS = (FAITHFUL, PARTIAL, ECHO, DECORATIVE, NO_EFFECT, NOT_JUDGED)
 
 
@@ -129,7 +130,8 @@ def _sentence(
     kept = f"{shape} the decoding keeps {fidelity.percent} of the prompt's gain in {measure}"
     if word == NO_EFFECT:
         than = next(name for name in (RANDOM, NONE) if not gains[name].is_above_zero)
-        return f"These rows do not show the prompt to be better than {than}: its gain in {measure} is {gains[than]}."
+        shown = f"These rows do not show the prompt to be better than {than}: its gain in {measure} is {gains[than]}."
+        return shown + (_MORE_ROWS if (gains[than].high or 0.0) > 0 else "")
     if word == ECHO:
         learned = gains.get(UNTRAINED)
         since = "" if learned is None else f" What training added, {learned} in {measure}, cannot be seen in them."
@@ -138,6 +140,5 @@ def _sentence(
             f"to do more than that beginning.{since}"
         )
     if word == DECORATIVE:
-        more = " With more rows that could change." if (fidelity.high or 0.0) >= limits.faithful else ""
-        return f"Do not read this text: {kept}.{more}"
+        return f"Do not read this text: {kept}." + (_MORE_ROWS if (fidelity.high or 0.0) >= limits.faithful else "")
     return f"{kept[0].upper()}{kept[1:]}{': the rest is not in it' if word == PARTIAL else ''}."

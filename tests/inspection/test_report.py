@@ -142,6 +142,8 @@ def test_what_would_fail_late_is_refused_first(run_config: Path, tmp_path: Path,
     capsys.readouterr()
     for options, message in (
         (["--html", str(tmp_path)], f"--html {tmp_path}, a directory; expected a file"),
+        (["--html", str(tmp_path / "test.csv" / "a.html")], "test.csv/a.html cannot be written"),
+        (["--html", "/proc/none/a.html"], "/proc/none/a.html cannot be written (No such file or directory)"),
         ([*data, "--wayward", ""], "--wayward ''; expected a text of one token or more"),
     ):
         assert cli.main(["inspect", directory, *options]) == 2

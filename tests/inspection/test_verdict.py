@@ -104,6 +104,8 @@ def test_what_is_not_shown_is_not_denied():
     assert (verdict.word, verdict.fidelity.high > 0.8) == (DECORATIVE, True)
     assert verdict.sentence.endswith("With more rows that could change.")
     assert not judge(resampled(soft=0.9, text=0.5), 0.0).sentence.endswith("could change.")
+    assert judge(of_counts(60, random=30, soft=33, embedded=30, text=30), 0.0).sentence.endswith("could change.")
+    assert not judge(of_counts(60, random=40, soft=10, embedded=30, text=30), 0.0).sentence.endswith("could change.")
 
 
 @pytest.mark.parametrize("limits", [{"partial": 0.9}, {"echo": 1.5}, {"partial": -0.1}, {"rows": 1}])
