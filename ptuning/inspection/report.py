@@ -129,7 +129,7 @@ def inspect(
             that does not read it, or `run` is not the directory of such a prompt's run.
     """
     vocabulary, init_ids = Vocabulary.of(backbone), initial_ids(prompt, backbone)
-    prompt_PH, note = _shown(prompt, backbone, row)
+    (prompt_PH, note), way = _shown(prompt, backbone, row), _followed(run, vocabulary, prompt.num_virtual_tokens)
     decoding = decode(prompt_PH, vocabulary, init_ids, k, metric, seed=seed)
     first = [record for record in decoding if record["rank"] == 1]
     measured, weights = None, None
@@ -149,7 +149,7 @@ def inspect(
         sparse(prompt_PH, vocabulary, seed=seed),
         measured,
         weights,
-        _followed(run, vocabulary, prompt.num_virtual_tokens),
+        way,
         row and dict(row),
         metric,
         note,
