@@ -1,18 +1,23 @@
 """Attention of short rows on CPUs, as plain matrix products; and behind keys that all rows share.
 
-torch's own kernel took 1.7 to 3.9 times as long in bfloat16, forward and backward together, for 86 to 1,046 keys, and
-1.1 to 1.3 times in float32 for 86 to 166; at 278 keys it was the faster one there. Knows nothing of models.
+torch's own kernel, forward and backward together with 9 heads of width 64, took 1.3 to 4.2 times as long in bfloat16
+for 187 to 768 keys and as long for 896; in float32 1.1 to 1.5 times for 187 to 256 keys, and 0.6 for 1,024. Knows
+nothing of models.
+
+Shapes: B rows, N heads of queries and M of keys and values, N a multiple of M; T queries, S keys, D a head's width.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-_LONGEST = {torch.bfloat16: 1024, torch.float32: 200}  # keys, up to which this is used
+FILLED_TO = 32  # keys: softmax in bfloat16 took up to 2.8 times as long for numbers that are no multiple of it
+_LONGEST = {torch.bfloat16: 1024, torch.float32: 256}  # keys, up to which this is used
 _MOST_SCORES = 2**24  # of a layer: they are kept for the backward pass, which torch's own kernel does without
 
 
@@ -26,32 +31,41 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """`scaled_dot_product_attention`: its arguments, shapes and gradients; as products where that is the faster way."""
-    is_plain = not dropout_p and not is_causal and not enable_gqa and query.device.type == "cpu"
-    num_scores = query.shape[:-1].numel() * key.shape[-2]
-    is_short = key.shape[-2] <= _LONGEST.get(query.dtype, 0) and num_scores <= _MOST_SCORES
-    if is_plain and is_short and attn_mask is not None and not attn_mask.requires_grad:
+    """`scaled_dot_product_attention`: its arguments, shapes and gradients; as products where that is the faster way.
+
+    Several heads of queries may share one of keys and values without `enable_gqa`, which the kernels for CPUs lack.
+    """
+    is_plain = not dropout_p and not is_causal and not enable_gqa and query.ndim == 4 and query.device.type == "cpu"
+    if is_plain and attn_mask is not None and _is_short(query, key, attn_mask):
         return attend(query, key, value, attn_mask, query.shape[-1] ** -0.5 if scale is None else scale)
+    if query.ndim == 4 and not enable_gqa:
+        key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], dim=1) for each in (key, value))
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """softmax(scale x query key^T + mask) value, shapes and gradients as in `scaled_dot_product_attention`.
+    """softmax(scale x query key^T + mask) value: `[B, N, T, D]`.
 
     A query that sees no key, as padding may, gets the mean of the values instead of 0, where the mask holds the least
     finite number, as transformers' masks do.
 
     Args:
-        query: `[..., T, D]`.
-        key: `[..., S, D]`.
-        value: `[..., S, D]`.
-        mask: What is added to the scores, or True where a key is seen; broadcasts to `[..., T, S]`, without gradient.
+        query: `[B, N, T, D]`.
+        key: `[B, M, S, D]`; each of its heads is that of N / M neighbouring heads of queries.
+        value: `[B, M, S, D]`.
+        mask: What is added to the scores, or True where a key is seen; broadcasts to `[B, N, T, S]`, and is the same
+            for all heads where they share keys; without gradient.
         scale: What the scores are multiplied by.
     """
     attended: Tensor = _Attend.apply(query, key, value, mask, scale)
     return attended
+
+
+def num_filling(num_keys: int, dtype: torch.dtype) -> int:
+    """How many keys that nothing sees make the number one that softmax is fast for; float32 needs none."""
+    return 0 if dtype == torch.float32 else -num_keys % FILLED_TO
 
 
 class SharedHead(TorchFunctionMode):
@@ -61,46 +75,64 @@ class SharedHead(TorchFunctionMode):
 
     Args:
         size: How many there are.
+        num_empty: Keys and values of 0 that stand before them.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, num_empty: int = 0) -> None:
         super().__init__()
-        self._size = size
+        self._size, self._num_empty = size, num_empty
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is functional.scaled_dot_product_attention:
             query, key, value, *others = args
-            args = (query, *(_behind_head(each, self._size) for each in (key, value)), *others)
+            args = (query, *(_behind_head(each, self._size, self._num_empty) for each in (key, value)), *others)
         return func(*args, **(kwargs or {}))
 
 
-def _behind_head(states: Tensor, size: int) -> Tensor:
-    """Keys or values `[L, heads, W, D]` with the first row's leading ones before each row's."""
-    return torch.cat([states[:1, :, :size].expand(len(states), -1, -1, -1), states], dim=2)
+def _behind_head(states: Tensor, size: int, num_empty: int) -> Tensor:
+    """Keys or values `[L, M, W, D]` with the first row's leading ones before each row's, and 0 before those."""
+    head = functional.pad(states[:1, :, :size], (0, 0, num_empty, 0))
+    return torch.cat([head.expand(len(states), -1, -1, -1), states], dim=2)
+
+
+def _is_short(query: Tensor, key: Tensor, mask: Tensor) -> bool:
+    """Whether `attend` takes them, and is the faster way."""
+    is_for_all = mask.ndim < 3 or mask.shape[-3] == 1
+    num_scores = query.shape[:-1].numel() * key.shape[-2]
+    is_short = key.shape[-2] <= _LONGEST.get(query.dtype, 0) and num_scores <= _MOST_SCORES
+    return is_short and not mask.requires_grad and (is_for_all or query.shape[1] == key.shape[1])
 
 
 class _Attend(torch.autograd.Function):
-    """Keeps the probabilities alone, and works in place: autograd would keep the scores too."""
+    """Keeps the probabilities alone, and works in place: autograd would keep the scores too.
+
+    Heads of queries that share keys are laid end to end, so that each head of keys is in one product.
+    """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
-        scores = (query @ key.mT).mul_(scale)
+        num_queries = query.shape[2]
+        query = rearrange(query, "b (m g) t d -> b m (g t) d", m=key.shape[1])
+        scores = query @ key.mT
+        by_head = rearrange(scores, "b m (g t) s -> b m g t s", t=num_queries)
+        mask = mask.unsqueeze(-3) if mask.ndim > 2 else mask
         if mask.dtype == torch.bool:
-            scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+            by_head.mul_(scale).masked_fill_(~mask, torch.finfo(scores.dtype).min)
         else:
-            scores.add_(mask)
+            torch.add(mask, by_head, alpha=scale, out=by_head)
         probabilities = scores.softmax(dim=-1)
         ctx.save_for_backward(query, key, value, probabilities)
-        ctx.scale = scale
-        return probabilities @ value
+        ctx.scale, ctx.num_queries = scale, num_queries
+        return rearrange(probabilities @ value, "b m (g t) d -> b (m g) t d", t=num_queries)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, probabilities = ctx.saved_tensors
-        (grad,) = grads
+        grad = rearrange(grads[0], "b (m g) t d -> b m (g t) d", m=key.shape[1])
         by_probability = grad @ value.mT
         by_score = torch._softmax_backward_data(by_probability, probabilities, -1, probabilities.dtype)
         by_score.mul_(ctx.scale)
-        return by_score @ key, by_score.mT @ query, probabilities.mT @ grad, None, None
+        by_query = rearrange(by_score @ key, "b m (g t) d -> b (m g) t d", t=ctx.num_queries)
+        return by_query, by_score.mT @ query, probabilities.mT @ grad, None, None

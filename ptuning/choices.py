@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ptuning.backbone import CausalBackbone
 from ptuning.data import Batch, Example, added
 from ptuning.forward import prefill, prefixes_apart
-from ptuning.kernels import FastKernels
+from ptuning.kernels import fast_kernels
 from ptuning.placement import place
 from ptuning.prefix import RowPrompts
 
@@ -42,7 +42,7 @@ def answer_log_probs(
     found = [[-torch.inf] * max(map(len, answers)) for _ in answers]
     for chosen in _parted(answers):
         tails = _Tails([[answers[b][c] for c in chosen if c < len(answers[b])] for b in range(len(answers))], rows)
-        with FastKernels():
+        with fast_kernels(backbone.model):
             logits_NV = backbone.scored_logits(
                 tails.owner_BW >= 0,
                 inputs_embeds=place(backbone, prompt.embeddings, tails.ids_BW),

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
-from ptuning.attention import SharedHead
+from ptuning.attention import FILLED_TO, SharedHead, num_filling
 from ptuning.backbone import OVERHEAD_TOKENS, Backbone, CausalBackbone
 from ptuning.checkpointing import is_checkpointed
 from ptuning.data import IGNORED, Batch, Example, padded
 from ptuning.errors import ModelError
-from ptuning.kernels import FastKernels
+from ptuning.kernels import fast_kernels
 from ptuning.last_layer import only_scored
 from ptuning.lines import WIDEST, Lines
 from ptuning.placement import place
@@ -110,7 +110,7 @@ def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
     assert isinstance(prompt, RowPrompts)
     packs = can_pack(backbone, prompt, batch)
     lines = Lines.of(batch, prompt.num_run, prompt.choice if packs else None)
-    with FastKernels(), only_scored(backbone.model, lines.scored_LW):
+    with fast_kernels(backbone.model), only_scored(backbone.model, lines.scored_LW):
         logits_NV = backbone.scored_logits(lines.scored_LW, **_inputs(backbone, prompt, lines, packs))
     return logits_NV[lines.order_N]
 
@@ -134,11 +134,13 @@ def _joined(backbone: CausalBackbone, prompt_PH: Tensor, batch: Batch, lines: Li
 
     One pass over the weights in place of two. Shapes as in `label_logits`.
     """
-    with FastKernels(), SharedHead(batch.num_shared), only_scored(backbone.model, lines.scored_LW):
+    num_head = batch.num_shared
+    num_empty = num_filling(num_head + lines.ids_LW.shape[1], backbone.dtype)
+    with fast_kernels(backbone.model), SharedHead(num_head, num_empty), only_scored(backbone.model, lines.scored_LW):
         logits_NV = backbone.scored_logits(
             lines.scored_LW,
             inputs_embeds=place(backbone, prompt_PH, lines.ids_LW),
-            attention_mask=lines.blocks_behind_head(batch.num_shared, backbone.dtype),
+            attention_mask=lines.blocks_behind_head(num_head, num_empty, backbone.dtype),
             position_ids=lines.positions_LW,
             use_cache=False,
         )
@@ -147,7 +149,8 @@ def _joined(backbone: CausalBackbone, prompt_PH: Tensor, batch: Batch, lines: Li
 
 def can_pack(backbone: CausalBackbone, prompt: RowPrompts, batch: Batch, num_more: int = 0) -> bool:
     """Whether what is left of the rows can be laid end to end, and so many tokens more behind each."""
-    return backbone.packs and backbone.sees_all(WIDEST * batch.ids_BT.shape[1] + max(prompt.num_run) + num_more)
+    most = FILLED_TO + max(prompt.num_run) + WIDEST * batch.ids_BT.shape[1] + num_more
+    return backbone.packs and backbone.sees_all(most)
 
 
 def prefixes_apart(prompt: RowPrompts, examples: Sequence[Example], backbone: Backbone) -> Batch:
@@ -176,15 +179,15 @@ def prefill(backbone: CausalBackbone, prompt: RowPrompts, batch: Batch) -> Dynam
     last_BT[:, -1] = 0  # as if it were to be predicted: what comes before it is run
     lines = Lines.of(dataclasses.replace(batch, labels_BT=last_BT), prompt.num_run, prompt.choice)
     inputs = _inputs(backbone, prompt, lines, packs=True)
-    with FastKernels(), only_scored(backbone.model, lines.scored_LW):
+    with fast_kernels(backbone.model), only_scored(backbone.model, lines.scored_LW):
         backbone.fill(**inputs)
-    num_kept, cache = max(prompt.num_run), backbone.new_cache()
+    num_kept, width, cache = max(prompt.num_run), lines.ids_LW.shape[1], backbone.new_cache()
     (rows_N, columns_N), (lines_N, at_N) = lines.columns, lines.places
     kept, _ = prompt.spread(backbone)
     for i, (of_lines, of_rows) in enumerate(zip(inputs["past_key_values"], kept, strict=True)):
         states = [functional.pad(each, (0, 0, 0, batch.ids_BT.shape[1] - 1 - num_kept)) for each in of_rows[:2]]
         for own, line_states in zip(states, of_lines[:2], strict=True):
-            own[rows_N, :, columns_N] = line_states[lines_N, :, num_kept + at_N]
+            own[rows_N, :, columns_N] = line_states[lines_N, :, at_N - width]
         cache.update(states[0], states[1], i)
     return cache
 
@@ -192,7 +195,9 @@ def prefill(backbone: CausalBackbone, prompt: RowPrompts, batch: Batch) -> Dynam
 def _inputs(backbone: CausalBackbone, prompt: RowPrompts, lines: Lines, packs: bool) -> dict[str, Any]:
     """What the model is given to run lines behind what has been run of them."""
     prompt = dataclasses.replace(prompt, choice=tuple(prompt.choice[row] for row in lines.first))
-    cache, prefix_mask_LS = prompt.spread(backbone)
+    num_keys = max(prompt.num_run) + lines.ids_LW.shape[1]
+    num_empty = num_filling(num_keys, backbone.dtype) if packs else 0
+    cache, prefix_mask_LS = prompt.spread(backbone, num_empty)
     return {
         "inputs_embeds": place(backbone, prompt.embeddings, lines.ids_LW),
         "attention_mask": lines.blocks(prefix_mask_LS, backbone.dtype) if packs else lines.mask(prefix_mask_LS),

@@ -1,15 +1,17 @@
 """Faster ways to torch's own functions, taken while a mode is on, so that nothing of a model is changed.
 
-Knows nothing of models.
+Knows nothing of prompts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ptuning.attention import attention
+from ptuning.grouped import unrepeated
 from ptuning.linear import linear
 
 _FASTER: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -25,3 +27,10 @@ class FastKernels(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return _FASTER.get(func, func)(*args, **(kwargs or {}))
+
+
+@contextmanager
+def fast_kernels(model: Any) -> Iterator[None]:
+    """While it lasts, a model runs by the faster ways, its keys and values not repeated for heads that share them."""
+    with unrepeated(model), FastKernels():
+        yield

@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
+from torch.nn import functional
 
 from ptuning.data import Batch, added
 
@@ -100,11 +101,12 @@ class Lines:
         sees_prefix_LWS = rearrange(prefix_mask_LS > 0, "l s -> l 1 s").expand(-1, self.row_LW.shape[1], -1)
         return self._blocks(sees_prefix_LWS, dtype)
 
-    def blocks_behind_head(self, num_head: int, dtype: torch.dtype) -> Tensor:
-        """The same where the prefix is the head of the first line and its keys are put before every line's."""
+    def blocks_behind_head(self, num_head: int, num_empty: int, dtype: torch.dtype) -> Tensor:
+        """The same where the prefix is the head of the first line, put before every line's keys behind empty ones."""
         is_head_LW = torch.zeros_like(self.row_LW, dtype=torch.bool)
         is_head_LW[0, :num_head] = True
-        return self._blocks(repeat(~is_head_LW, "l w -> l w s", s=num_head), dtype)
+        sees_head_LWS = repeat(~is_head_LW, "l w -> l w s", s=num_head)
+        return self._blocks(functional.pad(sees_head_LWS, (num_empty, 0)), dtype)
 
     def _blocks(self, sees_prefix_LWS: Tensor, dtype: torch.dtype) -> Tensor:
         is_own_LWW = rearrange(self.row_LW, "l w -> l w 1") == rearrange(self.row_LW, "l w -> l 1 w")

@@ -88,13 +88,13 @@ class RowPrompts:
     def _choice_on(self, device: torch.device) -> Tensor:
         return torch.tensor(self.choice, device=device)
 
-    def spread(self, backbone: CausalBackbone) -> tuple[DynamicCache, Tensor]:
-        """A cache for one forward, `B` rows of the longest prefix's length, and its mask `[B, P]`.
+    def spread(self, backbone: CausalBackbone, num_empty: int = 0) -> tuple[DynamicCache, Tensor]:
+        """A cache for one forward, `B` rows of the longest prefix's length and `num_empty` more, and its mask `[B, P]`.
 
         Shorter prefixes are padded in front, so that text follows each directly and a sliding window sees what it
         should.
         """
-        length = max(self.num_run)
+        length = max(self.num_run) + num_empty
         some = next(prefix for prefix in self.prefixes if prefix.ids)
         none = tuple((keys[:, :, :0], values[:, :, :0]) for keys, values in some.layers)
         cache, rows_B = backbone.new_cache(), self._choice_on(backbone.device)
@@ -108,5 +108,10 @@ class RowPrompts:
 def _of_rows(states: Sequence[Tensor], length: int, rows_B: Tensor) -> Tensor:
     """K prompts' keys or values `[1, heads, S, D]` as those of the rows, `[B, heads, length, D]`."""
     if len(states) == 1:  # one for all rows: a view
-        return repeat(states[0], "1 n s d -> b n s d", b=len(rows_B))
-    return torch.cat([functional.pad(each, (0, 0, length - each.shape[2], 0)) for each in states])[rows_B]
+        return repeat(_behind_empty(states[0], length), "1 n s d -> b n s d", b=len(rows_B))
+    return torch.cat([_behind_empty(each, length) for each in states])[rows_B]
+
+
+def _behind_empty(states: Tensor, length: int) -> Tensor:
+    """Keys or values padded in front to a length, with 0."""
+    return functional.pad(states, (0, 0, length - states.shape[2], 0))

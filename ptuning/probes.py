@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from ptuning.attention import SharedHead
 from ptuning.data import added, positions
-from ptuning.kernels import FastKernels
+from ptuning.kernels import fast_kernels
 
 _SAME = 1e-2  # of the largest logit: more than rounding makes in any precision
 _FAR_NEARER = 0.25
@@ -92,7 +92,7 @@ def joins(backbone: Any) -> bool:
     masks_2134 = added(torch.cat([head_231, own_233], dim=2)[:, None], backbone.dtype)
     inputs = {"inputs_embeds": backbone.embed(ids_23), "position_ids": positions_23, "use_cache": False}
     try:
-        with FastKernels(), SharedHead(1):
+        with fast_kernels(backbone.model), SharedHead(1):
             lines_23V = backbone.run(**inputs, attention_mask=masks_2134).logits
     except (ValueError, RuntimeError, IndexError):
         return False

@@ -8,14 +8,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from ptuning import attention
-from ptuning.attention import attend
+from ptuning.attention import SharedHead, attend, num_filling
 from ptuning.kernels import FastKernels
 
 
-def inputs(dtype: torch.dtype, num_keys: int = 7) -> tuple[Tensor, ...]:
-    """Query, key, value and the gradient of what comes out."""
+def inputs(dtype: torch.dtype, num_keys: int = 7, num_heads: int = 6) -> tuple[Tensor, ...]:
+    """Query of six heads, key and value of so many, and the gradient of what comes out."""
     chance = torch.Generator().manual_seed(0)
-    shapes = [(2, 3, 5, 8), (2, 3, num_keys, 8), (2, 3, num_keys, 8), (2, 3, 5, 8)]
+    shapes = [(2, 6, 5, 8), (2, num_heads, num_keys, 8), (2, num_heads, num_keys, 8), (2, 6, 5, 8)]
     return tuple(torch.randn(shape, generator=chance).to(dtype) for shape in shapes)
 
 
@@ -33,13 +33,50 @@ def measured(attend_with: Any, *tensors: Tensor) -> list[Tensor]:
     return [attended.detach(), *(leaf.grad for leaf in leaves)]  # type: ignore[list-item]
 
 
+def torchs(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    num_shared = query.shape[1] // key.shape[1]
+    repeated = (each.repeat_interleave(num_shared, dim=1) for each in (key, value))
+    return functional.scaled_dot_product_attention(query, *repeated, mask, scale=0.3)
+
+
 @pytest.mark.parametrize("kind", ["seen", "added"])
-def test_products_equal_torchs_own_attention(kind: str) -> None:
-    mask, tensors = masks(torch.float64)[kind], inputs(torch.float64)
+@pytest.mark.parametrize("num_heads", [6, 2, 1])
+def test_products_equal_torchs_own_attention(kind: str, num_heads: int) -> None:
+    mask, tensors = masks(torch.float64)[kind], inputs(torch.float64, num_heads=num_heads)
     ours = measured(lambda *each: attend(*each, mask, 0.3), *tensors)
-    theirs = measured(lambda *each: functional.scaled_dot_product_attention(*each, mask, scale=0.3), *tensors)
+    theirs = measured(lambda *each: torchs(*each, mask), *tensors)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_mask_heads", [1, 6])
+@pytest.mark.parametrize("num_heads", [6, 2])
+def test_masks_of_every_head_are_kept_apart(num_mask_heads: int, num_heads: int) -> None:
+    tensors = inputs(torch.float32, num_heads=num_heads)
+    mask = torch.randn(2, num_mask_heads, 5, 7, generator=torch.Generator().manual_seed(1))
+    for given in (mask, mask[0]):
+        ours = measured(lambda *each, own=given: attention.attention(*each, own, scale=0.3), *tensors)
+        theirs = measured(lambda *each, own=given: torchs(*each, own), *tensors)
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_keys", [7, 300])
+@pytest.mark.parametrize("num_empty", [0, 4])
+def test_a_shared_head_stands_before_every_rows_keys_behind_what_nothing_sees(num_keys: int, num_empty: int) -> None:
+    query, key, value, _ = inputs(torch.float32, num_keys, num_heads=2)
+    sees = torch.ones(2, 1, 5, num_keys + 3, dtype=torch.bool)
+    head = [torch.cat([each[:1, :, :3].expand(2, -1, -1, -1), each], dim=2) for each in (key, value)]
+    with FastKernels(), SharedHead(3, num_empty):
+        found = functional.scaled_dot_product_attention(
+            query, key, value, functional.pad(sees, (num_empty, 0)), scale=0.3
+        )
+    torch.testing.assert_close(found, torchs(query, *head, sees), rtol=0, atol=1e-5)
+
+
+def test_numbers_of_keys_are_filled_up_to_one_that_softmax_is_fast_for() -> None:
+    assert [num_filling(each, torch.bfloat16) for each in (1, 31, 32, 33, 187)] == [31, 1, 0, 31, 5]
+    assert num_filling(33, torch.float32) == 0
 
 
 def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_own_kernel() -> None:
@@ -58,8 +95,8 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_own_kernel() -> None:
     ("dtype", "num_keys", "options", "is_ours"),
     [
         (torch.bfloat16, 7, {}, True),
-        (torch.float32, 200, {}, True),
-        (torch.float32, 201, {}, False),
+        (torch.float32, 256, {}, True),
+        (torch.float32, 257, {}, False),
         (torch.float64, 7, {}, False),
         (torch.bfloat16, 1025, {}, False),
         (torch.bfloat16, 7, {"dropout_p": 0.1}, False),
@@ -92,7 +129,7 @@ def test_a_query_that_sees_nothing_spoils_nothing(kind: str) -> None:
 
 def test_scores_that_take_much_memory_are_left_to_torchs_own_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "attend", pytest.fail)
-    monkeypatch.setattr(attention, "_MOST_SCORES", 2 * 3 * 5 * 7 - 1)
+    monkeypatch.setattr(attention, "_MOST_SCORES", 2 * 6 * 5 * 7 - 1)
     *tensors, _ = inputs(torch.bfloat16)
     with FastKernels():
         functional.scaled_dot_product_attention(*tensors, masks(torch.bfloat16)["added"])

@@ -388,7 +388,7 @@ def test_a_model_whose_attention_is_its_own_runs_a_prefix_apart():
 
 
 def test_a_prefix_that_does_not_reach_every_line_is_found_out(monkeypatch):
-    def of_each_line(states, num_head):
+    def of_each_line(states, num_head, _):
         return torch.cat([states[:, :, :num_head], states], dim=2)
 
     monkeypatch.setattr("ptuning.attention._behind_head", of_each_line)

@@ -1,12 +1,15 @@
 """Answers that are read side by side behind a row score as each by itself."""
 
+import dataclasses
+
 import pytest
 import torch
 from families import ATTENTION, NUM_POSITIONS, tiny_backbone
 
-from ptuning import choices, initializers, objective
+from ptuning import choices, forward, initializers, objective
+from ptuning.attention import FILLED_TO
 from ptuning.backbone import CausalBackbone
-from ptuning.data import Example
+from ptuning.data import Example, with_answer
 from ptuning.errors import DataError
 from ptuning.forward import can_pack
 from ptuning.prefix import Prefix, RowPrompts
@@ -17,9 +20,11 @@ TEXTS = ["the film was dull and very bad", "a", "bright", "the plot was good"]
 ANSWERS = [[[40, 41, 42], [50], [60, 61]], [[7], [9, 8, 7, 6]], [[40, 41, 42], [50], [60, 61]], [[12, 13]]]
 
 
-def asked(family: str, num_virtual: tuple[int, int] = (5, 2)) -> tuple[CausalBackbone, RowPrompts, list[Example]]:
+def asked(
+    family: str, num_virtual: tuple[int, int] = (5, 2), window: int = 200
+) -> tuple[CausalBackbone, RowPrompts, list[Example]]:
     """Rows with two prompts of unequal lengths, and their templates."""
-    wide = {"sliding_window": 200} if "sliding_window" in tiny_backbone(family).model.config.to_dict() else {}
+    wide = {"sliding_window": window} if "sliding_window" in tiny_backbone(family).model.config.to_dict() else {}
     backbone = tiny_backbone(family, **wide)
     assert isinstance(backbone, CausalBackbone)
     coders = [backbone.coder(Task(f"{{prompt:{num}}}the {{text}} is")) for num in num_virtual]
@@ -33,9 +38,12 @@ def asked(family: str, num_virtual: tuple[int, int] = (5, 2)) -> tuple[CausalBac
 
 
 @pytest.mark.parametrize("family", sorted(set(ATTENTION) - {"bloom", "mpt"}))
-@pytest.mark.parametrize("at_once", [8, 512])
-def test_answers_score_as_each_by_itself(family: str, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("at_once", "num_empty"), [(8, 0), (512, 0), (512, 5)])
+def test_answers_score_as_each_by_itself(
+    family: str, at_once: int, num_empty: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(choices, "_TOKENS_AT_ONCE", at_once)
+    monkeypatch.setattr(forward, "num_filling", lambda num_keys, dtype: num_empty)
     backbone, prompts, examples = asked(family)
     with torch.no_grad():
         expected = objective.whole_label_scores(backbone, prompts, examples, ANSWERS, "splice")
@@ -66,10 +74,27 @@ def test_models_that_cannot_read_answers_side_by_side_read_them_one_by_one(monke
     torch.testing.assert_close(scores_BC, expected, rtol=0, atol=1e-4)
 
 
+def test_no_window_forgets_what_is_before_keys_that_nothing_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "num_filling", lambda num_keys, dtype: FILLED_TO - 1)
+    packed = []
+    for window in range(12, 70, 2):
+        backbone, prompts, examples = asked("mistral", (2, 1), window)
+        short = sorted(range(len(examples)), key=lambda b, of=examples: len(of[b]))[:2]
+        prompts = dataclasses.replace(prompts, choice=tuple(prompts.choice[b] for b in short))
+        batch = backbone.collate([with_answer(examples[b], [5]) for b in short])
+        with torch.no_grad():
+            expected_NV = forward.label_logits(backbone, prompts, batch, "splice")
+            found_NV = forward.label_logits(backbone, prompts, batch)
+        torch.testing.assert_close(found_NV, expected_NV, rtol=0, atol=1e-4)
+        packed.append(can_pack(backbone, prompts, batch))
+    assert packed == sorted(packed)
+    assert {*packed} == {False, True}
+
+
 def test_answers_that_would_leave_a_window_are_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, prompts, examples = asked("mistral")
     longest = max(map(len, examples))
-    monkeypatch.setattr(backbone, "window", 2 * longest + max(prompts.num_run))  # the rows alone would fit
+    monkeypatch.setattr(backbone, "window", 2 * longest + max(prompts.num_run) + FILLED_TO)  # the rows alone would fit
     assert can_pack(backbone, prompts, backbone.collate(examples))
     monkeypatch.setattr(objective, "answer_log_probs", pytest.fail)
     with torch.no_grad():

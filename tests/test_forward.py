@@ -7,7 +7,7 @@ from families import tiny_backbone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptuning import initializers
+from ptuning import forward, initializers
 from ptuning.data import Coder, Example, collate
 from ptuning.encoders import Residual
 from ptuning.errors import ModelError
@@ -87,6 +87,14 @@ def test_shared_prefix_equals_splice_whatever_the_rows_lengths(any_backbone, num
     batch = collate(examples, any_backbone.pad_id)
     assert batch.num_shared == num_virtual_tokens
     assert_paths_agree(any_backbone, trained_encoder(any_backbone, num_virtual_tokens), batch)
+
+
+def test_keys_that_nothing_sees_change_nothing(any_backbone, monkeypatch):
+    monkeypatch.setattr(forward, "num_filling", lambda num_keys, dtype: 5)
+    batch = collate(
+        [example(4, *each, seed=i) for i, each in enumerate([(3, 1), (12, 2), (7, 1)])], any_backbone.pad_id
+    )
+    assert_paths_agree(any_backbone, trained_encoder(any_backbone, 4), batch)
 
 
 def test_shared_prefix_equals_splice_where_slots_follow_the_text(any_backbone):

@@ -10,10 +10,10 @@ import ptuning
 PACKAGE = Path(ptuning.__file__).parent
 LEVELS = {
     "errors": 0,
+    **dict.fromkeys(("assets", "attention", "checkpointing", "cost", "encoders", "files", "fingerprint", "grouped"), 1),
     **dict.fromkeys(
-        ("assets", "attention", "checkpointing", "cost", "encoders", "files", "fingerprint", "initializers"), 1
+        ("ensemble", "initializers", "interrupts", "last_layer", "linear", "rows", "settings", "template"), 1
     ),
-    **dict.fromkeys(("ensemble", "interrupts", "last_layer", "linear", "rows", "settings", "template"), 1),
     **dict.fromkeys(("card", "config", "data", "kernels", "loading"), 2),
     **dict.fromkeys(("engine", "lines", "probes", "prompt", "run_directory", "schedule"), 3),
     "backbone": 4,

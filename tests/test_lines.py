@@ -66,7 +66,7 @@ def test_head_stands_first_and_is_seen_by_all_lines_but_not_by_itself_twice():
     counts = [int((lines.row_LW == row).sum()) for row in range(4)]
     assert counts == [4, 3, 2, 2]  # with the first of two answer tokens
     assert not lines.scored_LW[0, :2].any()
-    sees_LWK = lines.blocks_behind_head(2, torch.float32)[:, 0] == 0
+    sees_LWK = lines.blocks_behind_head(2, 0, torch.float32)[:, 0] == 0
     assert not sees_LWK[0, :2, :2].any()
     assert sees_LWK[lines.row_LW != head][:, :2].all()
     own = sees_LWK[:, :, 2:]

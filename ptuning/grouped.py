@@ -1,0 +1,45 @@
+"""Attention whose heads of queries share keys and values, which are handed on without a copy for each of them.
+
+transformers repeats keys and values for its kernels; on CPUs `attention.attend` does without. Knows nothing of prompts.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+_NAME = "ptuning_unrepeated"
+
+
+@contextmanager
+def unrepeated(model: Any) -> Iterator[None]:
+    """While it lasts, a model on a CPU gives `scaled_dot_product_attention` its keys and values as they are.
+
+    What stands in for that function must take more heads of queries than of keys, as `kernels.FastKernels` does.
+    Models that choose their attention themselves, as Falcon, are left alone.
+    """
+    config = model.config.get_text_config()
+    was, takes_others = config._attn_implementation, model.is_backend_compatible()
+    if was != "sdpa" or not takes_others or model.device.type != "cpu":
+        yield
+        return
+    config._attn_implementation = _NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = was
+
+
+def _sdpa(module: nn.Module, *states: Any, **options: Any) -> tuple[Tensor, None]:
+    """The way to torch's function, which looks at the module for how often to repeat keys and values."""
+    unshared: Any = SimpleNamespace(is_causal=getattr(module, "is_causal", True))
+    return sdpa_attention_forward(unshared, *states, **options)
+
+
+AttentionInterface.register(_NAME, _sdpa)
+AttentionMaskInterface.register(_NAME, sdpa_mask)

@@ -1,0 +1,73 @@
+"""Keys and values that heads share are handed on as they are: the same logits, fewer heads, and nothing left behind."""
+
+from typing import Any
+
+import pytest
+import torch
+from families import ATTENTION, tiny_backbone
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from ptuning.backbone import Backbone
+from ptuning.grouped import unrepeated
+from ptuning.kernels import fast_kernels
+
+
+class Seen(TorchFunctionMode):
+    """Numbers of heads of queries and of keys that attention is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads: set[tuple[int, int]] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.scaled_dot_product_attention:
+            self.heads.add((args[0].shape[1], args[1].shape[1]))
+        return func(*args, **(kwargs or {}))
+
+
+def logits_and_gradient(backbone: Backbone, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    states = backbone.embed(torch.randint(3, 200, (2, 7), generator=torch.Generator().manual_seed(0)))
+    leaf = states.detach().requires_grad_()
+    logits = backbone.model(inputs_embeds=leaf, attention_mask=mask, use_cache=False).logits
+    logits.square().mean().backward()
+    assert leaf.grad is not None
+    return logits.detach(), leaf.grad
+
+
+@pytest.mark.parametrize("family", sorted(ATTENTION))
+@pytest.mark.parametrize("padding", [None, 2])
+def test_logits_and_gradients_stay_the_same(family: str, padding: int | None) -> None:
+    backbone = tiny_backbone(family)
+    mask = None if padding is None else torch.tensor([[1] * 7, [1] * (7 - padding) + [0] * padding])
+    expected = logits_and_gradient(backbone, mask)
+    with fast_kernels(backbone.model):
+        found = logits_and_gradient(backbone, mask)
+    for one, other in zip(found, expected, strict=True):
+        seen = slice(None) if padding is None else slice(0, 7 - padding)
+        torch.testing.assert_close(one[:, seen], other[:, seen], rtol=0, atol=1e-5 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mixtral"])
+def test_keys_are_not_repeated(family: str) -> None:
+    backbone, mask = tiny_backbone(family), torch.tensor([[1] * 7, [1] * 6 + [0]])
+    with Seen() as plain:
+        logits_and_gradient(backbone, mask)
+    with fast_kernels(backbone.model), Seen() as fast:
+        logits_and_gradient(backbone, mask)
+    assert (plain.heads, fast.heads) == ({(4, 4)}, {(4, 2)})
+
+
+def test_nothing_is_left_on_the_model_when_it_fails() -> None:
+    backbone = tiny_backbone("llama")
+    with pytest.raises(ZeroDivisionError), unrepeated(backbone.model):
+        raise ZeroDivisionError
+    assert backbone.model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(("family", "attention"), [("llama", "eager"), ("falcon", "sdpa")])
+def test_another_attention_is_left_alone(family: str, attention: str) -> None:
+    backbone = tiny_backbone(family)
+    backbone.model.set_attn_implementation(attention)
+    with unrepeated(backbone.model):
+        assert backbone.model.config._attn_implementation == attention
