@@ -14,7 +14,7 @@ import torch
 import ptuning
 from ptuning.inspection.verdict import DECORATIVE, ECHO, FAITHFUL, NO_EFFECT, PARTIAL
 from ptuning.inspection.vocabulary import Vocabulary
-from ptuning.inspection.wayward import wayward
+from ptuning.inspection.wayward import Settings, wayward
 from ptuning.rows import Row, read_rows
 
 FACTS = {
@@ -29,6 +29,7 @@ BEFORE = (
     *("Some were glad. ", "It is cold. ", "The road is long. ", "We sat down. ", "All is well. ", "Then it was noon. "),
     *("She reads a book. ", "He is old. ", "I am at home. ", "Nobody knows why. ", "The bus is late. ", "Look. "),
 )
+PULL = 0.3  # 1.0 cost 2 points of 500 validation rows in place of 0.6, and the decoding was the target either way
 TEXTS = (
     " The museum opens at nine and closes at five, and the garden is free for all every Sunday in the month of May.",
     " Boil the water, add a pinch of salt and cook the rice for twelve minutes, then drain it and serve it warm.",
@@ -74,7 +75,7 @@ def main() -> None:
     backbone = ptuning.Backbone.from_pretrained(config.model.name_or_path, config.model.dtype)
     sources = (config.data.train, config.data.test or "")
     train, test = (read_rows(each, "train", config.data.task.columns) for each in sources)
-    test = random.Random(0).sample(test, min(options.rows, len(test)))
+    all_test, test = test, random.Random(0).sample(test, min(options.rows, len(test)))
     demo = ptuning.SoftPrompt.load(f"{config.train.output_dir}/prompt")
 
     unexpected = 0
@@ -96,8 +97,9 @@ def main() -> None:
     ids = [ids[p % len(ids)] for p in range(demo.num_virtual_tokens)]
     untrained = dataclasses.replace(demo, embeddings_PH=Vocabulary.of(backbone).rows(ids), init={"token_ids": ids})
     show("a text, untrained", untrained, test, ECHO, NO_EFFECT)
+    settings = Settings(learning_rate=config.train.learning_rate)
     for text in TEXTS:
-        found = wayward(demo, backbone, train, test, text, pulls=[3.0])
+        found = wayward(demo, backbone, train, all_test, text, [PULL], settings)
         free, pulled = found.table
         unexpected += pulled["f1"] <= 0.9 or free["accuracy"] - pulled["accuracy"] > 0.02
         scores = f"free {free['accuracy']:.3f}, pulled {pulled['accuracy']:.3f}, F1 {pulled['f1']:.2f}"
