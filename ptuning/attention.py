@@ -38,7 +38,7 @@ def attention(
     is_plain = not dropout_p and not is_causal and not enable_gqa and query.ndim == 4 and query.device.type == "cpu"
     if is_plain and attn_mask is not None and _is_short(query, key, attn_mask):
         return attend(query, key, value, attn_mask, query.shape[-1] ** -0.5 if scale is None else scale)
-    if query.ndim == 4 and not enable_gqa:
+    if query.ndim == 4 and not enable_gqa and query.shape[1] != key.shape[1]:
         key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], dim=1) for each in (key, value))
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
@@ -63,9 +63,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
     return attended
 
 
-def num_filling(num_keys: int, dtype: torch.dtype) -> int:
-    """How many keys that nothing sees make the number one that softmax is fast for; float32 needs none."""
-    return 0 if dtype == torch.float32 else -num_keys % FILLED_TO
+def num_filling(num_keys: int, dtype: torch.dtype, device: torch.device) -> int:
+    """How many keys that nothing sees make the number one that softmax is fast for: in bfloat16 on CPUs."""
+    return -num_keys % FILLED_TO if dtype == torch.bfloat16 and device.type == "cpu" else 0
 
 
 class SharedHead(TorchFunctionMode):

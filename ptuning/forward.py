@@ -135,7 +135,7 @@ def _joined(backbone: CausalBackbone, prompt_PH: Tensor, batch: Batch, lines: Li
     One pass over the weights in place of two. Shapes as in `label_logits`.
     """
     num_head = batch.num_shared
-    num_empty = num_filling(num_head + lines.ids_LW.shape[1], backbone.dtype)
+    num_empty = num_filling(num_head + lines.ids_LW.shape[1], backbone.dtype, backbone.device)
     with fast_kernels(backbone.model), SharedHead(num_head, num_empty), only_scored(backbone.model, lines.scored_LW):
         logits_NV = backbone.scored_logits(
             lines.scored_LW,
@@ -196,7 +196,7 @@ def _inputs(backbone: CausalBackbone, prompt: RowPrompts, lines: Lines, packs: b
     """What the model is given to run lines behind what has been run of them."""
     prompt = dataclasses.replace(prompt, choice=tuple(prompt.choice[row] for row in lines.first))
     num_keys = max(prompt.num_run) + lines.ids_LW.shape[1]
-    num_empty = num_filling(num_keys, backbone.dtype) if packs else 0
+    num_empty = num_filling(num_keys, backbone.dtype, backbone.device) if packs else 0
     cache, prefix_mask_LS = prompt.spread(backbone, num_empty)
     return {
         "inputs_embeds": place(backbone, prompt.embeddings, lines.ids_LW),

@@ -3,6 +3,7 @@
 transformers repeats keys and values for its kernels; on CPUs `attention.attend` does without. Knows nothing of prompts.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 _NAME = "ptuning_unrepeated"
+_HERE = threading.local()  # other threads may run the same model meanwhile, whose attention stays as it was
 
 
 @contextmanager
@@ -23,23 +25,20 @@ def unrepeated(model: Any) -> Iterator[None]:
     What stands in for that function must take more heads of queries than of keys, as `kernels.FastKernels` does.
     Models that choose their attention themselves, as Falcon, are left alone.
     """
-    config = model.config.get_text_config()
-    was, takes_others = config._attn_implementation, model.is_backend_compatible()
-    if was != "sdpa" or not takes_others or model.device.type != "cpu":
+    config, takes_others = model.config.get_text_config(), model.is_backend_compatible()
+    if config._attn_implementation not in ("sdpa", _NAME) or not takes_others or model.device.type != "cpu":
         yield
         return
-    config._attn_implementation = _NAME
+    AttentionInterface.register(_NAME, _sdpa)
+    AttentionMaskInterface.register(_NAME, sdpa_mask)
+    config._attn_implementation, _HERE.is_on = _NAME, True
     try:
         yield
     finally:
-        config._attn_implementation = was
+        config._attn_implementation, _HERE.is_on = "sdpa", False
 
 
 def _sdpa(module: nn.Module, *states: Any, **options: Any) -> tuple[Tensor, None]:
     """The way to torch's function, which looks at the module for how often to repeat keys and values."""
     unshared: Any = SimpleNamespace(is_causal=getattr(module, "is_causal", True))
-    return sdpa_attention_forward(unshared, *states, **options)
-
-
-AttentionInterface.register(_NAME, _sdpa)
-AttentionMaskInterface.register(_NAME, sdpa_mask)
+    return sdpa_attention_forward(unshared if getattr(_HERE, "is_on", False) else module, *states, **options)

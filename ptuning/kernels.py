@@ -1,4 +1,4 @@
-"""Faster ways to torch's own functions, taken while a mode is on, so that nothing of a model is changed.
+"""Faster ways to torch's own functions, taken while a mode is on, so that no weight or module of a model is changed.
 
 Knows nothing of prompts.
 """

@@ -107,7 +107,7 @@ class RowPrompts:
 
 def _of_rows(states: Sequence[Tensor], length: int, rows_B: Tensor) -> Tensor:
     """K prompts' keys or values `[1, heads, S, D]` as those of the rows, `[B, heads, length, D]`."""
-    if len(states) == 1:  # one for all rows: a view
+    if len(states) == 1:  # one for all rows: a view of it
         return repeat(_behind_empty(states[0], length), "1 n s d -> b n s d", b=len(rows_B))
     return torch.cat([_behind_empty(each, length) for each in states])[rows_B]
 

@@ -29,7 +29,7 @@ BEFORE = (
     *("Some were glad. ", "It is cold. ", "The road is long. ", "We sat down. ", "All is well. ", "Then it was noon. "),
     *("She reads a book. ", "He is old. ", "I am at home. ", "Nobody knows why. ", "The bus is late. ", "Look. "),
 )
-PULL = 0.3  # 1.0 cost 2 points of 500 validation rows in place of 0.6, and the decoding was the target either way
+PULL = 0.3  # cost 0.6 points of accuracy on 500 validation rows and 1.0 cost 2.0; both decoded to the third text
 TEXTS = (
     " The museum opens at nine and closes at five, and the garden is free for all every Sunday in the month of May.",
     " Boil the water, add a pinch of salt and cook the rice for twelve minutes, then drain it and serve it warm.",

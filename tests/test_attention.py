@@ -61,6 +61,14 @@ def test_masks_of_every_head_are_kept_apart(num_mask_heads: int, num_heads: int)
             torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
+def test_keys_and_values_of_every_head_are_handed_on_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, value, _ = inputs(torch.float32)
+    given: list[Any] = []
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", lambda *each, **_: given.extend(each) or query)
+    attention.attention(query, key, value, is_causal=True)
+    assert [each is other for each, other in zip(given[:3], (query, key, value), strict=True)] == [True] * 3
+
+
 @pytest.mark.parametrize("num_keys", [7, 300])
 @pytest.mark.parametrize("num_empty", [0, 4])
 def test_a_shared_head_stands_before_every_rows_keys_behind_what_nothing_sees(num_keys: int, num_empty: int) -> None:
@@ -75,8 +83,9 @@ def test_a_shared_head_stands_before_every_rows_keys_behind_what_nothing_sees(nu
 
 
 def test_numbers_of_keys_are_filled_up_to_one_that_softmax_is_fast_for() -> None:
-    assert [num_filling(each, torch.bfloat16) for each in (1, 31, 32, 33, 187)] == [31, 1, 0, 31, 5]
-    assert num_filling(33, torch.float32) == 0
+    cpu = torch.device("cpu")
+    assert [num_filling(each, torch.bfloat16, cpu) for each in (1, 31, 32, 33, 187)] == [31, 1, 0, 31, 5]
+    assert num_filling(33, torch.float32, cpu) == num_filling(33, torch.bfloat16, torch.device("cuda")) == 0
 
 
 def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_own_kernel() -> None:

@@ -43,7 +43,7 @@ def test_answers_score_as_each_by_itself(
     family: str, at_once: int, num_empty: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choices, "_TOKENS_AT_ONCE", at_once)
-    monkeypatch.setattr(forward, "num_filling", lambda num_keys, dtype: num_empty)
+    monkeypatch.setattr(forward, "num_filling", lambda *_: num_empty)
     backbone, prompts, examples = asked(family)
     with torch.no_grad():
         expected = objective.whole_label_scores(backbone, prompts, examples, ANSWERS, "splice")
@@ -75,7 +75,7 @@ def test_models_that_cannot_read_answers_side_by_side_read_them_one_by_one(monke
 
 
 def test_no_window_forgets_what_is_before_keys_that_nothing_sees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "num_filling", lambda num_keys, dtype: FILLED_TO - 1)
+    monkeypatch.setattr(forward, "num_filling", lambda *_: FILLED_TO - 1)
     packed = []
     for window in range(12, 70, 2):
         backbone, prompts, examples = asked("mistral", (2, 1), window)

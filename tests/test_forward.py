@@ -90,7 +90,7 @@ def test_shared_prefix_equals_splice_whatever_the_rows_lengths(any_backbone, num
 
 
 def test_keys_that_nothing_sees_change_nothing(any_backbone, monkeypatch):
-    monkeypatch.setattr(forward, "num_filling", lambda num_keys, dtype: 5)
+    monkeypatch.setattr(forward, "num_filling", lambda *_: 5)
     batch = collate(
         [example(4, *each, seed=i) for i, each in enumerate([(3, 1), (12, 2), (7, 1)])], any_backbone.pad_id
     )

@@ -1,5 +1,6 @@
 """Keys and values that heads share are handed on as they are: the same logits, fewer heads, and nothing left behind."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -56,6 +57,31 @@ def test_keys_are_not_repeated(family: str) -> None:
     with fast_kernels(backbone.model), Seen() as fast:
         logits_and_gradient(backbone, mask)
     assert (plain.heads, fast.heads) == ({(4, 4)}, {(4, 2)})
+
+
+def test_other_threads_run_the_model_as_before() -> None:
+    backbone, mask = tiny_backbone("llama"), torch.tensor([[1] * 7, [1] * 6 + [0]])
+    expected, _ = logits_and_gradient(backbone, mask)
+    with fast_kernels(backbone.model), ThreadPoolExecutor(1) as others:
+        fast, _ = logits_and_gradient(backbone, mask)
+        plain, _ = others.submit(logits_and_gradient, backbone, mask).result()
+    torch.testing.assert_close(plain, expected, rtol=0, atol=0)
+    torch.testing.assert_close(fast, expected, rtol=0, atol=1e-5)
+
+
+def test_one_of_two_threads_may_end_first() -> None:
+    backbone, mask = tiny_backbone("llama"), torch.tensor([[1] * 7, [1] * 6 + [0]])
+    expected, _ = logits_and_gradient(backbone, mask)
+
+    def whole() -> None:
+        with fast_kernels(backbone.model):
+            logits_and_gradient(backbone, mask)
+
+    with fast_kernels(backbone.model), ThreadPoolExecutor(1) as others:
+        others.submit(whole).result()
+        found, _ = logits_and_gradient(backbone, mask)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert backbone.model.config._attn_implementation == "sdpa"
 
 
 def test_nothing_is_left_on_the_model_when_it_fails() -> None:
