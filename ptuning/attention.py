@@ -33,7 +33,7 @@ def attention(
 ) -> Tensor:
     """`scaled_dot_product_attention`: its arguments, shapes and gradients; as products where that is the faster way.
 
-    Several heads of queries may share one of keys and values without `enable_gqa`, which the kernels for CPUs lack.
+    Several heads of queries may share one of keys and values without `enable_gqa`.
     """
     is_plain = not dropout_p and not is_causal and not enable_gqa and query.ndim == 4 and query.device.type == "cpu"
     if is_plain and attn_mask is not None and _is_short(query, key, attn_mask):

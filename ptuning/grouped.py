@@ -40,5 +40,6 @@ def unrepeated(model: Any) -> Iterator[None]:
 
 def _sdpa(module: nn.Module, *states: Any, **options: Any) -> tuple[Tensor, None]:
     """The way to torch's function, which looks at the module for how often to repeat keys and values."""
-    unshared: Any = SimpleNamespace(is_causal=getattr(module, "is_causal", True))
-    return sdpa_attention_forward(unshared if getattr(_HERE, "is_on", False) else module, *states, **options)
+    if getattr(_HERE, "is_on", False):
+        module = SimpleNamespace(is_causal=getattr(module, "is_causal", True))  # type: ignore[assignment]
+    return sdpa_attention_forward(module, *states, **options)

@@ -74,8 +74,8 @@ def main() -> None:
     config = ptuning.RunConfig.from_yaml(options.config)
     backbone = ptuning.Backbone.from_pretrained(config.model.name_or_path, config.model.dtype)
     sources = (config.data.train, config.data.test or "")
-    train, test = (read_rows(each, "train", config.data.task.columns) for each in sources)
-    all_test, test = test, random.Random(0).sample(test, min(options.rows, len(test)))
+    train, all_test = (read_rows(each, "train", config.data.task.columns) for each in sources)
+    test = random.Random(0).sample(all_test, min(options.rows, len(all_test)))
     demo = ptuning.SoftPrompt.load(f"{config.train.output_dir}/prompt")
 
     unexpected = 0

@@ -7,12 +7,13 @@ from families import tiny_backbone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptuning import forward, initializers
+from ptuning import attention, forward, initializers
 from ptuning.data import Coder, Example, collate
 from ptuning.encoders import Residual
 from ptuning.errors import ModelError
 from ptuning.forward import can_share, label_logits, shared_prefix, splice
 from ptuning.objective import label_scores
+from ptuning.prefix import RowPrompts
 from ptuning.rows import Row, read_rows
 from ptuning.template import Task, Verbalizer
 
@@ -95,6 +96,24 @@ def test_keys_that_nothing_sees_change_nothing(any_backbone, monkeypatch):
         [example(4, *each, seed=i) for i, each in enumerate([(3, 1), (12, 2), (7, 1)])], any_backbone.pad_id
     )
     assert_paths_agree(any_backbone, trained_encoder(any_backbone, 4), batch)
+
+
+def test_in_bfloat16_attention_gets_numbers_of_keys_that_softmax_is_fast_for(monkeypatch):
+    backbone = tiny_backbone()
+    backbone.model.to(torch.bfloat16)
+    prompt_PH = initializers.from_vocabulary(backbone.vocabulary_VH, 4)
+    batch = collate([example(4, *each, seed=i) for i, each in enumerate([(3, 1), (12, 2), (7, 1)])], backbone.pad_id)
+    assert backbone.joins  # found out by running it, before keys are counted
+    assert backbone.packs
+    apart = RowPrompts.same(prompt_PH, forward.begin(backbone, prompt_PH, batch.shared_ids), len(batch.ids_BT))
+    counted, attend = [], attention.attend
+    monkeypatch.setattr(attention, "attend", lambda q, k, *rest: counted.append(k.shape[2]) or attend(q, k, *rest))
+    for prompt in (prompt_PH, apart):
+        with torch.no_grad():
+            shared_prefix(backbone, prompt, batch)
+        assert counted
+        assert {each % 32 for each in counted} == {0}
+        counted.clear()
 
 
 def test_shared_prefix_equals_splice_where_slots_follow_the_text(any_backbone):

@@ -26,6 +26,8 @@ _SCALING_NEIGHBOURS = 10  # Conneau et al. 2018, section 2.3
 _REFERENCES = 512  # vectors that a token's crowding is judged by, at most
 _HUB_FACTOR = 10  # a hub draws so many times its share of random vectors, and more than two of them
 
+CHANCE = "p: how often random vectors, at best of four kinds, come as near to a token; q: p, over all virtual tokens"
+"""What p and q are, in a line, for those who read a decoding."""
 COLUMNS = {
     "position": "the virtual token's place in the prompt, from 0",
     "rank": "1 is the nearest token by the chosen metric",

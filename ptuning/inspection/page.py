@@ -10,7 +10,7 @@ from typing import Any
 
 from ptuning.files import whole_file
 from ptuning.inspection import drawing
-from ptuning.inspection.decode import badges
+from ptuning.inspection.decode import CHANCE, badges
 from ptuning.inspection.drawing import Bar
 from ptuning.inspection.ladder import SOFT
 from ptuning.inspection.report import Report
@@ -129,7 +129,7 @@ def _grid(report: Report) -> str:
     how = (
         f"A line a virtual token, its nearest tokens by {report.metric.replace('_', ' ')} from left to right, with "
         "their cosine. Grey: chance may come as near (q above 0.05, by cosine), or the token is the one it began at. "
-        "p: how often random vectors, at best of four kinds, come as near to a token; q: p, over all virtual tokens. "
+        f"{CHANCE}. "
         "INIT: that token; HUB: one that random vectors decode to; GLITCH: one that was hardly trained, or a piece of "
         "a character."
     )

@@ -6,7 +6,7 @@ Knows nothing of how anything was measured.
 from collections.abc import Mapping
 from typing import Any
 
-from ptuning.inspection.decode import badges
+from ptuning.inspection.decode import CHANCE, badges
 from ptuning.inspection.report import Report
 from ptuning.inspection.table import Table
 
@@ -73,8 +73,7 @@ def _decoding_lines(report: Report) -> list[str]:
         found.append(f"{own['position']:>3}  {start:<18}{'yes' if own['is_init'] else 'no':<7}{numbers}  {near}")
     return [
         *found,
-        "still: whether it decodes to its initial token; pct: percentile of its norm in the vocabulary; "
-        "p: how often random vectors, at best of four kinds, come as near to a token; q: p, over all virtual tokens",
+        f"still: whether it decodes to its initial token; pct: percentile of its norm in the vocabulary; {CHANCE}",
     ]
 
 
