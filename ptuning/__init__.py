@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ptuning.backbone import Backbone as Backbone
     from ptuning.config import RunConfig as RunConfig
+    from ptuning.data.template import Task as Task
     from ptuning.ensemble import Ensemble as Ensemble
     from ptuning.errors import PTuningError as PTuningError
     from ptuning.inspection.report import inspect as inspect
     from ptuning.predict import PromptedLM as PromptedLM
     from ptuning.prompt import SoftPrompt as SoftPrompt
-    from ptuning.template import Task as Task
     from ptuning.trainer import train as train
 
     from . import data as data
@@ -33,7 +33,7 @@ _NAMES = {
     "PromptedLM": "predict",
     "RunConfig": "config",
     "SoftPrompt": "prompt",
-    "Task": "template",
+    "Task": "data.template",
     "inspect": "inspection.report",
     "train": "trainer",
 }

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ptuning.template import Task, Template
+from ptuning.data.template import Task, Template
 
 _CARD = """---
 library_name: ptuning

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ptuning.backbone import CausalBackbone
-from ptuning.data import Batch, Example, added
+from ptuning.data.batches import Batch, Example, added
 from ptuning.forward import prefill, prefixes_apart
 from ptuning.kernels import fast_kernels
 from ptuning.placement import place

@@ -203,8 +203,8 @@ def _load_embeddings(parsed: argparse.Namespace) -> tuple[Any, Any]:
 
 def _evaluate(parsed: argparse.Namespace) -> None:
     from ptuning.card import results_table
+    from ptuning.data.readers import read_rows
     from ptuning.evaluation import evaluate_rows
-    from ptuning.rows import read_rows
 
     lm = _load(parsed)
     prompt, task = lm.prompts["prompt"], lm.task("prompt")
@@ -238,7 +238,7 @@ def _rows(parsed: argparse.Namespace, lm: Any) -> list[Any]:
     """The rows of --data, or the one of --input."""
     columns = lm.columns("prompt")
     if parsed.data is not None:
-        from ptuning.rows import read_rows
+        from ptuning.data.readers import read_rows
 
         return [row.values for row in read_rows(parsed.data, "test", columns)]
     return [_one_row(parsed.input, columns)]
@@ -295,9 +295,9 @@ def _inspect(parsed: argparse.Namespace) -> None:
 
 def _require_possible(parsed: argparse.Namespace, prompt: Any, backbone: Any) -> list[Any]:
     """Finds what would fail after minutes before they are spent; gives the rows that --wayward tunes on."""
+    from ptuning.data.readers import read_rows
     from ptuning.files import require_writable
     from ptuning.inspection.verbalise import require_layers
-    from ptuning.rows import read_rows
 
     if parsed.html and Path(parsed.html).is_dir():
         raise DataError(f"--html {parsed.html}, a directory", "a file", "Add a name, such as report.html")
@@ -325,7 +325,7 @@ def _run_of(prompt: str) -> Path | None:
 
 def _sample(parsed: argparse.Namespace, prompt: Any) -> list[Any] | None:
     """Rows of --data with answers, the same random ones each time; None without --data."""
-    from ptuning.rows import read_rows
+    from ptuning.data.readers import read_rows
 
     if parsed.data is None:
         if parsed.human is not None:

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from ptuning.attention import FILLED_TO, SharedHead, num_filling
 from ptuning.backbone import OVERHEAD_TOKENS, Backbone, CausalBackbone
 from ptuning.checkpointing import is_checkpointed
-from ptuning.data import IGNORED, Batch, Example, padded
+from ptuning.data.batches import IGNORED, Batch, Example, padded
 from ptuning.errors import ModelError
 from ptuning.kernels import fast_kernels
 from ptuning.last_layer import only_scored

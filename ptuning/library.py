@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ptuning.backbone import Backbone, CausalBackbone
-from ptuning.data import Example
+from ptuning.data.batches import Example
 from ptuning.encoders import Conditioned
 from ptuning.errors import PromptError
 from ptuning.prefix import Prefix, RowPrompts

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ptuning.backbone import Backbone, CausalBackbone
 from ptuning.choices import answer_log_probs, widest
-from ptuning.data import Batch, Example, with_answer
+from ptuning.data.batches import Batch, Example, with_answer
 from ptuning.forward import Prompt, can_pack, can_share, label_logits
 from ptuning.prefix import RowPrompts
 

@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 from ptuning.backbone import Backbone
 from ptuning.conversation import Conversation
-from ptuning.data import FEWEST_BATCHES, Coder, Example, by_length, require_small, warn_of_cut
+from ptuning.data.batches import FEWEST_BATCHES, Coder, Example, by_length, require_small, warn_of_cut
+from ptuning.data.readers import Row, as_row
+from ptuning.data.template import Task
 from ptuning.ensemble import Classification, Ensemble, combined
 from ptuning.errors import DataError, PromptError
 from ptuning.forward import Prompt
@@ -21,8 +23,6 @@ from ptuning.generation import Piece, Settings, settings_of, stream, texts_of, w
 from ptuning.library import PromptLibrary, as_prompt, base_revision
 from ptuning.objective import answer_scores, label_scores
 from ptuning.prompt import SoftPrompt
-from ptuning.rows import Row, as_row
-from ptuning.template import Task
 
 Answer = TypeVar("Answer")
 

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from ptuning.backbone import CausalBackbone
-from ptuning.data import Batch
+from ptuning.data.batches import Batch
 from ptuning.placement import place
 
 

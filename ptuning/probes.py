@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ptuning.attention import SharedHead
-from ptuning.data import added, positions
+from ptuning.data.batches import added, positions
 from ptuning.kernels import fast_kernels
 
 _SAME = 1e-2  # of the largest logit: more than rounding makes in any precision

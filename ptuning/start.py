@@ -10,9 +10,9 @@ from torch import Tensor
 from ptuning import initializers
 from ptuning.backbone import Backbone
 from ptuning.config import RunConfig
-from ptuning.data import Coder, Example
+from ptuning.data.batches import Coder, Example
+from ptuning.data.template import text_ids
 from ptuning.prompt import SoftPrompt
-from ptuning.template import text_ids
 
 
 def start_embeddings(config: RunConfig, backbone: Backbone, coder: Coder, examples: Sequence[Example]) -> Tensor:

@@ -24,7 +24,8 @@ from tqdm import tqdm
 from ptuning import encoders, initializers
 from ptuning.backbone import Backbone
 from ptuning.config import RunConfig
-from ptuning.data import BatchStream, Example, num_cut, require_small, warn_of_cut
+from ptuning.data.batches import BatchStream, Example, num_cut, require_small, warn_of_cut
+from ptuning.data.readers import read_rows
 from ptuning.engine import accelerator, peak_memory_bytes
 from ptuning.errors import TrainingError
 from ptuning.evaluation import Metrics, evaluate, sides
@@ -32,7 +33,6 @@ from ptuning.forward import Prompt, require_path
 from ptuning.gradient import backward
 from ptuning.interrupts import Interrupted, noted_interrupts
 from ptuning.prompt import SoftPrompt
-from ptuning.rows import read_rows
 from ptuning.run_directory import BEST, LAST, RunDirectory
 from ptuning.schedule import rate
 from ptuning.start import start_embeddings

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 import ptuning
+from ptuning.data.readers import Row, read_rows
 from ptuning.inspection.verdict import DECORATIVE, ECHO, FAITHFUL, NO_EFFECT, PARTIAL
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.inspection.wayward import Settings, wayward
-from ptuning.rows import Row, read_rows
 
 FACTS = {
     "The colour of the door is": "green",

@@ -15,14 +15,14 @@ from transformers import BertConfig, BertLMHeadModel
 from ptuning import loading, objective
 from ptuning.backbone import Backbone
 from ptuning.checkpointing import is_checkpointed
-from ptuning.data import Example, collate
+from ptuning.data.batches import Example, collate
+from ptuning.data.readers import read_rows
+from ptuning.data.template import Task
 from ptuning.encoders import Residual
 from ptuning.errors import ModelError
 from ptuning.fingerprint import Fingerprint
 from ptuning.forward import shared_prefix, splice
 from ptuning.initializers import from_vocabulary
-from ptuning.rows import read_rows
-from ptuning.template import Task
 
 
 def train_one_step(backbone):

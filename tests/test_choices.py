@@ -9,12 +9,12 @@ from families import ATTENTION, NUM_POSITIONS, tiny_backbone
 from ptuning import choices, forward, initializers, objective
 from ptuning.attention import FILLED_TO
 from ptuning.backbone import CausalBackbone
-from ptuning.data import Example, with_answer
+from ptuning.data.batches import Example, with_answer
+from ptuning.data.readers import Row
+from ptuning.data.template import Task
 from ptuning.errors import DataError
 from ptuning.forward import can_pack
 from ptuning.prefix import Prefix, RowPrompts
-from ptuning.rows import Row
-from ptuning.template import Task
 
 TEXTS = ["the film was dull and very bad", "a", "bright", "the plot was good"]
 ANSWERS = [[[40, 41, 42], [50], [60, 61]], [[7], [9, 8, 7, 6]], [[40, 41, 42], [50], [60, 61]], [[12, 13]]]

@@ -23,10 +23,10 @@ from safetensors.torch import load_file, save_file
 
 from ptuning import cli, run_directory
 from ptuning.backbone import Backbone, CausalBackbone
+from ptuning.data.readers import Row
+from ptuning.data.template import Task
 from ptuning.prompt import OWN_FILE, WEIGHTS_FILE, SoftPrompt
-from ptuning.rows import Row
 from ptuning.run_directory import RunDirectory
-from ptuning.template import Task
 
 TASK = Task("{prompt:4}review: {text}\nsentiment:", verbalizer={"negative": " negative", "positive": " positive"})
 Refused = Callable[..., str]
@@ -283,7 +283,7 @@ def test_a_hub_data_sets_validation_split_is_read_where_there_was_no_test(
         asked.append((source, split))
         return [Row(values, "row") for values in review_rows(2)]
 
-    monkeypatch.setattr("ptuning.rows.read_rows", rows)
+    monkeypatch.setattr("ptuning.data.readers.read_rows", rows)
     assert run("evaluate", path).status == 0
     assert asked == [("org/name", "validation")]
 

@@ -9,15 +9,15 @@ import torch
 from ptuning import cli
 from ptuning.backbone import Backbone
 from ptuning.config import RunConfig
-from ptuning.data import Example
+from ptuning.data.batches import Example
+from ptuning.data.readers import Row
+from ptuning.data.template import Task
 from ptuning.encoders import Conditioned
 from ptuning.errors import PromptError
 from ptuning.forward import can_share, embeddings_of, label_logits
 from ptuning.inspection.report import inspect
 from ptuning.predict import PromptedLM
 from ptuning.prompt import SoftPrompt
-from ptuning.rows import Row
-from ptuning.template import Task
 from ptuning.trainer import TrainResult, train
 
 TASK = Task("{prompt:4}review: {text}{prompt:1}", verbalizer={"negative": " negative", "positive": " positive"})

@@ -5,13 +5,13 @@ import torch
 from families import tiny_backbone
 from transformers import StoppingCriteria
 
-from ptuning.data import Example
+from ptuning.data.batches import Example
+from ptuning.data.template import Task
 from ptuning.encoders import Conditioned
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
 from ptuning.forward import splice
 from ptuning.predict import PromptedLM
 from ptuning.prompt import SoftPrompt
-from ptuning.template import Task
 
 
 def prompted(backbone, **task):

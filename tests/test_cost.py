@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ptuning import cost, initializers
-from ptuning.data import Example
+from ptuning.data.batches import Example
 from ptuning.objective import loss_sum
 from ptuning.prefix import Prefix
 

@@ -13,13 +13,13 @@ import ptuning
 from ptuning import cli, encoders, gradient, initializers, objective
 from ptuning.backbone import Backbone
 from ptuning.config import RunConfig
-from ptuning.data import Coder, collate
+from ptuning.data.batches import Coder, collate
+from ptuning.data.readers import Row
+from ptuning.data.template import Task
 from ptuning.evaluation import evaluate
 from ptuning.forward import label_logits, shared_prefix, splice
 from ptuning.interrupts import Interrupted
 from ptuning.predict import PromptedLM
-from ptuning.rows import Row
-from ptuning.template import Task
 from ptuning.trainer import Trainer, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that CUDA can use")

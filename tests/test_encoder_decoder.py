@@ -13,12 +13,12 @@ import ptuning
 from ptuning import cli, objective
 from ptuning.backbone import Backbone, EncoderDecoderBackbone
 from ptuning.config import RunConfig
-from ptuning.data import Example
+from ptuning.data.batches import Example
+from ptuning.data.readers import Row
 from ptuning.errors import ModelError, PromptError
 from ptuning.forward import label_logits, splice
 from ptuning.predict import PromptedLM
 from ptuning.prompt import SoftPrompt
-from ptuning.rows import Row
 from ptuning.trainer import train
 
 TASK = ptuning.Task("{prompt:4}review: {text}", verbalizer={"negative": " negative", "positive": " positive"})

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptuning import attention, forward, initializers
-from ptuning.data import Coder, Example, collate
+from ptuning.data.batches import Coder, Example, collate
+from ptuning.data.readers import Row, read_rows
+from ptuning.data.template import Task, Verbalizer
 from ptuning.encoders import Residual
 from ptuning.errors import ModelError
 from ptuning.forward import can_share, label_logits, shared_prefix, splice
 from ptuning.objective import label_scores
 from ptuning.prefix import RowPrompts
-from ptuning.rows import Row, read_rows
-from ptuning.template import Task, Verbalizer
 
 REVIEWS = ASSETS / "movie_reviews" / "validation.csv"
 REVIEW_TASK = Task(

@@ -10,11 +10,11 @@ from transformers import PreTrainedTokenizerFast
 
 from ptuning import generation
 from ptuning.backbone import Backbone
+from ptuning.data.template import Task
 from ptuning.errors import ModelError, PromptError
 from ptuning.generation import Piece, RowText, settings_of
 from ptuning.predict import PromptedLM
 from ptuning.prompt import SoftPrompt
-from ptuning.template import Task
 
 ROWS = [{"text": text} for text in ("the film was good", "bad", "a very dull plot in the capital", "", "bright")]
 

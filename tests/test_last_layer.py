@@ -6,7 +6,7 @@ from families import ATTENTION, tiny_backbone
 from torch.utils.flop_counter import FlopCounterMode
 
 from ptuning import forward, initializers
-from ptuning.data import Example
+from ptuning.data.batches import Example
 from ptuning.last_layer import only_scored
 
 

@@ -7,13 +7,13 @@ import torch
 from conftest import review_rows
 
 from ptuning import objective
-from ptuning.data import Coder, Example, collate
+from ptuning.data.batches import Coder, Example, collate
+from ptuning.data.readers import Row
+from ptuning.data.template import Task
 from ptuning.encoders import Embedding
 from ptuning.evaluation import WITH, WITHOUT, Metrics, evaluate, evaluate_rows
 from ptuning.initializers import from_vocabulary
 from ptuning.prefix import Prefix
-from ptuning.rows import Row
-from ptuning.template import Task
 
 ONE_TOKEN = {"negative": " negative", "positive": " positive"}
 SEVERAL_TOKENS = {"negative": " very bad", "positive": " good", "neither": " in the film!"}
@@ -228,7 +228,7 @@ def test_rows_are_measured_with_the_prompt_and_without(backbone, prompt_PH):
 
 def test_template_that_is_nothing_without_its_prompt_has_no_baseline(backbone, prompt_PH, monkeypatch, caplog):
     rows = [Row({"text": text, "label": "positive"}, "row") for text in ("", "a")]
-    monkeypatch.setattr("ptuning.template.frame_ids", lambda tokenizer: ([], []))
+    monkeypatch.setattr("ptuning.data.template.frame_ids", lambda tokenizer: ([], []))
     task = Task("{prompt:4}{text}", verbalizer=ONE_TOKEN)
     assert list(evaluate_rows(backbone, prompt_PH, task, rows, 2, with_baseline=True)) == [WITH]
     assert "no baseline: without the prompt nothing stands before some answers" in caplog.text

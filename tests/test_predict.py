@@ -9,15 +9,15 @@ from conftest import ASSETS
 from families import tiny_backbone
 
 from ptuning import objective
-from ptuning.data import Coder, Example, collate
+from ptuning.data.batches import Coder, Example, collate
+from ptuning.data.readers import Row, read_rows
+from ptuning.data.template import Task
 from ptuning.ensemble import Classification, Ensemble
 from ptuning.errors import DataError, PromptError
 from ptuning.forward import label_logits, splice
 from ptuning.initializers import from_vocabulary
 from ptuning.predict import PromptedLM
 from ptuning.prompt import SoftPrompt
-from ptuning.rows import Row, read_rows
-from ptuning.template import Task
 
 SENTIMENT = Task("{prompt:4}review: {text}\nsentiment:", verbalizer={"negative": " negative", "positive": " positive"})
 FREE = Task("{prompt:3}{text}{prompt:2} is", "{capital}")
@@ -548,7 +548,7 @@ def test_batch_that_does_not_begin_with_the_kept_prefixes_is_spliced(backbone):
 
 
 def test_row_before_whose_answer_nothing_stands_is_told(backbone, monkeypatch):
-    monkeypatch.setattr("ptuning.template.frame_ids", lambda tokenizer: ([], []))
+    monkeypatch.setattr("ptuning.data.template.frame_ids", lambda tokenizer: ([], []))
     task = dataclasses.replace(SENTIMENT, template="{prompt:4}{text}")
     prompt = prompt_for(backbone, task)
     lm = PromptedLM(backbone, {"on": prompt, "off": prompt.disabled()})

@@ -13,12 +13,12 @@ from families import tiny_backbone
 from safetensors.torch import load_file, save_file
 
 from ptuning import initializers, prompt
-from ptuning.data import Coder, collate
+from ptuning.data.batches import Coder, collate
+from ptuning.data.readers import Row, read_rows
+from ptuning.data.template import Task, Template
 from ptuning.errors import PromptError
 from ptuning.forward import label_logits
 from ptuning.prompt import SoftPrompt
-from ptuning.rows import Row, read_rows
-from ptuning.template import Task, Template
 
 TASK = Task("{prompt:4}review: {text}\nsentiment:", verbalizer={"negative": " negative", "positive": " positive"})
 RESULTS = {

@@ -13,7 +13,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ptuning.backbone import Backbone, CausalBackbone
-from ptuning.data import Batch, Example
+from ptuning.data.batches import Batch, Example
+from ptuning.data.readers import Row
 from ptuning.errors import PromptError
 from ptuning.evaluation import score_rows
 from ptuning.forward import splice
@@ -22,7 +23,6 @@ from ptuning.inspection.resampling import Resampled, Scores
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.prompt import SoftPrompt
-from ptuning.rows import Row
 
 MOST_ROWS = 32  # read with each replacement
 _CHANGES = {

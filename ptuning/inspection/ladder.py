@@ -13,7 +13,9 @@ from einops import rearrange
 from torch import Tensor
 
 from ptuning.backbone import Backbone
-from ptuning.data import Example, warn_of_cut
+from ptuning.data.batches import Example, warn_of_cut
+from ptuning.data.readers import Row
+from ptuning.data.template import Task, Template, frame_ids
 from ptuning.errors import DataError, PromptError
 from ptuning.evaluation import RowScores, score_rows
 from ptuning.forward import embeddings_of
@@ -22,8 +24,6 @@ from ptuning.inspection.resampling import Resampled, Scores, least
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.prompt import SoftPrompt
-from ptuning.rows import Row
-from ptuning.template import Task, Template, frame_ids
 
 NONE, RANDOM, RANDOM_TEXT = "no prompt", "random tokens", "random text"
 UNTRAINED, INIT_TEXT = "untrained", "init text"

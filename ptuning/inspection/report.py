@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ptuning.backbone import Backbone
+from ptuning.data.readers import as_row
 from ptuning.errors import PromptError
 from ptuning.forward import embeddings_of
 from ptuning.inspection.decode import FIDELITY_NOTE, Metric, decode
@@ -26,7 +27,6 @@ from ptuning.inspection.trajectory import trajectory
 from ptuning.inspection.verdict import Thresholds, Verdict, judge
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.prompt import SoftPrompt
-from ptuning.rows import as_row
 
 _BASE_NOTE = (
     "This is the base of a conditioned prompt; each row's own is the base and what was read of the row, and is shown "

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ptuning.backbone import Backbone, CausalBackbone
+from ptuning.data.template import frame_ids
 from ptuning.errors import ModelError, PromptError
 from ptuning.inspection.ladder import untrained
 from ptuning.inspection.nulls import Nulls
@@ -20,7 +21,6 @@ from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.last_layer import decoder_layers
 from ptuning.placement import place
 from ptuning.prompt import SoftPrompt
-from ptuning.template import frame_ids
 
 _BEFORE, _FILLER, _AFTER = "Here is an instruction:", " x", "\nIn other words, the instruction asks to"
 SOFT, UNTRAINED, RANDOM = "soft prompt", "untrained", "random directions of the same norms"

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ptuning import encoders, initializers
 from ptuning.backbone import Backbone
-from ptuning.data import BatchStream, Example
+from ptuning.data.batches import BatchStream, Example
+from ptuning.data.readers import Row
+from ptuning.data.template import Task
 from ptuning.errors import ConfigError, PromptError
 from ptuning.evaluation import evaluate
 from ptuning.gradient import backward
@@ -20,8 +22,6 @@ from ptuning.inspection.neighbours import top
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.prompt import SoftPrompt
-from ptuning.rows import Row
-from ptuning.template import Task
 
 COLUMNS = {
     "pull": "weight of the pull in the loss: the mean over virtual tokens of 1 - cosine with the target's token; None "

@@ -16,9 +16,9 @@ from torch import Tensor
 
 import ptuning
 from ptuning import cost, encoders, gradient, initializers, objective
-from ptuning.data import Example
+from ptuning.data.batches import Example
+from ptuning.data.readers import Row, read_rows
 from ptuning.kernels import FastKernels
-from ptuning.rows import Row, read_rows
 
 LABELS = {"negative": " negative", "positive": " positive"}
 NEW_TOKENS = 20

@@ -17,9 +17,9 @@ from systems import Ours, Peft, System, temporary_directory
 from torch import Tensor
 
 from ptuning import objective
+from ptuning.data.readers import Row
 from ptuning.forward import can_share, shared_prefix, splice
 from ptuning.predict import PromptedLM
-from ptuning.rows import Row
 
 TEXTS = ["the film", "a very dull plot and a very bad film was in the capital", "bright", "the film was good of"]
 ANSWERS = [" good", "x", " very bad", " in"]

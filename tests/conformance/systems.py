@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING
 
 from ptuning import objective
-from ptuning.data import Example
-from ptuning.data import padded as padded_rows
+from ptuning.data.batches import Example
+from ptuning.data.batches import padded as padded_rows
+from ptuning.data.template import Task
 from ptuning.forward import label_logits
 from ptuning.loading import quantize_int8
 from ptuning.predict import PromptedLM
 from ptuning.prompt import SoftPrompt
-from ptuning.template import Task
 
 END, PAD = 1, 2
 

@@ -5,6 +5,8 @@ import torch
 from families import tiny_backbone
 from test_ladder import IDS, LABELS, ROWS, TASK, tuned
 
+from ptuning.data.readers import Row
+from ptuning.data.template import Task
 from ptuning.encoders import Conditioned
 from ptuning.errors import PromptError
 from ptuning.evaluation import score_rows
@@ -13,8 +15,6 @@ from ptuning.inspection.importance import COLUMNS, attention, importance
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.placement import place
 from ptuning.prompt import SoftPrompt
-from ptuning.rows import Row
-from ptuning.template import Task
 
 PLANTED = 2
 

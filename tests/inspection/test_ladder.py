@@ -4,6 +4,8 @@ import pytest
 import torch
 from families import FAMILIES, tiny_backbone
 
+from ptuning.data.readers import Row
+from ptuning.data.template import Task
 from ptuning.encoders import Conditioned
 from ptuning.errors import DataError, PromptError
 from ptuning.evaluation import evaluate, score_rows
@@ -26,8 +28,6 @@ from ptuning.inspection.ladder import (
 from ptuning.inspection.resampling import Scores
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.prompt import SoftPrompt
-from ptuning.rows import Row
-from ptuning.template import Task
 
 LABELS = {"negative": " negative", "positive": " positive"}
 TASK = Task("{prompt:3}review: {text}{prompt:2} sentiment", verbalizer=LABELS)

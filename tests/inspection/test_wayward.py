@@ -5,11 +5,11 @@ import torch
 from families import tiny_backbone
 from test_ladder import LABELS, tuned
 
+from ptuning.data.readers import Row
+from ptuning.data.template import Task
 from ptuning.errors import ConfigError, PromptError
 from ptuning.inspection.wayward import COLUMNS, Settings, wayward
 from ptuning.prompt import SoftPrompt
-from ptuning.rows import Row
-from ptuning.template import Task
 
 TASK = Task("{prompt:5}review: {text} sentiment", verbalizer=LABELS)
 ROWS = [

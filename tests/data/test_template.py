@@ -7,8 +7,8 @@ from families import tiny_tokenizer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ptuning.data.template import Encoded, Field, Literal, Slot, Task, Template, TemplateEncoder, Verbalizer, text_ids
 from ptuning.errors import ConfigError, DataError
-from ptuning.template import Encoded, Field, Literal, Slot, Task, Template, TemplateEncoder, Verbalizer, text_ids
 
 TOKENIZER = tiny_tokenizer()
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=40) | st.text("{}[]!:\ue000\ue001 \n a0", max_size=20)

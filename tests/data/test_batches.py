@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from ptuning.data import IGNORED, BatchStream, Coder, Example, by_length, collate, num_cut
+from ptuning.data.batches import IGNORED, BatchStream, Coder, Example, by_length, collate, num_cut
+from ptuning.data.readers import Row, as_row, read_rows
+from ptuning.data.template import Task, text_ids
 from ptuning.errors import DataError
-from ptuning.rows import Row, as_row, read_rows
-from ptuning.template import Task, text_ids
 
 TOKENIZER = tiny_tokenizer()
 PAD = 2

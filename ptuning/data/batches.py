@@ -16,9 +16,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ptuning.data.readers import Row, require_columns
+from ptuning.data.template import Task, Template, TemplateEncoder, Verbalizer, text_ids
 from ptuning.errors import DataError
-from ptuning.rows import Row, require_columns
-from ptuning.template import Task, Template, TemplateEncoder, Verbalizer, text_ids
 
 _log = logging.getLogger(__name__)
 
