@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptuning.backbone import Backbone as Backbone
-    from ptuning.config import RunConfig as RunConfig
+    from ptuning.config.run import RunConfig as RunConfig
     from ptuning.data.template import Task as Task
     from ptuning.ensemble import Ensemble as Ensemble
     from ptuning.errors import PTuningError as PTuningError
@@ -31,7 +31,7 @@ _NAMES = {
     "Ensemble": "ensemble",
     "PTuningError": "errors",
     "PromptedLM": "predict",
-    "RunConfig": "config",
+    "RunConfig": "config.run",
     "SoftPrompt": "prompt",
     "Task": "data.template",
     "inspect": "inspection.report",

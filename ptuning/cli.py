@@ -122,7 +122,7 @@ def _positive(text: str) -> int:
 
 
 def _train(arguments: list[str]) -> None:
-    from ptuning import config as configs
+    from ptuning.config import run as configs
 
     flags = _Parser(prog="ptuning train", add_help=False, allow_abbrev=False)
     flags.add_argument("--config")

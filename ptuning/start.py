@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ptuning import initializers
 from ptuning.backbone import Backbone
-from ptuning.config import RunConfig
+from ptuning.config.run import RunConfig
 from ptuning.data.batches import Coder, Example
 from ptuning.data.template import text_ids
 from ptuning.prompt import SoftPrompt

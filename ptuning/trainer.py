@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ptuning import encoders, initializers
 from ptuning.backbone import Backbone
-from ptuning.config import RunConfig
+from ptuning.config.run import RunConfig
 from ptuning.data.batches import BatchStream, Example, num_cut, require_small, warn_of_cut
 from ptuning.data.readers import read_rows
 from ptuning.engine import accelerator, peak_memory_bytes

@@ -8,7 +8,7 @@ import torch
 
 from ptuning import cli
 from ptuning.backbone import Backbone
-from ptuning.config import RunConfig
+from ptuning.config.run import RunConfig
 from ptuning.data.batches import Example
 from ptuning.data.readers import Row
 from ptuning.data.template import Task

@@ -12,7 +12,7 @@ import torch
 import ptuning
 from ptuning import cli, encoders, gradient, initializers, objective
 from ptuning.backbone import Backbone
-from ptuning.config import RunConfig
+from ptuning.config.run import RunConfig
 from ptuning.data.batches import Coder, collate
 from ptuning.data.readers import Row
 from ptuning.data.template import Task

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import ptuning
 from ptuning import cli, objective
 from ptuning.backbone import Backbone, EncoderDecoderBackbone
-from ptuning.config import RunConfig
+from ptuning.config.run import RunConfig
 from ptuning.data.batches import Example
 from ptuning.data.readers import Row
 from ptuning.errors import ModelError, PromptError

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ptuning import encoders
-from ptuning.config import PromptConfig
+from ptuning.config.run import PromptConfig
 from ptuning.errors import ConfigError, PromptError
 
 P, H = 5, 12

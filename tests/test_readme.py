@@ -9,7 +9,7 @@ import pytest
 from conftest import REPOSITORY
 
 from ptuning import cli
-from ptuning.config import RunConfig
+from ptuning.config.run import RunConfig
 from ptuning.trainer import train
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ from conftest import ASSETS, write_csv
 import ptuning
 from ptuning import gradient, trainer
 from ptuning.backbone import CausalBackbone
-from ptuning.config import RunConfig
+from ptuning.config.run import RunConfig
 from ptuning.errors import DataError, TrainingError
 from ptuning.interrupts import Interrupted
 from ptuning.run_directory import RunDirectory
@@ -383,7 +383,7 @@ def test_tracker_that_is_not_installed_is_one_clear_error(run_config: Path, monk
     ],
 )
 def test_learning_rate_rises_then_falls(kind: str, expected: list[float]) -> None:
-    settings = ptuning.config.TrainConfig("runs/x", lr_scheduler_type=kind, warmup_ratio=0.25)  # type: ignore[arg-type]
+    settings = ptuning.config.run.TrainConfig("runs/x", lr_scheduler_type=kind, warmup_ratio=0.25)  # type: ignore[arg-type]
     assert [rate(settings, 6, step) for step in range(6)] == pytest.approx(expected)
 
 

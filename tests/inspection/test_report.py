@@ -13,7 +13,7 @@ from test_ladder import IDS, ROWS, TASK, tuned
 import ptuning
 from ptuning import cli
 from ptuning.backbone import Backbone
-from ptuning.config import RunConfig
+from ptuning.config.run import RunConfig
 from ptuning.errors import PromptError
 from ptuning.inspection.decode import FIDELITY_NOTE
 from ptuning.inspection.report import inspect

@@ -6,7 +6,7 @@ from synthetic import cloud, drawn
 
 from ptuning import encoders
 from ptuning.backbone import Backbone
-from ptuning.config import RunConfig
+from ptuning.config.run import RunConfig
 from ptuning.errors import PromptError, TrainingError
 from ptuning.inspection.trajectory import COLUMNS, trajectory
 from ptuning.inspection.vocabulary import Vocabulary

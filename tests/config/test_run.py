@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from ptuning.config import DataConfig, ModelConfig, PromptConfig, RunConfig, TrainConfig, parser
+from ptuning.config.run import DataConfig, ModelConfig, PromptConfig, RunConfig, TrainConfig, parser
 from ptuning.errors import ConfigError
 from ptuning.trainer import train
 

@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
+from ptuning.config.reading import of_overrides, of_yaml
 from ptuning.data.template import Task, Template
 from ptuning.errors import ConfigError
-from ptuning.settings import of_overrides, of_yaml
 
 Section = TypeVar("Section")
 _STAND_IN = "{prompt:1}"  # for a setting that is missing: nothing else is wrong because of it
