@@ -8,12 +8,12 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptuning.backbone import Backbone as Backbone
     from ptuning.config.run import RunConfig as RunConfig
     from ptuning.data.template import Task as Task
     from ptuning.ensemble import Ensemble as Ensemble
     from ptuning.errors import PTuningError as PTuningError
     from ptuning.inspection.report import inspect as inspect
+    from ptuning.model.backbone import Backbone as Backbone
     from ptuning.predict import PromptedLM as PromptedLM
     from ptuning.prompt import SoftPrompt as SoftPrompt
     from ptuning.trainer import train as train
@@ -27,7 +27,7 @@ __version__ = metadata.version("ptuning")
 
 _MODULES = ("data", "encoders", "initializers", "objective")
 _NAMES = {
-    "Backbone": "backbone",
+    "Backbone": "model.backbone",
     "Ensemble": "ensemble",
     "PTuningError": "errors",
     "PromptedLM": "predict",

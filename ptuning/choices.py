@@ -10,10 +10,10 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ptuning.backbone import CausalBackbone
 from ptuning.data.batches import Batch, Example, added
 from ptuning.forward import prefill, prefixes_apart
-from ptuning.kernels import fast_kernels
+from ptuning.model.backbone import CausalBackbone
+from ptuning.model.kernels.switch import fast_kernels
 from ptuning.placement import place
 from ptuning.prefix import RowPrompts
 

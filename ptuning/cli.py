@@ -192,8 +192,8 @@ def _load(parsed: argparse.Namespace) -> Any:
 
 def _load_embeddings(parsed: argparse.Namespace) -> tuple[Any, Any]:
     """The prompt, and of its base model the embeddings alone."""
-    from ptuning.backbone import Backbone
     from ptuning.library import PromptLibrary, as_prompt, base_revision
+    from ptuning.model.backbone import Backbone
 
     with _base_of(parsed) as base:
         revision = base_revision(prompts := {"prompt": as_prompt(parsed.prompt)}, base)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ptuning.backbone import Backbone
 from ptuning.data.batches import Coder, Example, by_length, num_cut, shared_ids, warn_of_cut
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.forward import Prompt, begin
+from ptuning.model.backbone import Backbone
 from ptuning.objective import answer_scores, label_scores
 from ptuning.prefix import Prefix, RowPrompts
 

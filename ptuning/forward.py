@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
-from ptuning.attention import FILLED_TO, SharedHead, num_filling
-from ptuning.backbone import OVERHEAD_TOKENS, Backbone, CausalBackbone
-from ptuning.checkpointing import is_checkpointed
 from ptuning.data.batches import IGNORED, Batch, Example, padded
 from ptuning.errors import ModelError
-from ptuning.kernels import fast_kernels
-from ptuning.last_layer import only_scored
 from ptuning.lines import WIDEST, Lines
+from ptuning.model.backbone import OVERHEAD_TOKENS, Backbone, CausalBackbone
+from ptuning.model.checkpointing import is_checkpointed
+from ptuning.model.kernels.attention import FILLED_TO, SharedHead, num_filling
+from ptuning.model.kernels.last_layer import only_scored
+from ptuning.model.kernels.switch import fast_kernels
 from ptuning.placement import place
 from ptuning.prefix import Prefix, RowPrompts
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from ptuning.backbone import Backbone, CausalBackbone
 from ptuning.data.batches import Batch, Example
 from ptuning.errors import ModelError, PromptError
 from ptuning.forward import Prompt, can_pack, can_share, embeddings_of, prefill, prefixes_apart
+from ptuning.model.backbone import Backbone, CausalBackbone
 from ptuning.placement import place
 from ptuning.prefix import RowPrompts
 

@@ -11,9 +11,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ptuning.backbone import Backbone
 from ptuning.data.batches import Example, by_length, require_small, shared_ids
 from ptuning.forward import Prompt, begin, can_begin, embeddings_of
+from ptuning.model.backbone import Backbone
 from ptuning.objective import loss_sum
 from ptuning.prefix import Prefix, RowPrompts
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptuning.backbone import Backbone, CausalBackbone
 from ptuning.data.batches import Example
 from ptuning.encoders import Conditioned
 from ptuning.errors import PromptError
+from ptuning.model.backbone import Backbone, CausalBackbone
 from ptuning.prefix import Prefix, RowPrompts
 from ptuning.prompt import SoftPrompt, Summary, is_prompt_directory
 

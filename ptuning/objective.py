@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ptuning.backbone import Backbone, CausalBackbone
 from ptuning.choices import answer_log_probs, widest
 from ptuning.data.batches import Batch, Example, with_answer
 from ptuning.forward import Prompt, can_pack, can_share, label_logits
+from ptuning.model.backbone import Backbone, CausalBackbone
 from ptuning.prefix import RowPrompts
 
 

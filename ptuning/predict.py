@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeAlias, TypeVar, overload
 import torch
 from tqdm import tqdm
 
-from ptuning.backbone import Backbone
 from ptuning.conversation import Conversation
 from ptuning.data.batches import FEWEST_BATCHES, Coder, Example, by_length, require_small, warn_of_cut
 from ptuning.data.readers import Row, as_row
@@ -21,6 +20,7 @@ from ptuning.errors import DataError, PromptError
 from ptuning.forward import Prompt
 from ptuning.generation import Piece, Settings, settings_of, stream, texts_of, write
 from ptuning.library import PromptLibrary, as_prompt, base_revision
+from ptuning.model.backbone import Backbone
 from ptuning.objective import answer_scores, label_scores
 from ptuning.prompt import SoftPrompt
 

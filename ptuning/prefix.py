@@ -14,8 +14,8 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from ptuning.backbone import CausalBackbone
 from ptuning.data.batches import Batch
+from ptuning.model.backbone import CausalBackbone
 from ptuning.placement import place
 
 

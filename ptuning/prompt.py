@@ -24,7 +24,7 @@ from ptuning.data.template import Task, Template
 from ptuning.encoders import Conditioned
 from ptuning.errors import ConfigError, PromptError
 from ptuning.files import whole_directory
-from ptuning.fingerprint import Fingerprint
+from ptuning.model.fingerprint import Fingerprint
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE, PEFT_FILE, OWN_FILE, CARD_FILE, ENCODER_FILE = (

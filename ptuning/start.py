@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ptuning import initializers
-from ptuning.backbone import Backbone
 from ptuning.config.run import RunConfig
 from ptuning.data.batches import Coder, Example
 from ptuning.data.template import text_ids
+from ptuning.model.backbone import Backbone
 from ptuning.prompt import SoftPrompt
 
 

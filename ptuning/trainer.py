@@ -22,7 +22,6 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from ptuning import encoders, initializers
-from ptuning.backbone import Backbone
 from ptuning.config.run import RunConfig
 from ptuning.data.batches import BatchStream, Example, num_cut, require_small, warn_of_cut
 from ptuning.data.readers import read_rows
@@ -32,6 +31,7 @@ from ptuning.evaluation import Metrics, evaluate, sides
 from ptuning.forward import Prompt, require_path
 from ptuning.gradient import backward
 from ptuning.interrupts import Interrupted, noted_interrupts
+from ptuning.model.backbone import Backbone
 from ptuning.prompt import SoftPrompt
 from ptuning.run_directory import BEST, LAST, RunDirectory
 from ptuning.schedule import rate

@@ -7,13 +7,13 @@ import torch
 from families import ATTENTION, NUM_POSITIONS, tiny_backbone
 
 from ptuning import choices, forward, initializers, objective
-from ptuning.attention import FILLED_TO
-from ptuning.backbone import CausalBackbone
 from ptuning.data.batches import Example, with_answer
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.errors import DataError
 from ptuning.forward import can_pack
+from ptuning.model.backbone import CausalBackbone
+from ptuning.model.kernels.attention import FILLED_TO
 from ptuning.prefix import Prefix, RowPrompts
 
 TEXTS = ["the film was dull and very bad", "a", "bright", "the plot was good"]

@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ptuning import cli, run_directory
-from ptuning.backbone import Backbone, CausalBackbone
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
+from ptuning.model.backbone import Backbone, CausalBackbone
 from ptuning.prompt import OWN_FILE, WEIGHTS_FILE, SoftPrompt
 from ptuning.run_directory import RunDirectory
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from ptuning import cli
-from ptuning.backbone import Backbone
 from ptuning.config.run import RunConfig
 from ptuning.data.batches import Example
 from ptuning.data.readers import Row
@@ -16,6 +15,7 @@ from ptuning.encoders import Conditioned
 from ptuning.errors import PromptError
 from ptuning.forward import can_share, embeddings_of, label_logits
 from ptuning.inspection.report import inspect
+from ptuning.model.backbone import Backbone
 from ptuning.predict import PromptedLM
 from ptuning.prompt import SoftPrompt
 from ptuning.trainer import TrainResult, train

@@ -11,7 +11,6 @@ import torch
 
 import ptuning
 from ptuning import cli, encoders, gradient, initializers, objective
-from ptuning.backbone import Backbone
 from ptuning.config.run import RunConfig
 from ptuning.data.batches import Coder, collate
 from ptuning.data.readers import Row
@@ -19,6 +18,7 @@ from ptuning.data.template import Task
 from ptuning.evaluation import evaluate
 from ptuning.forward import label_logits, shared_prefix, splice
 from ptuning.interrupts import Interrupted
+from ptuning.model.backbone import Backbone
 from ptuning.predict import PromptedLM
 from ptuning.trainer import Trainer, train
 

@@ -9,10 +9,10 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from ptuning import generation
-from ptuning.backbone import Backbone
 from ptuning.data.template import Task
 from ptuning.errors import ModelError, PromptError
 from ptuning.generation import Piece, RowText, settings_of
+from ptuning.model.backbone import Backbone
 from ptuning.predict import PromptedLM
 from ptuning.prompt import SoftPrompt
 

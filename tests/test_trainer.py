@@ -18,10 +18,10 @@ from conftest import ASSETS, write_csv
 
 import ptuning
 from ptuning import gradient, trainer
-from ptuning.backbone import CausalBackbone
 from ptuning.config.run import RunConfig
 from ptuning.errors import DataError, TrainingError
 from ptuning.interrupts import Interrupted
+from ptuning.model.backbone import CausalBackbone
 from ptuning.run_directory import RunDirectory
 from ptuning.schedule import rate
 from ptuning.trainer import TrainResult, train

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ptuning.backbone import Backbone, CausalBackbone
 from ptuning.data.batches import Batch, Example
 from ptuning.data.readers import Row
 from ptuning.errors import PromptError
@@ -22,6 +21,7 @@ from ptuning.inspection.ladder import untrained
 from ptuning.inspection.resampling import Resampled, Scores
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.model.backbone import Backbone, CausalBackbone
 from ptuning.prompt import SoftPrompt
 
 MOST_ROWS = 32  # read with each replacement

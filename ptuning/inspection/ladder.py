@@ -12,7 +12,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ptuning.backbone import Backbone
 from ptuning.data.batches import Example, warn_of_cut
 from ptuning.data.readers import Row
 from ptuning.data.template import Task, Template, frame_ids
@@ -23,6 +22,7 @@ from ptuning.inspection.neighbours import top
 from ptuning.inspection.resampling import Resampled, Scores, least
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.model.backbone import Backbone
 from ptuning.prompt import SoftPrompt
 
 NONE, RANDOM, RANDOM_TEXT = "no prompt", "random tokens", "random text"

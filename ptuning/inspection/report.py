@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptuning.backbone import Backbone
 from ptuning.data.readers import as_row
 from ptuning.errors import PromptError
 from ptuning.forward import embeddings_of
@@ -26,6 +25,7 @@ from ptuning.inspection.table import Table
 from ptuning.inspection.trajectory import trajectory
 from ptuning.inspection.verdict import Thresholds, Verdict, judge
 from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.model.backbone import Backbone
 from ptuning.prompt import SoftPrompt
 
 _BASE_NOTE = (

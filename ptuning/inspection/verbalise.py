@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptuning.backbone import Backbone, CausalBackbone
 from ptuning.data.template import frame_ids
 from ptuning.errors import ModelError, PromptError
 from ptuning.inspection.ladder import untrained
 from ptuning.inspection.nulls import Nulls
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
-from ptuning.last_layer import decoder_layers
+from ptuning.model.backbone import Backbone, CausalBackbone
+from ptuning.model.kernels.last_layer import decoder_layers
 from ptuning.placement import place
 from ptuning.prompt import SoftPrompt
 

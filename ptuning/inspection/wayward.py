@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ptuning import encoders, initializers
-from ptuning.backbone import Backbone
 from ptuning.data.batches import BatchStream, Example
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
@@ -21,6 +20,7 @@ from ptuning.gradient import backward
 from ptuning.inspection.neighbours import top
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.model.backbone import Backbone
 from ptuning.prompt import SoftPrompt
 
 COLUMNS = {

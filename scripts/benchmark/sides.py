@@ -18,7 +18,7 @@ import ptuning
 from ptuning import cost, encoders, gradient, initializers, objective
 from ptuning.data.batches import Example
 from ptuning.data.readers import Row, read_rows
-from ptuning.kernels import FastKernels
+from ptuning.model.kernels.switch import FastKernels
 
 LABELS = {"negative": " negative", "positive": " positive"}
 NEW_TOKENS = 20

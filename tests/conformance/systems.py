@@ -18,7 +18,7 @@ from ptuning.data.batches import Example
 from ptuning.data.batches import padded as padded_rows
 from ptuning.data.template import Task
 from ptuning.forward import label_logits
-from ptuning.loading import quantize_int8
+from ptuning.model.loading import quantize_int8
 from ptuning.predict import PromptedLM
 from ptuning.prompt import SoftPrompt
 

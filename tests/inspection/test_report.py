@@ -12,13 +12,13 @@ from test_ladder import IDS, ROWS, TASK, tuned
 
 import ptuning
 from ptuning import cli
-from ptuning.backbone import Backbone
 from ptuning.config.run import RunConfig
 from ptuning.errors import PromptError
 from ptuning.inspection.decode import FIDELITY_NOTE
 from ptuning.inspection.report import inspect
 from ptuning.inspection.terminal import badges, lines
 from ptuning.inspection.verdict import ECHO, NOT_JUDGED, WORDS
+from ptuning.model.backbone import Backbone
 from ptuning.prompt import SoftPrompt
 from ptuning.run_directory import RunDirectory
 from ptuning.trainer import train

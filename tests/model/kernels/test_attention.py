@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ptuning import attention
-from ptuning.attention import SharedHead, attend, num_filling
-from ptuning.kernels import FastKernels
+from ptuning.model.kernels import attention
+from ptuning.model.kernels.attention import SharedHead, attend, num_filling
+from ptuning.model.kernels.switch import FastKernels
 
 
 def inputs(dtype: torch.dtype, num_keys: int = 7, num_heads: int = 6) -> tuple[Tensor, ...]:

@@ -10,9 +10,9 @@ from typing import Any
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ptuning.attention import attention
-from ptuning.grouped import unrepeated
-from ptuning.linear import linear
+from ptuning.model.kernels.attention import attention
+from ptuning.model.kernels.grouped_query import unrepeated
+from ptuning.model.kernels.linear import linear
 
 _FASTER: dict[Callable[..., Any], Callable[..., Any]] = {
     functional.linear: linear,

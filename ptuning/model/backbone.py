@@ -18,12 +18,13 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from ptuning import checkpointing, probes
 from ptuning.data.batches import FEWEST_BATCHES, Batch, Coder, Example, collate, collate_pairs, positions
 from ptuning.data.template import Task
 from ptuning.errors import DataError, ModelError
-from ptuning.fingerprint import Fingerprint, sha256_of
-from ptuning.loading import cannot_load, load, load_embeddings, quantize_int8
+from ptuning.model import capabilities as probes
+from ptuning.model import checkpointing
+from ptuning.model.fingerprint import Fingerprint, sha256_of
+from ptuning.model.loading import cannot_load, load, load_embeddings, quantize_int8
 
 _EMBED_CHUNK = 8192  # tokens embedded at a time
 OVERHEAD_TOKENS = 80  # about what SmolLM2-135M reads in the time that one run more takes, on 2 cores

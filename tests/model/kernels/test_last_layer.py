@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ptuning import forward, initializers
 from ptuning.data.batches import Example
-from ptuning.last_layer import only_scored
+from ptuning.model.kernels.last_layer import only_scored
 
 
 @pytest.mark.parametrize("family", sorted(ATTENTION))
@@ -32,7 +32,7 @@ def test_less_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     prompt_PH = initializers.from_vocabulary(backbone.vocabulary_VH, 4)
     batch = backbone.collate([Example([-1, -2, -3, -4, *range(b, b + 40)], [3]) for b in (5, 60)])
     assert backbone.joins  # found out by running it: before the operations are counted
-    monkeypatch.setattr("ptuning.linear._PRODUCT", None)  # torch counts its own products only
+    monkeypatch.setattr("ptuning.model.kernels.linear._PRODUCT", None)  # torch counts its own products only
     counted = []
     for mode in (only_scored, lambda *_: torch.no_grad()):
         monkeypatch.setattr(forward, "only_scored", mode)

@@ -9,9 +9,9 @@ from families import ATTENTION, tiny_backbone
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ptuning.backbone import Backbone
-from ptuning.grouped import unrepeated
-from ptuning.kernels import fast_kernels
+from ptuning.model.backbone import Backbone
+from ptuning.model.kernels.grouped_query import unrepeated
+from ptuning.model.kernels.switch import fast_kernels
 
 
 class Seen(TorchFunctionMode):

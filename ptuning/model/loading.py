@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
 from ptuning.errors import ModelError
-from ptuning.fingerprint import Fingerprint
+from ptuning.model.fingerprint import Fingerprint
 
 
 def load(name: str, dtype: str, device: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, Any]:

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 
 import ptuning
 from ptuning import cli, objective
-from ptuning.backbone import Backbone, EncoderDecoderBackbone
 from ptuning.config.run import RunConfig
 from ptuning.data.batches import Example
 from ptuning.data.readers import Row
 from ptuning.errors import ModelError, PromptError
 from ptuning.forward import label_logits, splice
+from ptuning.model.backbone import Backbone, EncoderDecoderBackbone
 from ptuning.predict import PromptedLM
 from ptuning.prompt import SoftPrompt
 from ptuning.trainer import train

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptuning import linear as module
-from ptuning.kernels import FastKernels
-from ptuning.linear import linear
+from ptuning.model.kernels import linear as module
+from ptuning.model.kernels.linear import linear
+from ptuning.model.kernels.switch import FastKernels
 
 pytestmark = pytest.mark.skipif(module._PRODUCT is None, reason="torch was built without oneDNN")
 

@@ -12,17 +12,18 @@ from families import FAMILIES, tiny_backbone, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertLMHeadModel
 
-from ptuning import loading, objective
-from ptuning.backbone import Backbone
-from ptuning.checkpointing import is_checkpointed
+from ptuning import objective
 from ptuning.data.batches import Example, collate
 from ptuning.data.readers import read_rows
 from ptuning.data.template import Task
 from ptuning.encoders import Residual
 from ptuning.errors import ModelError
-from ptuning.fingerprint import Fingerprint
 from ptuning.forward import shared_prefix, splice
 from ptuning.initializers import from_vocabulary
+from ptuning.model import loading
+from ptuning.model.backbone import Backbone
+from ptuning.model.checkpointing import is_checkpointed
+from ptuning.model.fingerprint import Fingerprint
 
 
 def train_one_step(backbone):
@@ -95,7 +96,7 @@ def test_vocabulary_is_scaled_as_gemma_scales_it():
 
 def test_vocabulary_is_whole_whatever_it_is_embedded_in(monkeypatch):
     backbone = tiny_backbone()
-    monkeypatch.setattr("ptuning.backbone._EMBED_CHUNK", 100)
+    monkeypatch.setattr("ptuning.model.backbone._EMBED_CHUNK", 100)
     assert torch.equal(backbone.vocabulary_VH, backbone.model.get_input_embeddings().weight)
     assert not backbone.vocabulary_VH.requires_grad
 
@@ -391,7 +392,7 @@ def test_a_prefix_that_does_not_reach_every_line_is_found_out(monkeypatch):
     def of_each_line(states, num_head, _):
         return torch.cat([states[:, :, :num_head], states], dim=2)
 
-    monkeypatch.setattr("ptuning.attention._behind_head", of_each_line)
+    monkeypatch.setattr("ptuning.model.kernels.attention._behind_head", of_each_line)
     assert not tiny_backbone().joins
     half = tiny_backbone()
     half.model.to(torch.bfloat16)
