@@ -15,24 +15,29 @@ if TYPE_CHECKING:
     from ptuning.inspection.report import inspect as inspect
     from ptuning.model.backbone import Backbone as Backbone
     from ptuning.predict import PromptedLM as PromptedLM
-    from ptuning.prompt import SoftPrompt as SoftPrompt
+    from ptuning.prompts.soft_prompt import SoftPrompt as SoftPrompt
     from ptuning.trainer import train as train
 
     from . import data as data
-    from . import encoders as encoders
-    from . import initializers as initializers
     from . import objective as objective
+    from .prompts import encoders as encoders
+    from .prompts import initializers as initializers
 
 __version__ = metadata.version("ptuning")
 
-_MODULES = ("data", "encoders", "initializers", "objective")
+_MODULES = {
+    "data": "data",
+    "encoders": "prompts.encoders",
+    "initializers": "prompts.initializers",
+    "objective": "objective",
+}
 _NAMES = {
     "Backbone": "model.backbone",
     "Ensemble": "ensemble",
     "PTuningError": "errors",
     "PromptedLM": "predict",
     "RunConfig": "config.run",
-    "SoftPrompt": "prompt",
+    "SoftPrompt": "prompts.soft_prompt",
     "Task": "data.template",
     "inspect": "inspection.report",
     "train": "trainer",
@@ -42,7 +47,7 @@ __all__ = ["__version__", *_MODULES, *_NAMES]
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"ptuning.{name}")
+        return importlib.import_module(f"ptuning.{_MODULES[name]}")
     if name in _NAMES:
         return getattr(importlib.import_module(f"ptuning.{_NAMES[name]}"), name)
     raise AttributeError(f"module 'ptuning' has no attribute {name!r}")

@@ -145,7 +145,7 @@ def _train(arguments: list[str]) -> None:
 def _report(run: Any, resume: bool) -> None:
     from accelerate import PartialState
 
-    from ptuning.card import results_table
+    from ptuning.prompts.model_card import results_table
     from ptuning.trainer import train
 
     is_main_process = PartialState(cpu=run.model.device == "cpu").is_main_process
@@ -162,7 +162,7 @@ def _report(run: Any, resume: bool) -> None:
 @contextmanager
 def _base_of(parsed: argparse.Namespace) -> Iterator[str]:
     """The base model to load; where it cannot be, says that another can be given."""
-    from ptuning.prompt import SoftPrompt
+    from ptuning.prompts.soft_prompt import SoftPrompt
 
     base = parsed.model or SoftPrompt.load(parsed.prompt).base_name
     if base is None:
@@ -202,9 +202,9 @@ def _load_embeddings(parsed: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:
-    from ptuning.card import results_table
     from ptuning.data.readers import read_rows
     from ptuning.evaluation import evaluate_rows
+    from ptuning.prompts.model_card import results_table
 
     lm = _load(parsed)
     prompt, task = lm.prompts["prompt"], lm.task("prompt")

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ptuning.data.batches import Example
-from ptuning.encoders import Conditioned
 from ptuning.errors import PromptError
 from ptuning.model.backbone import Backbone, CausalBackbone
 from ptuning.prefix import Prefix, RowPrompts
-from ptuning.prompt import SoftPrompt, Summary, is_prompt_directory
+from ptuning.prompts.encoders import Conditioned
+from ptuning.prompts.soft_prompt import SoftPrompt, Summary, is_prompt_directory
 
 
 @dataclass(frozen=True)

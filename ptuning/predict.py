@@ -22,7 +22,7 @@ from ptuning.generation import Piece, Settings, settings_of, stream, texts_of, w
 from ptuning.library import PromptLibrary, as_prompt, base_revision
 from ptuning.model.backbone import Backbone
 from ptuning.objective import answer_scores, label_scores
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 Answer = TypeVar("Answer")
 

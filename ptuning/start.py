@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ptuning import initializers
 from ptuning.config.run import RunConfig
 from ptuning.data.batches import Coder, Example
 from ptuning.data.template import text_ids
 from ptuning.model.backbone import Backbone
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts import initializers
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 
 def start_embeddings(config: RunConfig, backbone: Backbone, coder: Coder, examples: Sequence[Example]) -> Tensor:

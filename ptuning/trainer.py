@@ -21,7 +21,6 @@ import torch
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
-from ptuning import encoders, initializers
 from ptuning.config.run import RunConfig
 from ptuning.data.batches import BatchStream, Example, num_cut, require_small, warn_of_cut
 from ptuning.data.readers import read_rows
@@ -32,7 +31,8 @@ from ptuning.forward import Prompt, require_path
 from ptuning.gradient import backward
 from ptuning.interrupts import Interrupted, noted_interrupts
 from ptuning.model.backbone import Backbone
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts import encoders, initializers
+from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.run_directory import BEST, LAST, RunDirectory
 from ptuning.schedule import rate
 from ptuning.start import start_embeddings

@@ -6,7 +6,7 @@ import pytest
 import torch
 from families import ATTENTION, NUM_POSITIONS, tiny_backbone
 
-from ptuning import choices, forward, initializers, objective
+from ptuning import choices, forward, objective
 from ptuning.data.batches import Example, with_answer
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
@@ -15,6 +15,7 @@ from ptuning.forward import can_pack
 from ptuning.model.backbone import CausalBackbone
 from ptuning.model.kernels.attention import FILLED_TO
 from ptuning.prefix import Prefix, RowPrompts
+from ptuning.prompts import initializers
 
 TEXTS = ["the film was dull and very bad", "a", "bright", "the plot was good"]
 ANSWERS = [[[40, 41, 42], [50], [60, 61]], [[7], [9, 8, 7, 6]], [[40, 41, 42], [50], [60, 61]], [[12, 13]]]

@@ -25,7 +25,7 @@ from ptuning import cli, run_directory
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.model.backbone import Backbone, CausalBackbone
-from ptuning.prompt import OWN_FILE, WEIGHTS_FILE, SoftPrompt
+from ptuning.prompts.soft_prompt import OWN_FILE, WEIGHTS_FILE, SoftPrompt
 from ptuning.run_directory import RunDirectory
 
 TASK = Task("{prompt:4}review: {text}\nsentiment:", verbalizer={"negative": " negative", "positive": " positive"})
@@ -591,7 +591,7 @@ def test_a_prompt_that_cannot_be_written_is_told_and_can_be_written_later(
     def failing_save(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("ptuning.prompt.save_file", failing_save)
+    monkeypatch.setattr("ptuning.prompts.soft_prompt.save_file", failing_save)
     status, out, err = run("train", "--config", run_config)
     assert (status, out) == (2, "")
     assert re.search(match, err.splitlines()[-1])

@@ -7,11 +7,11 @@ from transformers import StoppingCriteria
 
 from ptuning.data.batches import Example
 from ptuning.data.template import Task
-from ptuning.encoders import Conditioned
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
 from ptuning.forward import splice
 from ptuning.predict import PromptedLM
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts.encoders import Conditioned
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 
 def prompted(backbone, **task):

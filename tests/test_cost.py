@@ -6,10 +6,11 @@ from families import tiny_backbone
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ptuning import cost, initializers
+from ptuning import cost
 from ptuning.data.batches import Example
 from ptuning.objective import loss_sum
 from ptuning.prefix import Prefix
+from ptuning.prompts import initializers
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt_neox"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ptuning
-from ptuning import cli, encoders, gradient, initializers, objective
+from ptuning import cli, gradient, objective
 from ptuning.config.run import RunConfig
 from ptuning.data.batches import Coder, collate
 from ptuning.data.readers import Row
@@ -20,6 +20,7 @@ from ptuning.forward import label_logits, shared_prefix, splice
 from ptuning.interrupts import Interrupted
 from ptuning.model.backbone import Backbone
 from ptuning.predict import PromptedLM
+from ptuning.prompts import encoders, initializers
 from ptuning.trainer import Trainer, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that CUDA can use")

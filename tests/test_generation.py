@@ -14,7 +14,7 @@ from ptuning.errors import ModelError, PromptError
 from ptuning.generation import Piece, RowText, settings_of
 from ptuning.model.backbone import Backbone
 from ptuning.predict import PromptedLM
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 ROWS = [{"text": text} for text in ("the film was good", "bad", "a very dull plot in the capital", "", "bright")]
 

@@ -4,12 +4,13 @@ import pytest
 import torch
 from families import FAMILIES, NUM_POSITIONS, tiny_backbone
 
-from ptuning import encoders, gradient, initializers, objective
+from ptuning import gradient, objective
 from ptuning.data.batches import Example
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.errors import DataError
 from ptuning.model.backbone import Backbone
+from ptuning.prompts import encoders, initializers
 
 TEXTS = ["the film", "a very dull plot and very bad film was the capital of the film", "bright", "good", "dull and bad"]
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 from families import tiny_backbone
 
-from ptuning import library, prompt
+from ptuning import library
 from ptuning.data.template import Task
-from ptuning.encoders import Conditioned
 from ptuning.errors import PromptError
 from ptuning.library import PromptLibrary
 from ptuning.predict import PromptedLM
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts import soft_prompt as prompt
+from ptuning.prompts.encoders import Conditioned
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 LABELS = {"negative": " negative", "positive": " positive"}
 RESULTS = {"soft prompt": {"num_rows": 10, "accuracy": 0.9, "interval": [0.6, 0.98], "loss": 0.5, "num_cut": 0}}

@@ -10,10 +10,10 @@ from ptuning import objective
 from ptuning.data.batches import Coder, Example, collate
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
-from ptuning.encoders import Embedding
 from ptuning.evaluation import WITH, WITHOUT, Metrics, evaluate, evaluate_rows
-from ptuning.initializers import from_vocabulary
 from ptuning.prefix import Prefix
+from ptuning.prompts.encoders import Embedding
+from ptuning.prompts.initializers import from_vocabulary
 
 ONE_TOKEN = {"negative": " negative", "positive": " positive"}
 SEVERAL_TOKENS = {"negative": " very bad", "positive": " good", "neither": " in the film!"}

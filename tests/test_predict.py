@@ -15,9 +15,9 @@ from ptuning.data.template import Task
 from ptuning.ensemble import Classification, Ensemble
 from ptuning.errors import DataError, PromptError
 from ptuning.forward import label_logits, splice
-from ptuning.initializers import from_vocabulary
 from ptuning.predict import PromptedLM
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts.initializers import from_vocabulary
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 SENTIMENT = Task("{prompt:4}review: {text}\nsentiment:", verbalizer={"negative": " negative", "positive": " positive"})
 FREE = Task("{prompt:3}{text}{prompt:2} is", "{capital}")

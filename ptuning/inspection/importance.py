@@ -22,7 +22,7 @@ from ptuning.inspection.resampling import Resampled, Scores
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.model.backbone import Backbone, CausalBackbone
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 MOST_ROWS = 32  # read with each replacement
 _CHANGES = {

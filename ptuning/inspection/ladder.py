@@ -23,7 +23,7 @@ from ptuning.inspection.resampling import Resampled, Scores, least
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.model.backbone import Backbone
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 NONE, RANDOM, RANDOM_TEXT = "no prompt", "random tokens", "random text"
 UNTRAINED, INIT_TEXT = "untrained", "init text"

@@ -26,7 +26,7 @@ from ptuning.inspection.trajectory import trajectory
 from ptuning.inspection.verdict import Thresholds, Verdict, judge
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.model.backbone import Backbone
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 _BASE_NOTE = (
     "This is the base of a conditioned prompt; each row's own is the base and what was read of the row, and is shown "

@@ -20,7 +20,7 @@ from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.model.backbone import Backbone, CausalBackbone
 from ptuning.model.kernels.last_layer import decoder_layers
 from ptuning.placement import place
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 _BEFORE, _FILLER, _AFTER = "Here is an instruction:", " x", "\nIn other words, the instruction asks to"
 SOFT, UNTRAINED, RANDOM = "soft prompt", "untrained", "random directions of the same norms"

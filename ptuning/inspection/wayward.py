@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ptuning import encoders, initializers
 from ptuning.data.batches import BatchStream, Example
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
@@ -21,7 +20,8 @@ from ptuning.inspection.neighbours import top
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.model.backbone import Backbone
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts import encoders, initializers
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 COLUMNS = {
     "pull": "weight of the pull in the loss: the mean over virtual tokens of 1 - cosine with the target's token; None "

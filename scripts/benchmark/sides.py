@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 import ptuning
-from ptuning import cost, encoders, gradient, initializers, objective
+from ptuning import cost, gradient, objective
 from ptuning.data.batches import Example
 from ptuning.data.readers import Row, read_rows
 from ptuning.model.kernels.switch import FastKernels
+from ptuning.prompts import encoders, initializers
 
 LABELS = {"negative": " negative", "positive": " positive"}
 NEW_TOKENS = 20

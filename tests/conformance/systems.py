@@ -20,7 +20,7 @@ from ptuning.data.template import Task
 from ptuning.forward import label_logits
 from ptuning.model.loading import quantize_int8
 from ptuning.predict import PromptedLM
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 END, PAD = 1, 2
 

@@ -7,14 +7,14 @@ from test_ladder import IDS, LABELS, ROWS, TASK, tuned
 
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
-from ptuning.encoders import Conditioned
 from ptuning.errors import PromptError
 from ptuning.evaluation import score_rows
-from ptuning.initializers import from_ids
 from ptuning.inspection.importance import COLUMNS, attention, importance
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.placement import place
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts.encoders import Conditioned
+from ptuning.prompts.initializers import from_ids
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 PLANTED = 2
 

@@ -6,10 +6,8 @@ from families import FAMILIES, tiny_backbone
 
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
-from ptuning.encoders import Conditioned
 from ptuning.errors import DataError, PromptError
 from ptuning.evaluation import evaluate, score_rows
-from ptuning.initializers import from_ids
 from ptuning.inspection.decode import decode
 from ptuning.inspection.ladder import (
     COLUMNS,
@@ -27,7 +25,9 @@ from ptuning.inspection.ladder import (
 )
 from ptuning.inspection.resampling import Scores
 from ptuning.inspection.vocabulary import Vocabulary
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts.encoders import Conditioned
+from ptuning.prompts.initializers import from_ids
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 LABELS = {"negative": " negative", "positive": " positive"}
 TASK = Task("{prompt:3}review: {text}{prompt:2} sentiment", verbalizer=LABELS)

@@ -16,7 +16,7 @@ from ptuning.inspection.page import page, write_page
 from ptuning.inspection.report import Report, inspect
 from ptuning.inspection.table import Table
 from ptuning.inspection.trajectory import COLUMNS
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 FIGURES = ("grid", "ladder", "cloud", "importance", "trajectory", "atoms")
 WIDTHS = (390, 1400)

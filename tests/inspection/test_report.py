@@ -19,7 +19,7 @@ from ptuning.inspection.report import inspect
 from ptuning.inspection.terminal import badges, lines
 from ptuning.inspection.verdict import ECHO, NOT_JUDGED, WORDS
 from ptuning.model.backbone import Backbone
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.run_directory import RunDirectory
 from ptuning.trainer import train
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from synthetic import cloud, drawn
 
-from ptuning import encoders
 from ptuning.config.run import RunConfig
 from ptuning.errors import PromptError, TrainingError
 from ptuning.inspection.trajectory import COLUMNS, trajectory
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.model.backbone import Backbone
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts import encoders
+from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.run_directory import RunDirectory
 from ptuning.trainer import Trainer, train
 

@@ -6,10 +6,10 @@ from families import tiny_backbone
 from test_ladder import TASK, tuned
 
 from ptuning.errors import ModelError, PromptError
-from ptuning.initializers import from_ids
 from ptuning.inspection import verbalise as module
 from ptuning.inspection.verbalise import COLUMNS, RANDOM, SOFT, UNTRAINED, verbalise
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts.initializers import from_ids
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 
 def test_controls_are_asked_too(backbone):

@@ -9,7 +9,7 @@ from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.errors import ConfigError, PromptError
 from ptuning.inspection.wayward import COLUMNS, Settings, wayward
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 TASK = Task("{prompt:5}review: {text} sentiment", verbalizer=LABELS)
 ROWS = [

@@ -16,14 +16,14 @@ from ptuning import objective
 from ptuning.data.batches import Example, collate
 from ptuning.data.readers import read_rows
 from ptuning.data.template import Task
-from ptuning.encoders import Residual
 from ptuning.errors import ModelError
 from ptuning.forward import shared_prefix, splice
-from ptuning.initializers import from_vocabulary
 from ptuning.model import loading
 from ptuning.model.backbone import Backbone
 from ptuning.model.checkpointing import is_checkpointed
 from ptuning.model.fingerprint import Fingerprint
+from ptuning.prompts.encoders import Residual
+from ptuning.prompts.initializers import from_vocabulary
 
 
 def train_one_step(backbone):

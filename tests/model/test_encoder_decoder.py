@@ -18,7 +18,7 @@ from ptuning.errors import ModelError, PromptError
 from ptuning.forward import label_logits, splice
 from ptuning.model.backbone import Backbone, EncoderDecoderBackbone
 from ptuning.predict import PromptedLM
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.trainer import train
 
 TASK = ptuning.Task("{prompt:4}review: {text}", verbalizer={"negative": " negative", "positive": " positive"})

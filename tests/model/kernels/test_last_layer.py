@@ -5,9 +5,10 @@ import torch
 from families import ATTENTION, tiny_backbone
 from torch.utils.flop_counter import FlopCounterMode
 
-from ptuning import forward, initializers
+from ptuning import forward
 from ptuning.data.batches import Example
 from ptuning.model.kernels.last_layer import only_scored
+from ptuning.prompts import initializers
 
 
 @pytest.mark.parametrize("family", sorted(ATTENTION))

@@ -12,13 +12,14 @@ from conftest import ASSETS, SIX
 from families import tiny_backbone
 from safetensors.torch import load_file, save_file
 
-from ptuning import initializers, prompt
 from ptuning.data.batches import Coder, collate
 from ptuning.data.readers import Row, read_rows
 from ptuning.data.template import Task, Template
 from ptuning.errors import PromptError
 from ptuning.forward import label_logits
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts import initializers
+from ptuning.prompts import soft_prompt as prompt
+from ptuning.prompts.soft_prompt import SoftPrompt
 
 TASK = Task("{prompt:4}review: {text}\nsentiment:", verbalizer={"negative": " negative", "positive": " positive"})
 RESULTS = {

@@ -19,12 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ptuning.card import model_card
 from ptuning.data.template import Task, Template
-from ptuning.encoders import Conditioned
 from ptuning.errors import ConfigError, PromptError
 from ptuning.files import whole_directory
 from ptuning.model.fingerprint import Fingerprint
+from ptuning.prompts.encoders import Conditioned
+from ptuning.prompts.model_card import model_card
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE, PEFT_FILE, OWN_FILE, CARD_FILE, ENCODER_FILE = (

@@ -5,9 +5,9 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from ptuning import encoders
 from ptuning.config.run import PromptConfig
 from ptuning.errors import ConfigError, PromptError
+from ptuning.prompts import encoders
 
 P, H = 5, 12
 every_encoder = pytest.mark.parametrize("name", encoders.BY_NAME)

@@ -11,13 +11,13 @@ from ptuning.config.run import RunConfig
 from ptuning.data.batches import Example
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
-from ptuning.encoders import Conditioned
 from ptuning.errors import PromptError
 from ptuning.forward import can_share, embeddings_of, label_logits
 from ptuning.inspection.report import inspect
 from ptuning.model.backbone import Backbone
 from ptuning.predict import PromptedLM
-from ptuning.prompt import SoftPrompt
+from ptuning.prompts.encoders import Conditioned
+from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.trainer import TrainResult, train
 
 TASK = Task("{prompt:4}review: {text}{prompt:1}", verbalizer={"negative": " negative", "positive": " positive"})

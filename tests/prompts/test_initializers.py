@@ -3,9 +3,17 @@
 import pytest
 import torch
 
-from ptuning import initializers
 from ptuning.errors import PromptError
-from ptuning.initializers import at_random, from_ids, from_labels, from_prompt, from_text, from_vocabulary, ids_of
+from ptuning.prompts import initializers
+from ptuning.prompts.initializers import (
+    at_random,
+    from_ids,
+    from_labels,
+    from_prompt,
+    from_text,
+    from_vocabulary,
+    ids_of,
+)
 
 
 @pytest.fixture
