@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ptuning.trainer import train as train
 
     from . import data as data
-    from . import objective as objective
+    from .forward import objective as objective
     from .prompts import encoders as encoders
     from .prompts import initializers as initializers
 
@@ -29,7 +29,7 @@ _MODULES = {
     "data": "data",
     "encoders": "prompts.encoders",
     "initializers": "prompts.initializers",
-    "objective": "objective",
+    "objective": "forward.objective",
 }
 _NAMES = {
     "Backbone": "model.backbone",

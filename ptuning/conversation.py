@@ -13,10 +13,10 @@ from ptuning.data.batches import Batch, Coder, Example, warn_of_cut
 from ptuning.data.readers import as_row
 from ptuning.data.template import text_ids
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
-from ptuning.forward import Prompt, embeddings_of
+from ptuning.forward.label_logits import Prompt, embeddings_of
+from ptuning.forward.prefix_cache import RowPrompts
 from ptuning.generation import settings_of, texts_of, written
 from ptuning.model.backbone import Backbone, CausalBackbone
-from ptuning.prefix import RowPrompts
 
 
 class Conversation:

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from ptuning.data.batches import Coder, Example, by_length, num_cut, shared_ids, warn_of_cut
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
-from ptuning.forward import Prompt, begin
+from ptuning.forward.label_logits import Prompt, begin
+from ptuning.forward.objective import answer_scores, label_scores
+from ptuning.forward.prefix_cache import Prefix, RowPrompts
 from ptuning.model.backbone import Backbone
-from ptuning.objective import answer_scores, label_scores
-from ptuning.prefix import Prefix, RowPrompts
 
 _log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from transformers.generation.streamers import BaseStreamer
 
 from ptuning.data.batches import Batch, Example
 from ptuning.errors import ModelError, PromptError
-from ptuning.forward import Prompt, can_pack, can_share, embeddings_of, prefill, prefixes_apart
+from ptuning.forward.label_logits import Prompt, can_pack, can_share, embeddings_of, prefill, prefixes_apart
+from ptuning.forward.placement import place
+from ptuning.forward.prefix_cache import RowPrompts
 from ptuning.model.backbone import Backbone, CausalBackbone
-from ptuning.placement import place
-from ptuning.prefix import RowPrompts
 
 _SEVERAL_TEXTS = {"num_return_sequences", "return_dict_in_generate"}
 _INPUTS = {"inputs", "input_ids", "inputs_embeds", "attention_mask", "position_ids"}

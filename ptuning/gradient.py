@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ptuning.data.batches import Example, by_length, require_small, shared_ids
-from ptuning.forward import Prompt, begin, can_begin, embeddings_of
+from ptuning.forward.label_logits import Prompt, begin, can_begin, embeddings_of
+from ptuning.forward.objective import loss_sum
+from ptuning.forward.prefix_cache import Prefix, RowPrompts
 from ptuning.model.backbone import Backbone
-from ptuning.objective import loss_sum
-from ptuning.prefix import Prefix, RowPrompts
 
 
 def backward(

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ptuning.data.batches import Example
 from ptuning.errors import PromptError
+from ptuning.forward.prefix_cache import Prefix, RowPrompts
 from ptuning.model.backbone import Backbone, CausalBackbone
-from ptuning.prefix import Prefix, RowPrompts
 from ptuning.prompts.encoders import Conditioned
 from ptuning.prompts.soft_prompt import SoftPrompt, Summary, is_prompt_directory
 

@@ -17,11 +17,11 @@ from ptuning.data.readers import Row, as_row
 from ptuning.data.template import Task
 from ptuning.ensemble import Classification, Ensemble, combined
 from ptuning.errors import DataError, PromptError
-from ptuning.forward import Prompt
+from ptuning.forward.label_logits import Prompt
+from ptuning.forward.objective import answer_scores, label_scores
 from ptuning.generation import Piece, Settings, settings_of, stream, texts_of, write
 from ptuning.library import PromptLibrary, as_prompt, base_revision
 from ptuning.model.backbone import Backbone
-from ptuning.objective import answer_scores, label_scores
 from ptuning.prompts.soft_prompt import SoftPrompt
 
 Answer = TypeVar("Answer")

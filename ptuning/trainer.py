@@ -27,7 +27,7 @@ from ptuning.data.readers import read_rows
 from ptuning.engine import accelerator, peak_memory_bytes
 from ptuning.errors import TrainingError
 from ptuning.evaluation import Metrics, evaluate, sides
-from ptuning.forward import Prompt, require_path
+from ptuning.forward.label_logits import Prompt, require_path
 from ptuning.gradient import backward
 from ptuning.interrupts import Interrupted, noted_interrupts
 from ptuning.model.backbone import Backbone

@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ptuning import cost
 from ptuning.data.batches import Example
-from ptuning.objective import loss_sum
-from ptuning.prefix import Prefix
+from ptuning.forward.objective import loss_sum
+from ptuning.forward.prefix_cache import Prefix
 from ptuning.prompts import initializers
 
 

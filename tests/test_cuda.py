@@ -10,13 +10,14 @@ import pytest
 import torch
 
 import ptuning
-from ptuning import cli, gradient, objective
+from ptuning import cli, gradient
 from ptuning.config.run import RunConfig
 from ptuning.data.batches import Coder, collate
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.evaluation import evaluate
-from ptuning.forward import label_logits, shared_prefix, splice
+from ptuning.forward import objective
+from ptuning.forward.label_logits import label_logits, shared_prefix, splice
 from ptuning.interrupts import Interrupted
 from ptuning.model.backbone import Backbone
 from ptuning.predict import PromptedLM

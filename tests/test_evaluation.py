@@ -7,7 +7,7 @@ from families import tiny_backbone
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.evaluation import evaluate, score_rows
-from ptuning.forward import begin
+from ptuning.forward.label_logits import begin
 
 LABELS = {"negative": " negative", "positive": " positive"}
 TASK = Task("{prompt:3}review: {text} sentiment", verbalizer=LABELS)

@@ -4,11 +4,12 @@ import pytest
 import torch
 from families import FAMILIES, NUM_POSITIONS, tiny_backbone
 
-from ptuning import gradient, objective
+from ptuning import gradient
 from ptuning.data.batches import Example
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.errors import DataError
+from ptuning.forward import objective
 from ptuning.model.backbone import Backbone
 from ptuning.prompts import encoders, initializers
 

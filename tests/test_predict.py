@@ -8,13 +8,13 @@ import torch
 from conftest import ASSETS
 from families import tiny_backbone
 
-from ptuning import objective
 from ptuning.data.batches import Coder, Example, collate
 from ptuning.data.readers import Row, read_rows
 from ptuning.data.template import Task
 from ptuning.ensemble import Classification, Ensemble
 from ptuning.errors import DataError, PromptError
-from ptuning.forward import label_logits, splice
+from ptuning.forward import objective
+from ptuning.forward.label_logits import label_logits, splice
 from ptuning.predict import PromptedLM
 from ptuning.prompts.initializers import from_vocabulary
 from ptuning.prompts.soft_prompt import SoftPrompt

@@ -16,7 +16,7 @@ from ptuning.data.batches import Batch, Example
 from ptuning.data.readers import Row
 from ptuning.errors import PromptError
 from ptuning.evaluation import score_rows
-from ptuning.forward import splice
+from ptuning.forward.label_logits import splice
 from ptuning.inspection.ladder import untrained
 from ptuning.inspection.resampling import Resampled, Scores
 from ptuning.inspection.table import Table

@@ -17,7 +17,7 @@ from ptuning.data.readers import Row
 from ptuning.data.template import Task, Template, frame_ids
 from ptuning.errors import DataError, PromptError
 from ptuning.evaluation import RowScores, score_rows
-from ptuning.forward import embeddings_of
+from ptuning.forward.label_logits import embeddings_of
 from ptuning.inspection.neighbours import top
 from ptuning.inspection.resampling import Resampled, Scores, least
 from ptuning.inspection.table import Table

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ptuning.data.readers import as_row
 from ptuning.errors import PromptError
-from ptuning.forward import embeddings_of
+from ptuning.forward.label_logits import embeddings_of
 from ptuning.inspection.decode import FIDELITY_NOTE, Metric, decode
 from ptuning.inspection.geometry import Geometry, cloud, geometry
 from ptuning.inspection.importance import importance

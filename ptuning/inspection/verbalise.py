@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ptuning.data.template import frame_ids
 from ptuning.errors import ModelError, PromptError
+from ptuning.forward.placement import place
 from ptuning.inspection.ladder import untrained
 from ptuning.inspection.nulls import Nulls
 from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.model.backbone import Backbone, CausalBackbone
 from ptuning.model.kernels.last_layer import decoder_layers
-from ptuning.placement import place
 from ptuning.prompts.soft_prompt import SoftPrompt
 
 _BEFORE, _FILLER, _AFTER = "Here is an instruction:", " x", "\nIn other words, the instruction asks to"

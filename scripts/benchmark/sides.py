@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 import ptuning
-from ptuning import cost, gradient, objective
+from ptuning import cost, gradient
 from ptuning.data.batches import Example
 from ptuning.data.readers import Row, read_rows
+from ptuning.forward import objective
 from ptuning.model.kernels.switch import FastKernels
 from ptuning.prompts import encoders, initializers
 

@@ -16,9 +16,9 @@ from families import WINDOW
 from systems import Ours, Peft, System, temporary_directory
 from torch import Tensor
 
-from ptuning import objective
 from ptuning.data.readers import Row
-from ptuning.forward import can_share, shared_prefix, splice
+from ptuning.forward import objective
+from ptuning.forward.label_logits import can_share, shared_prefix, splice
 from ptuning.predict import PromptedLM
 
 TEXTS = ["the film", "a very dull plot and a very bad film was in the capital", "bright", "the film was good of"]

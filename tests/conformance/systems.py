@@ -13,11 +13,11 @@ from families import NUM_POSITIONS, tiny_backbone, tiny_model
 from torch import Tensor
 from transformers import CONFIG_MAPPING
 
-from ptuning import objective
 from ptuning.data.batches import Example
 from ptuning.data.batches import padded as padded_rows
 from ptuning.data.template import Task
-from ptuning.forward import label_logits
+from ptuning.forward import objective
+from ptuning.forward.label_logits import label_logits
 from ptuning.model.loading import quantize_int8
 from ptuning.predict import PromptedLM
 from ptuning.prompts.soft_prompt import SoftPrompt

@@ -12,12 +12,12 @@ from families import FAMILIES, tiny_backbone, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertLMHeadModel
 
-from ptuning import objective
 from ptuning.data.batches import Example, collate
 from ptuning.data.readers import read_rows
 from ptuning.data.template import Task
 from ptuning.errors import ModelError
-from ptuning.forward import shared_prefix, splice
+from ptuning.forward import objective
+from ptuning.forward.label_logits import shared_prefix, splice
 from ptuning.model import loading
 from ptuning.model.backbone import Backbone
 from ptuning.model.checkpointing import is_checkpointed

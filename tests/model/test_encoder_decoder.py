@@ -10,12 +10,13 @@ from families import tiny_backbone
 from safetensors.torch import load_file
 
 import ptuning
-from ptuning import cli, objective
+from ptuning import cli
 from ptuning.config.run import RunConfig
 from ptuning.data.batches import Example
 from ptuning.data.readers import Row
 from ptuning.errors import ModelError, PromptError
-from ptuning.forward import label_logits, splice
+from ptuning.forward import objective
+from ptuning.forward.label_logits import label_logits, splice
 from ptuning.model.backbone import Backbone, EncoderDecoderBackbone
 from ptuning.predict import PromptedLM
 from ptuning.prompts.soft_prompt import SoftPrompt

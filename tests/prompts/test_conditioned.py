@@ -12,7 +12,7 @@ from ptuning.data.batches import Example
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.errors import PromptError
-from ptuning.forward import can_share, embeddings_of, label_logits
+from ptuning.forward.label_logits import can_share, embeddings_of, label_logits
 from ptuning.inspection.report import inspect
 from ptuning.model.backbone import Backbone
 from ptuning.predict import PromptedLM

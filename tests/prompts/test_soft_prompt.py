@@ -16,7 +16,7 @@ from ptuning.data.batches import Coder, collate
 from ptuning.data.readers import Row, read_rows
 from ptuning.data.template import Task, Template
 from ptuning.errors import PromptError
-from ptuning.forward import label_logits
+from ptuning.forward.label_logits import label_logits
 from ptuning.prompts import initializers
 from ptuning.prompts import soft_prompt as prompt
 from ptuning.prompts.soft_prompt import SoftPrompt

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ptuning.choices import answer_log_probs, widest
 from ptuning.data.batches import Batch, Example, with_answer
-from ptuning.forward import Prompt, can_pack, can_share, label_logits
+from ptuning.forward.candidates import answer_log_probs, widest
+from ptuning.forward.label_logits import Prompt, can_pack, can_share, label_logits
+from ptuning.forward.prefix_cache import RowPrompts
 from ptuning.model.backbone import Backbone, CausalBackbone
-from ptuning.prefix import RowPrompts
 
 
 def loss(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto") -> Tensor:

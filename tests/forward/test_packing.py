@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptuning.data.batches import Batch, Example, collate
-from ptuning.lines import WIDEST, Lines, laid
+from ptuning.forward.packing import WIDEST, Lines, laid
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 

@@ -16,14 +16,14 @@ from transformers import DynamicCache
 
 from ptuning.data.batches import IGNORED, Batch, Example, padded
 from ptuning.errors import ModelError
-from ptuning.lines import WIDEST, Lines
+from ptuning.forward.packing import WIDEST, Lines
+from ptuning.forward.placement import place
+from ptuning.forward.prefix_cache import Prefix, RowPrompts
 from ptuning.model.backbone import OVERHEAD_TOKENS, Backbone, CausalBackbone
 from ptuning.model.checkpointing import is_checkpointed
 from ptuning.model.kernels.attention import FILLED_TO, SharedHead, num_filling
 from ptuning.model.kernels.last_layer import only_scored
 from ptuning.model.kernels.switch import fast_kernels
-from ptuning.placement import place
-from ptuning.prefix import Prefix, RowPrompts
 
 Prompt: TypeAlias = Tensor | RowPrompts | nn.Module
 """The soft prompt of a batch: `[P, H]` for all its rows, `[B, P, H]` with one a row, several that have been run with

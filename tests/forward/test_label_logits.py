@@ -7,15 +7,15 @@ from families import tiny_backbone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptuning import forward
 from ptuning.data.batches import Coder, Example, collate
 from ptuning.data.readers import Row, read_rows
 from ptuning.data.template import Task, Verbalizer
 from ptuning.errors import ModelError
-from ptuning.forward import can_share, label_logits, shared_prefix, splice
+from ptuning.forward import label_logits as forward
+from ptuning.forward.label_logits import can_share, label_logits, shared_prefix, splice
+from ptuning.forward.objective import label_scores
+from ptuning.forward.prefix_cache import RowPrompts
 from ptuning.model.kernels import attention
-from ptuning.objective import label_scores
-from ptuning.prefix import RowPrompts
 from ptuning.prompts import initializers
 from ptuning.prompts.encoders import Residual
 

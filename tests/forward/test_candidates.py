@@ -6,15 +6,17 @@ import pytest
 import torch
 from families import ATTENTION, NUM_POSITIONS, tiny_backbone
 
-from ptuning import choices, forward, objective
 from ptuning.data.batches import Example, with_answer
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.errors import DataError
-from ptuning.forward import can_pack
+from ptuning.forward import candidates as choices
+from ptuning.forward import label_logits as forward
+from ptuning.forward import objective
+from ptuning.forward.label_logits import can_pack
+from ptuning.forward.prefix_cache import Prefix, RowPrompts
 from ptuning.model.backbone import CausalBackbone
 from ptuning.model.kernels.attention import FILLED_TO
-from ptuning.prefix import Prefix, RowPrompts
 from ptuning.prompts import initializers
 
 TEXTS = ["the film was dull and very bad", "a", "bright", "the plot was good"]

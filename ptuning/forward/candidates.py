@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ptuning.data.batches import Batch, Example, added
-from ptuning.forward import prefill, prefixes_apart
+from ptuning.forward.label_logits import prefill, prefixes_apart
+from ptuning.forward.placement import place
+from ptuning.forward.prefix_cache import RowPrompts
 from ptuning.model.backbone import CausalBackbone
 from ptuning.model.kernels.switch import fast_kernels
-from ptuning.placement import place
-from ptuning.prefix import RowPrompts
 
 _TOKENS_AT_ONCE = 512  # of all rows' answers: their logits are held together
 

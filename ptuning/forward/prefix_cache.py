@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from ptuning.data.batches import Batch
+from ptuning.forward.placement import place
 from ptuning.model.backbone import CausalBackbone
-from ptuning.placement import place
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from conftest import review_rows
 
-from ptuning import objective
 from ptuning.data.batches import Coder, Example, collate
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.evaluation import WITH, WITHOUT, Metrics, evaluate, evaluate_rows
-from ptuning.prefix import Prefix
+from ptuning.forward import objective
+from ptuning.forward.prefix_cache import Prefix
 from ptuning.prompts.encoders import Embedding
 from ptuning.prompts.initializers import from_vocabulary
 
