@@ -203,7 +203,7 @@ def _load_embeddings(parsed: argparse.Namespace) -> tuple[Any, Any]:
 
 def _evaluate(parsed: argparse.Namespace) -> None:
     from ptuning.data.readers import read_rows
-    from ptuning.evaluation import evaluate_rows
+    from ptuning.evaluation.scoring import evaluate_rows
     from ptuning.prompts.model_card import results_table
 
     lm = _load(parsed)

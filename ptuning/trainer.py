@@ -26,7 +26,7 @@ from ptuning.data.batches import BatchStream, Example, num_cut, require_small, w
 from ptuning.data.readers import read_rows
 from ptuning.engine import accelerator, peak_memory_bytes
 from ptuning.errors import TrainingError
-from ptuning.evaluation import Metrics, evaluate, sides
+from ptuning.evaluation.scoring import Metrics, evaluate, sides
 from ptuning.forward.label_logits import Prompt, require_path
 from ptuning.gradient import backward
 from ptuning.interrupts import Interrupted, noted_interrupts

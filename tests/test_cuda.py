@@ -15,7 +15,7 @@ from ptuning.config.run import RunConfig
 from ptuning.data.batches import Coder, collate
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
-from ptuning.evaluation import evaluate
+from ptuning.evaluation.scoring import evaluate
 from ptuning.forward import objective
 from ptuning.forward.label_logits import label_logits, shared_prefix, splice
 from ptuning.interrupts import Interrupted

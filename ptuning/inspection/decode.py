@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ptuning.errors import PromptError
+from ptuning.evaluation.table import Table
 from ptuning.inspection.neighbours import best, merged, top
 from ptuning.inspection.nulls import Nulls, q_values
-from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary, unit
 
 FIDELITY_NOTE = (

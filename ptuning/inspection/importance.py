@@ -15,11 +15,11 @@ from torch.overrides import TorchFunctionMode
 from ptuning.data.batches import Batch, Example
 from ptuning.data.readers import Row
 from ptuning.errors import PromptError
-from ptuning.evaluation import score_rows
+from ptuning.evaluation.bootstrap import Resampled, Scores
+from ptuning.evaluation.scoring import score_rows
+from ptuning.evaluation.table import Table
 from ptuning.forward.label_logits import splice
 from ptuning.inspection.ladder import untrained
-from ptuning.inspection.resampling import Resampled, Scores
-from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.model.backbone import Backbone, CausalBackbone
 from ptuning.prompts.soft_prompt import SoftPrompt

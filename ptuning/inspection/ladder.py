@@ -16,11 +16,11 @@ from ptuning.data.batches import Example, warn_of_cut
 from ptuning.data.readers import Row
 from ptuning.data.template import Task, Template, frame_ids
 from ptuning.errors import DataError, PromptError
-from ptuning.evaluation import RowScores, score_rows
+from ptuning.evaluation.bootstrap import Resampled, Scores, least
+from ptuning.evaluation.scoring import RowScores, score_rows
+from ptuning.evaluation.table import Table
 from ptuning.forward.label_logits import embeddings_of
 from ptuning.inspection.neighbours import top
-from ptuning.inspection.resampling import Resampled, Scores, least
-from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.model.backbone import Backbone
 from ptuning.prompts.soft_prompt import SoftPrompt

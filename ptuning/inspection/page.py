@@ -8,14 +8,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ptuning.evaluation import charts as drawing
+from ptuning.evaluation.bootstrap import Estimate
+from ptuning.evaluation.charts import Bar
+from ptuning.evaluation.table import Table
 from ptuning.files import whole_file
-from ptuning.inspection import drawing
 from ptuning.inspection.decode import CHANCE, badges
-from ptuning.inspection.drawing import Bar
 from ptuning.inspection.ladder import SOFT
 from ptuning.inspection.report import Report
-from ptuning.inspection.resampling import Estimate
-from ptuning.inspection.table import Table
 
 _SIGNIFICANT = 0.05
 _ATOMS_SHOWN = 3  # of each virtual token; the numbers behind hold the others

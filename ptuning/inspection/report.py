@@ -15,13 +15,13 @@ from torch import Tensor
 
 from ptuning.data.readers import as_row
 from ptuning.errors import PromptError
+from ptuning.evaluation.table import Table
 from ptuning.forward.label_logits import embeddings_of
 from ptuning.inspection.decode import FIDELITY_NOTE, Metric, decode
 from ptuning.inspection.geometry import Geometry, cloud, geometry
 from ptuning.inspection.importance import importance
 from ptuning.inspection.ladder import Ladder, initial_ids, ladder
 from ptuning.inspection.sparse import sparse
-from ptuning.inspection.table import Table
 from ptuning.inspection.trajectory import trajectory
 from ptuning.inspection.verdict import Thresholds, Verdict, judge
 from ptuning.inspection.vocabulary import Vocabulary

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptuning.evaluation.table import Table
 from ptuning.inspection.neighbours import top
-from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 
 COLUMNS = {

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ptuning.errors import PromptError
+from ptuning.evaluation.table import Table
 from ptuning.inspection.neighbours import top
-from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 
 COLUMNS = {

@@ -6,9 +6,9 @@ Knows nothing of how anything was measured.
 from collections.abc import Mapping
 from typing import Any
 
+from ptuning.evaluation.table import Table
 from ptuning.inspection.decode import CHANCE, badges
 from ptuning.inspection.report import Report
-from ptuning.inspection.table import Table
 
 
 def lines(report: Report) -> list[str]:

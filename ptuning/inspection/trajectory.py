@@ -13,8 +13,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ptuning.errors import PromptError
+from ptuning.evaluation.table import Table
 from ptuning.inspection.neighbours import top
-from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.run_directory import RunDirectory
 

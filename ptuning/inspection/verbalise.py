@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ptuning.data.template import frame_ids
 from ptuning.errors import ModelError, PromptError
+from ptuning.evaluation.table import Table
 from ptuning.forward.placement import place
 from ptuning.inspection.ladder import untrained
 from ptuning.inspection.nulls import Nulls
-from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.model.backbone import Backbone, CausalBackbone
 from ptuning.model.kernels.last_layer import decoder_layers

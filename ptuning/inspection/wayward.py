@@ -14,10 +14,10 @@ from ptuning.data.batches import BatchStream, Example
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.errors import ConfigError, PromptError
-from ptuning.evaluation import evaluate
+from ptuning.evaluation.scoring import evaluate
+from ptuning.evaluation.table import Table
 from ptuning.gradient import backward
 from ptuning.inspection.neighbours import top
-from ptuning.inspection.table import Table
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.model.backbone import Backbone
 from ptuning.prompts import encoders, initializers

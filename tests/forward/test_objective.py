@@ -9,7 +9,7 @@ from conftest import review_rows
 from ptuning.data.batches import Coder, Example, collate
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
-from ptuning.evaluation import WITH, WITHOUT, Metrics, evaluate, evaluate_rows
+from ptuning.evaluation.scoring import WITH, WITHOUT, Metrics, evaluate, evaluate_rows
 from ptuning.forward import objective
 from ptuning.forward.prefix_cache import Prefix
 from ptuning.prompts.encoders import Embedding

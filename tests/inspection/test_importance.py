@@ -8,7 +8,7 @@ from test_ladder import IDS, LABELS, ROWS, TASK, tuned
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.errors import PromptError
-from ptuning.evaluation import score_rows
+from ptuning.evaluation.scoring import score_rows
 from ptuning.forward.placement import place
 from ptuning.inspection.importance import COLUMNS, attention, importance
 from ptuning.inspection.vocabulary import Vocabulary

@@ -7,7 +7,8 @@ from families import FAMILIES, tiny_backbone
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.errors import DataError, PromptError
-from ptuning.evaluation import evaluate, score_rows
+from ptuning.evaluation.bootstrap import Scores
+from ptuning.evaluation.scoring import evaluate, score_rows
 from ptuning.inspection.decode import decode
 from ptuning.inspection.ladder import (
     COLUMNS,
@@ -23,7 +24,6 @@ from ptuning.inspection.ladder import (
     ladder,
     slot_texts,
 )
-from ptuning.inspection.resampling import Scores
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.prompts.encoders import Conditioned
 from ptuning.prompts.initializers import from_ids

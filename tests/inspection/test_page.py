@@ -12,9 +12,9 @@ from families import tiny_backbone
 from synthetic import Names, drawn
 from test_ladder import ROWS, tuned
 
+from ptuning.evaluation.table import Table
 from ptuning.inspection.page import page, write_page
 from ptuning.inspection.report import Report, inspect
-from ptuning.inspection.table import Table
 from ptuning.inspection.trajectory import COLUMNS
 from ptuning.prompts.soft_prompt import SoftPrompt
 

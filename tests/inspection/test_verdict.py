@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from ptuning.errors import ConfigError
-from ptuning.evaluation import RowScores
+from ptuning.evaluation.bootstrap import Resampled, Scores
+from ptuning.evaluation.scoring import RowScores
 from ptuning.inspection.ladder import EMBEDDED, INIT_TEXT, NONE, RANDOM, RANDOM_TEXT, SOFT, TEXT, UNTRAINED
-from ptuning.inspection.resampling import Resampled, Scores
 from ptuning.inspection.verdict import (
     DECORATIVE,
     ECHO,

@@ -36,7 +36,7 @@ def test_pulled_prompts_decode_to_the_text_and_the_free_one_does_not():
 
 def evaluated(backbone, prompt):
     """The loss of where the free prompt began."""
-    from ptuning.evaluation import evaluate
+    from ptuning.evaluation.scoring import evaluate
     from ptuning.inspection.vocabulary import Vocabulary
 
     coder = backbone.coder(TASK)

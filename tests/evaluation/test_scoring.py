@@ -6,7 +6,7 @@ from families import tiny_backbone
 
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
-from ptuning.evaluation import evaluate, score_rows
+from ptuning.evaluation.scoring import evaluate, score_rows
 from ptuning.forward.label_logits import begin
 
 LABELS = {"negative": " negative", "positive": " positive"}

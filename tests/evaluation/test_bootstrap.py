@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ptuning.evaluation import RowScores
-from ptuning.inspection.resampling import Resampled, Scores
+from ptuning.evaluation.bootstrap import Resampled, Scores
+from ptuning.evaluation.scoring import RowScores
 
 
 def scores(correct, loss=None, labels=None):

@@ -13,7 +13,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from ptuning.evaluation import RowScores
+from ptuning.evaluation.scoring import RowScores
 
 _REPLICATES = 1000
 _LEAST_DIVERGENCE = 1e-5  # nats: more than rounding makes
