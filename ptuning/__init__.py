@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ptuning.config.run import RunConfig as RunConfig
     from ptuning.data.template import Task as Task
-    from ptuning.ensemble import Ensemble as Ensemble
     from ptuning.errors import PTuningError as PTuningError
+    from ptuning.inference.ensemble import Ensemble as Ensemble
+    from ptuning.inference.prompted_lm import PromptedLM as PromptedLM
     from ptuning.inspection.report import inspect as inspect
     from ptuning.model.backbone import Backbone as Backbone
-    from ptuning.predict import PromptedLM as PromptedLM
     from ptuning.prompts.soft_prompt import SoftPrompt as SoftPrompt
     from ptuning.trainer import train as train
 
@@ -33,9 +33,9 @@ _MODULES = {
 }
 _NAMES = {
     "Backbone": "model.backbone",
-    "Ensemble": "ensemble",
+    "Ensemble": "inference.ensemble",
     "PTuningError": "errors",
-    "PromptedLM": "predict",
+    "PromptedLM": "inference.prompted_lm",
     "RunConfig": "config.run",
     "SoftPrompt": "prompts.soft_prompt",
     "Task": "data.template",

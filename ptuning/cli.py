@@ -177,7 +177,7 @@ def _base_of(parsed: argparse.Namespace) -> Iterator[str]:
 
 
 def _load(parsed: argparse.Namespace) -> Any:
-    from ptuning.predict import PromptedLM
+    from ptuning.inference.prompted_lm import PromptedLM
 
     with _base_of(parsed) as base:
         return PromptedLM.from_pretrained(
@@ -192,7 +192,7 @@ def _load(parsed: argparse.Namespace) -> Any:
 
 def _load_embeddings(parsed: argparse.Namespace) -> tuple[Any, Any]:
     """The prompt, and of its base model the embeddings alone."""
-    from ptuning.library import PromptLibrary, as_prompt, base_revision
+    from ptuning.inference.prompt_library import PromptLibrary, as_prompt, base_revision
     from ptuning.model.backbone import Backbone
 
     with _base_of(parsed) as base:

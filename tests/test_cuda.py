@@ -18,9 +18,9 @@ from ptuning.data.template import Task
 from ptuning.evaluation.scoring import evaluate
 from ptuning.forward import objective
 from ptuning.forward.label_logits import label_logits, shared_prefix, splice
+from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.interrupts import Interrupted
 from ptuning.model.backbone import Backbone
-from ptuning.predict import PromptedLM
 from ptuning.prompts import encoders, initializers
 from ptuning.trainer import Trainer, train
 

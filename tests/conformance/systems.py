@@ -18,8 +18,8 @@ from ptuning.data.batches import padded as padded_rows
 from ptuning.data.template import Task
 from ptuning.forward import objective
 from ptuning.forward.label_logits import label_logits
+from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.model.loading import quantize_int8
-from ptuning.predict import PromptedLM
 from ptuning.prompts.soft_prompt import SoftPrompt
 
 END, PAD = 1, 2

@@ -17,8 +17,8 @@ from ptuning.data.readers import Row
 from ptuning.errors import ModelError, PromptError
 from ptuning.forward import objective
 from ptuning.forward.label_logits import label_logits, splice
+from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.model.backbone import Backbone, EncoderDecoderBackbone
-from ptuning.predict import PromptedLM
 from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.trainer import train
 

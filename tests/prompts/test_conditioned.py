@@ -13,9 +13,9 @@ from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.errors import PromptError
 from ptuning.forward.label_logits import can_share, embeddings_of, label_logits
+from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.inspection.report import inspect
 from ptuning.model.backbone import Backbone
-from ptuning.predict import PromptedLM
 from ptuning.prompts.encoders import Conditioned
 from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.trainer import TrainResult, train

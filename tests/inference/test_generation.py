@@ -8,12 +8,12 @@ from families import FAMILIES, tiny_backbone, tiny_model
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from ptuning import generation
 from ptuning.data.template import Task
 from ptuning.errors import ModelError, PromptError
-from ptuning.generation import Piece, RowText, settings_of
+from ptuning.inference import generation
+from ptuning.inference.generation import Piece, RowText, settings_of
+from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.model.backbone import Backbone
-from ptuning.predict import PromptedLM
 from ptuning.prompts.soft_prompt import SoftPrompt
 
 ROWS = [{"text": text} for text in ("the film was good", "bad", "a very dull plot in the capital", "", "bright")]

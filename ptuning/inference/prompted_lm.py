@@ -11,16 +11,16 @@ from typing import Any, Literal, TypeAlias, TypeVar, overload
 import torch
 from tqdm import tqdm
 
-from ptuning.conversation import Conversation
 from ptuning.data.batches import FEWEST_BATCHES, Coder, Example, by_length, require_small, warn_of_cut
 from ptuning.data.readers import Row, as_row
 from ptuning.data.template import Task
-from ptuning.ensemble import Classification, Ensemble, combined
 from ptuning.errors import DataError, PromptError
 from ptuning.forward.label_logits import Prompt
 from ptuning.forward.objective import answer_scores, label_scores
-from ptuning.generation import Piece, Settings, settings_of, stream, texts_of, write
-from ptuning.library import PromptLibrary, as_prompt, base_revision
+from ptuning.inference.conversation import Conversation
+from ptuning.inference.ensemble import Classification, Ensemble, combined
+from ptuning.inference.generation import Piece, Settings, settings_of, stream, texts_of, write
+from ptuning.inference.prompt_library import PromptLibrary, as_prompt, base_revision
 from ptuning.model.backbone import Backbone
 from ptuning.prompts.soft_prompt import SoftPrompt
 

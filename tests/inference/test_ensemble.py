@@ -2,8 +2,8 @@
 
 import pytest
 
-from ptuning.ensemble import Classification, Ensemble, combined
 from ptuning.errors import PromptError
+from ptuning.inference.ensemble import Classification, Ensemble, combined
 
 SCORES = [{"x": 0.9, "y": 0.1}, {"x": 0.4, "y": 0.6}, {"x": 0.2, "y": 0.8}]
 

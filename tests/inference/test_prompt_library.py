@@ -6,11 +6,11 @@ import pytest
 import torch
 from families import tiny_backbone
 
-from ptuning import library
 from ptuning.data.template import Task
 from ptuning.errors import PromptError
-from ptuning.library import PromptLibrary
-from ptuning.predict import PromptedLM
+from ptuning.inference import prompt_library as library
+from ptuning.inference.prompt_library import PromptLibrary
+from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.prompts import soft_prompt as prompt
 from ptuning.prompts.encoders import Conditioned
 from ptuning.prompts.soft_prompt import SoftPrompt

@@ -9,7 +9,7 @@ from ptuning.data.batches import Example
 from ptuning.data.template import Task
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
 from ptuning.forward.label_logits import splice
-from ptuning.predict import PromptedLM
+from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.prompts.encoders import Conditioned
 from ptuning.prompts.soft_prompt import SoftPrompt
 

@@ -11,11 +11,11 @@ from families import tiny_backbone
 from ptuning.data.batches import Coder, Example, collate
 from ptuning.data.readers import Row, read_rows
 from ptuning.data.template import Task
-from ptuning.ensemble import Classification, Ensemble
 from ptuning.errors import DataError, PromptError
 from ptuning.forward import objective
 from ptuning.forward.label_logits import label_logits, splice
-from ptuning.predict import PromptedLM
+from ptuning.inference.ensemble import Classification, Ensemble
+from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.prompts.initializers import from_vocabulary
 from ptuning.prompts.soft_prompt import SoftPrompt
 
@@ -78,7 +78,7 @@ def give_ids(lm, monkeypatch):
         assert all(set(ids[end:]) <= {lm.backbone.pad_id} for ids, end in zip(rows, ends, strict=True))
         return [ids[:end] for ids, end in zip(rows, ends, strict=True)]
 
-    monkeypatch.setattr("ptuning.predict.texts_of", ids_up_to_the_end)
+    monkeypatch.setattr("ptuning.inference.prompted_lm.texts_of", ids_up_to_the_end)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
@@ -364,7 +364,7 @@ def test_hub_model_is_loaded_at_the_revision_that_the_prompt_was_tuned_on(backbo
         asked.append(arguments)
         return backbone
 
-    monkeypatch.setattr("ptuning.predict.Backbone.from_pretrained", from_pretrained)
+    monkeypatch.setattr("ptuning.inference.prompted_lm.Backbone.from_pretrained", from_pretrained)
     for base in ("org/name", "org/other"):
         PromptedLM.from_pretrained(base, {"p": directory}, trust_remote_code=base == "org/other")
     assert asked == [

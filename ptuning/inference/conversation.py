@@ -15,7 +15,7 @@ from ptuning.data.template import text_ids
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
 from ptuning.forward.label_logits import Prompt, embeddings_of
 from ptuning.forward.prefix_cache import RowPrompts
-from ptuning.generation import settings_of, texts_of, written
+from ptuning.inference.generation import settings_of, texts_of, written
 from ptuning.model.backbone import Backbone, CausalBackbone
 
 
