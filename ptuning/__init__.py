@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ptuning.inspection.report import inspect as inspect
     from ptuning.model.backbone import Backbone as Backbone
     from ptuning.prompts.soft_prompt import SoftPrompt as SoftPrompt
-    from ptuning.trainer import train as train
+    from ptuning.training.run import train as train
 
     from . import data as data
     from .forward import objective as objective
@@ -40,7 +40,7 @@ _NAMES = {
     "SoftPrompt": "prompts.soft_prompt",
     "Task": "data.template",
     "inspect": "inspection.report",
-    "train": "trainer",
+    "train": "training.run",
 }
 __all__ = ["__version__", *_MODULES, *_NAMES]
 

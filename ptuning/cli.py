@@ -146,7 +146,7 @@ def _report(run: Any, resume: bool) -> None:
     from accelerate import PartialState
 
     from ptuning.prompts.model_card import results_table
-    from ptuning.trainer import train
+    from ptuning.training.run import train
 
     is_main_process = PartialState(cpu=run.model.device == "cpu").is_main_process
     result = train(run, resume)
@@ -317,7 +317,7 @@ def _require_possible(parsed: argparse.Namespace, prompt: Any, backbone: Any) ->
 
 def _run_of(prompt: str) -> Path | None:
     """The training run that a prompt's directory is in; None where it is in none."""
-    from ptuning.run_directory import RunDirectory
+    from ptuning.training.run_directory import RunDirectory
 
     found = Path(prompt).absolute().parent
     return found if RunDirectory(found).snapshots() else None

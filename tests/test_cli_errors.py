@@ -21,12 +21,13 @@ from families import tiny_backbone
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ptuning import cli, run_directory
+from ptuning import cli
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.model.backbone import Backbone, CausalBackbone
 from ptuning.prompts.soft_prompt import OWN_FILE, WEIGHTS_FILE, SoftPrompt
-from ptuning.run_directory import RunDirectory
+from ptuning.training import run_directory
+from ptuning.training.run_directory import RunDirectory
 
 TASK = Task("{prompt:4}review: {text}\nsentiment:", verbalizer={"negative": " negative", "positive": " positive"})
 Refused = Callable[..., str]
@@ -454,7 +455,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_is_begun_anew(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("ptuning.trainer.Trainer._step", out_of_memory)
+        patch.setattr("ptuning.training.run.Trainer._step", out_of_memory)
         with pytest.raises(MemoryError):
             run("train", "--config", run_config)
     assert (tmp_path / "run" / "config.yaml").exists()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ptuning
-from ptuning import cli, gradient
+from ptuning import cli
 from ptuning.config.run import RunConfig
 from ptuning.data.batches import Coder, collate
 from ptuning.data.readers import Row
@@ -19,10 +19,11 @@ from ptuning.evaluation.scoring import evaluate
 from ptuning.forward import objective
 from ptuning.forward.label_logits import label_logits, shared_prefix, splice
 from ptuning.inference.prompted_lm import PromptedLM
-from ptuning.interrupts import Interrupted
 from ptuning.model.backbone import Backbone
 from ptuning.prompts import encoders, initializers
-from ptuning.trainer import Trainer, train
+from ptuning.training import backward as gradient
+from ptuning.training.interrupts import Interrupted
+from ptuning.training.run import Trainer, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that CUDA can use")
 TASK = Task("{prompt:4}review: {text}\nsentiment:", verbalizer={"negative": " negative", "positive": " positive"})

@@ -10,7 +10,7 @@ from conftest import REPOSITORY
 
 from ptuning import cli
 from ptuning.config.run import RunConfig
-from ptuning.trainer import train
+from ptuning.training.run import train
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 

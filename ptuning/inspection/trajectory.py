@@ -16,7 +16,7 @@ from ptuning.errors import PromptError
 from ptuning.evaluation.table import Table
 from ptuning.inspection.neighbours import top
 from ptuning.inspection.vocabulary import Vocabulary
-from ptuning.run_directory import RunDirectory
+from ptuning.training.run_directory import RunDirectory
 
 COLUMNS = {
     "step": "training steps so far",

@@ -16,12 +16,12 @@ from ptuning.data.template import Task
 from ptuning.errors import ConfigError, PromptError
 from ptuning.evaluation.scoring import evaluate
 from ptuning.evaluation.table import Table
-from ptuning.gradient import backward
 from ptuning.inspection.neighbours import top
 from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.model.backbone import Backbone
 from ptuning.prompts import encoders, initializers
 from ptuning.prompts.soft_prompt import SoftPrompt
+from ptuning.training.backward import backward
 
 COLUMNS = {
     "pull": "weight of the pull in the loss: the mean over virtual tokens of 1 - cosine with the target's token; None "

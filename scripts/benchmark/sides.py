@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 import ptuning
-from ptuning import cost, gradient
+from ptuning import cost
 from ptuning.data.batches import Example
 from ptuning.data.readers import Row, read_rows
 from ptuning.forward import objective
 from ptuning.model.kernels.switch import FastKernels
 from ptuning.prompts import encoders, initializers
+from ptuning.training import backward as gradient
 
 LABELS = {"negative": " negative", "positive": " positive"}
 NEW_TOKENS = 20

@@ -10,7 +10,7 @@ from conftest import REPOSITORY
 
 from ptuning.config.run import DataConfig, ModelConfig, PromptConfig, RunConfig, TrainConfig, parser
 from ptuning.errors import ConfigError
-from ptuning.trainer import train
+from ptuning.training.run import train
 
 MINIMAL = {
     "model.name_or_path": "model",

@@ -20,8 +20,8 @@ from ptuning.inspection.terminal import badges, lines
 from ptuning.inspection.verdict import ECHO, NOT_JUDGED, WORDS
 from ptuning.model.backbone import Backbone
 from ptuning.prompts.soft_prompt import SoftPrompt
-from ptuning.run_directory import RunDirectory
-from ptuning.trainer import train
+from ptuning.training.run import train
+from ptuning.training.run_directory import RunDirectory
 
 VALUES = [row.values for row in ROWS * 3]  # as many as are needed to judge
 

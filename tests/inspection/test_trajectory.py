@@ -11,8 +11,8 @@ from ptuning.inspection.vocabulary import Vocabulary
 from ptuning.model.backbone import Backbone
 from ptuning.prompts import encoders
 from ptuning.prompts.soft_prompt import SoftPrompt
-from ptuning.run_directory import RunDirectory
-from ptuning.trainer import Trainer, train
+from ptuning.training.run import Trainer, train
+from ptuning.training.run_directory import RunDirectory
 
 
 def test_way_of_a_planted_run(tmp_path):

@@ -20,7 +20,7 @@ from ptuning.forward.label_logits import label_logits, splice
 from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.model.backbone import Backbone, EncoderDecoderBackbone
 from ptuning.prompts.soft_prompt import SoftPrompt
-from ptuning.trainer import train
+from ptuning.training.run import train
 
 TASK = ptuning.Task("{prompt:4}review: {text}", verbalizer={"negative": " negative", "positive": " positive"})
 ROWS = [{"text": text} for text in ("the film was good", "bad", "a very dull plot and a bad film in the capital", "")]

@@ -4,7 +4,6 @@ import pytest
 import torch
 from families import FAMILIES, NUM_POSITIONS, tiny_backbone
 
-from ptuning import gradient
 from ptuning.data.batches import Example
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
@@ -12,6 +11,7 @@ from ptuning.errors import DataError
 from ptuning.forward import objective
 from ptuning.model.backbone import Backbone
 from ptuning.prompts import encoders, initializers
+from ptuning.training import backward as gradient
 
 TEXTS = ["the film", "a very dull plot and very bad film was the capital of the film", "bright", "good", "dull and bad"]
 

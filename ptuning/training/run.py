@@ -24,18 +24,18 @@ from tqdm import tqdm
 from ptuning.config.run import RunConfig
 from ptuning.data.batches import BatchStream, Example, num_cut, require_small, warn_of_cut
 from ptuning.data.readers import read_rows
-from ptuning.engine import accelerator, peak_memory_bytes
 from ptuning.errors import TrainingError
 from ptuning.evaluation.scoring import Metrics, evaluate, sides
 from ptuning.forward.label_logits import Prompt, require_path
-from ptuning.gradient import backward
-from ptuning.interrupts import Interrupted, noted_interrupts
 from ptuning.model.backbone import Backbone
 from ptuning.prompts import encoders, initializers
 from ptuning.prompts.soft_prompt import SoftPrompt
-from ptuning.run_directory import BEST, LAST, RunDirectory
-from ptuning.schedule import rate
-from ptuning.start import start_embeddings
+from ptuning.training.backward import backward
+from ptuning.training.distributed import accelerator, peak_memory_bytes
+from ptuning.training.interrupts import Interrupted, noted_interrupts
+from ptuning.training.run_directory import BEST, LAST, RunDirectory
+from ptuning.training.schedule import rate
+from ptuning.training.start import start_embeddings
 
 _ROWS_PER_EVALUATED = 10  # rows trained on for each that is evaluated, where the config does not say
 _FEWEST_EVALUATED = 50

@@ -17,21 +17,23 @@ import torch
 from conftest import ASSETS, write_csv
 
 import ptuning
-from ptuning import gradient, trainer
 from ptuning.config.run import RunConfig
 from ptuning.errors import DataError, TrainingError
-from ptuning.interrupts import Interrupted
 from ptuning.model.backbone import CausalBackbone
-from ptuning.run_directory import RunDirectory
-from ptuning.schedule import rate
-from ptuning.trainer import TrainResult, train
+from ptuning.training import backward as gradient
+from ptuning.training import run as trainer
+from ptuning.training.interrupts import Interrupted
+from ptuning.training.run import TrainResult, train
+from ptuning.training.run_directory import RunDirectory
+from ptuning.training.schedule import rate
 
 # Runs `ptuning train` and kills the process with SIGKILL at one point: after a step, while a checkpoint is being
 # written (before it is renamed into place), or in an evaluation.
 KILLER = """
 import os, signal, sys
-from ptuning import cli, files, trainer
-from ptuning.run_directory import RunDirectory
+from ptuning import cli, files
+from ptuning.training import run as trainer
+from ptuning.training.run_directory import RunDirectory
 point, number, *arguments = sys.argv[1:]
 number = int(number)
 def kill(): os.kill(os.getpid(), signal.SIGKILL)
