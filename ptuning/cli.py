@@ -297,7 +297,7 @@ def _require_possible(parsed: argparse.Namespace, prompt: Any, backbone: Any) ->
     """Finds what would fail after minutes before they are spent; gives the rows that --wayward tunes on."""
     from ptuning.data.readers import read_rows
     from ptuning.files import require_writable
-    from ptuning.inspection.verbalise import require_layers
+    from ptuning.inspection.measures.verbalise import require_layers
 
     if parsed.html and Path(parsed.html).is_dir():
         raise DataError(f"--html {parsed.html}, a directory", "a file", "Add a name, such as report.html")
@@ -348,11 +348,11 @@ def _asked_for(parsed: argparse.Namespace, prompt: Any, backbone: Any, train: An
     """The tables of what is made only where it is asked for."""
     found = {}
     if parsed.verbalise:
-        from ptuning.inspection.verbalise import verbalise
+        from ptuning.inspection.measures.verbalise import verbalise
 
         found["verbalise"] = verbalise(prompt, backbone)
     if parsed.wayward is not None:
-        from ptuning.inspection.wayward import wayward
+        from ptuning.inspection.measures.wayward import wayward
 
         found["wayward"] = wayward(prompt, backbone, train, rows, parsed.wayward).table
     return found

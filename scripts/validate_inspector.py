@@ -13,9 +13,9 @@ import torch
 
 import ptuning
 from ptuning.data.readers import Row, read_rows
+from ptuning.inspection.measures.wayward import Settings, wayward
 from ptuning.inspection.verdict import DECORATIVE, ECHO, FAITHFUL, NO_EFFECT, PARTIAL
-from ptuning.inspection.vocabulary import Vocabulary
-from ptuning.inspection.wayward import Settings, wayward
+from ptuning.inspection.vocabulary.embeddings import Vocabulary
 
 FACTS = {
     "The colour of the door is": "green",

@@ -13,8 +13,8 @@ from ptuning.evaluation.bootstrap import Estimate
 from ptuning.evaluation.charts import Bar
 from ptuning.evaluation.table import Table
 from ptuning.files import whole_file
-from ptuning.inspection.decode import CHANCE, badges
-from ptuning.inspection.ladder import SOFT
+from ptuning.inspection.measures.ladder import SOFT
+from ptuning.inspection.measures.nearest_tokens import CHANCE, badges
 from ptuning.inspection.report import Report
 
 _SIGNIFICANT = 0.05

@@ -17,14 +17,14 @@ from ptuning.data.readers import as_row
 from ptuning.errors import PromptError
 from ptuning.evaluation.table import Table
 from ptuning.forward.label_logits import embeddings_of
-from ptuning.inspection.decode import FIDELITY_NOTE, Metric, decode
-from ptuning.inspection.geometry import Geometry, cloud, geometry
-from ptuning.inspection.importance import importance
-from ptuning.inspection.ladder import Ladder, initial_ids, ladder
-from ptuning.inspection.sparse import sparse
-from ptuning.inspection.trajectory import trajectory
+from ptuning.inspection.measures.geometry import Geometry, cloud, geometry
+from ptuning.inspection.measures.importance import importance
+from ptuning.inspection.measures.ladder import Ladder, initial_ids, ladder
+from ptuning.inspection.measures.nearest_tokens import FIDELITY_NOTE, Metric, decode
+from ptuning.inspection.measures.token_sums import sparse
+from ptuning.inspection.measures.trajectory import trajectory
 from ptuning.inspection.verdict import Thresholds, Verdict, judge
-from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.model.backbone import Backbone
 from ptuning.prompts.soft_prompt import SoftPrompt
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptuning.evaluation.table import Table
-from ptuning.inspection.decode import CHANCE, badges
+from ptuning.inspection.measures.nearest_tokens import CHANCE, badges
 from ptuning.inspection.report import Report
 
 

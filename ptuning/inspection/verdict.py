@@ -10,7 +10,7 @@ from typing import Any
 
 from ptuning.errors import ConfigError
 from ptuning.evaluation.bootstrap import Estimate, Measure, Resampled, least
-from ptuning.inspection.ladder import EMBEDDED, INIT_TEXT, NONE, RANDOM, SOFT, TEXT, UNTRAINED, decoding_of
+from ptuning.inspection.measures.ladder import EMBEDDED, INIT_TEXT, NONE, RANDOM, SOFT, TEXT, UNTRAINED, decoding_of
 
 FAITHFUL, PARTIAL, ECHO, DECORATIVE = "FAITHFUL", "PARTIAL", "ECHO OF INIT", "DECORATIVE"
 NO_EFFECT, NOT_JUDGED = "NO EFFECT", "NOT JUDGED"

@@ -13,9 +13,9 @@ from synthetic import Names, drawn
 from test_ladder import ROWS, tuned
 
 from ptuning.evaluation.table import Table
+from ptuning.inspection.measures.trajectory import COLUMNS
 from ptuning.inspection.page import page, write_page
 from ptuning.inspection.report import Report, inspect
-from ptuning.inspection.trajectory import COLUMNS
 from ptuning.prompts.soft_prompt import SoftPrompt
 
 FIGURES = ("grid", "ladder", "cloud", "importance", "trajectory", "atoms")

@@ -14,7 +14,7 @@ import ptuning
 from ptuning import cli
 from ptuning.config.run import RunConfig
 from ptuning.errors import PromptError
-from ptuning.inspection.decode import FIDELITY_NOTE
+from ptuning.inspection.measures.nearest_tokens import FIDELITY_NOTE
 from ptuning.inspection.report import inspect
 from ptuning.inspection.terminal import badges, lines
 from ptuning.inspection.verdict import ECHO, NOT_JUDGED, WORDS
@@ -113,7 +113,7 @@ def test_run_is_inspected_from_the_command_line(run_config: Path, tmp_path: Path
 
 
 def test_command_asks_for_words_and_for_waywardness(run_config: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("ptuning.inspection.wayward.Settings.max_steps", 2)
+    monkeypatch.setattr("ptuning.inspection.measures.wayward.Settings.max_steps", 2)
     directory = str(train(RunConfig.from_yaml(run_config, ["--train.max_steps=2"])).directory)
     capsys.readouterr()
     data = ["--data", str(tmp_path / "test.csv"), "--max-rows", "8"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ptuning.inspection.vocabulary import Vocabulary, unit
+from ptuning.inspection.vocabulary.embeddings import Vocabulary, unit
 
 _BLOCK = 2048  # vectors compared at a time
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ptuning.errors import PromptError
 from ptuning.evaluation.table import Table
-from ptuning.inspection.neighbours import top
-from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.inspection.vocabulary.embeddings import Vocabulary
+from ptuning.inspection.vocabulary.neighbours import top
 from ptuning.training.run_directory import RunDirectory
 
 COLUMNS = {

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ptuning.errors import PromptError
 from ptuning.evaluation.table import Table
-from ptuning.inspection.neighbours import top
-from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.inspection.vocabulary.embeddings import Vocabulary
+from ptuning.inspection.vocabulary.neighbours import top
 
 COLUMNS = {
     "pairs": "same task: prompts of one task, other seeds; other task: prompts of different tasks",

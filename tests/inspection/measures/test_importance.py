@@ -10,8 +10,8 @@ from ptuning.data.template import Task
 from ptuning.errors import PromptError
 from ptuning.evaluation.scoring import score_rows
 from ptuning.forward.placement import place
-from ptuning.inspection.importance import COLUMNS, attention, importance
-from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.inspection.measures.importance import COLUMNS, attention, importance
+from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.prompts.encoders import Conditioned
 from ptuning.prompts.initializers import from_ids
 from ptuning.prompts.soft_prompt import SoftPrompt

@@ -6,9 +6,9 @@ from families import FAMILIES, tiny_backbone
 from synthetic import Names, cloud, drawn
 
 from ptuning.errors import PromptError
-from ptuning.inspection.decode import COLUMNS, METRICS, decode
-from ptuning.inspection.nulls import Nulls
-from ptuning.inspection.vocabulary import Vocabulary, unit
+from ptuning.inspection.measures.nearest_tokens import COLUMNS, METRICS, decode
+from ptuning.inspection.vocabulary.embeddings import Vocabulary, unit
+from ptuning.inspection.vocabulary.nulls import Nulls
 
 every_metric = pytest.mark.parametrize("metric", METRICS)
 
@@ -29,7 +29,7 @@ def test_real_tokens_decode_to_themselves(family):
 @every_metric
 @pytest.mark.parametrize("chunk", [50, 1000])
 def test_nearest_tokens_are_those_of_brute_force(monkeypatch, metric, chunk):
-    monkeypatch.setattr("ptuning.inspection.vocabulary.CHUNK", chunk)
+    monkeypatch.setattr("ptuning.inspection.vocabulary.embeddings.CHUNK", chunk)
     vocabulary, prompt_PH = cloud(120, 16), drawn(5, 16, seed=1) + 0.8
     table = decode(prompt_PH, vocabulary, k=10, metric=metric, num_null=40)
     own_PH, rows_VH, mean_H = prompt_PH.double(), vocabulary.matrix_VH.double(), vocabulary.matrix_VH.double().mean(0)

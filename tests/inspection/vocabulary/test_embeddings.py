@@ -11,7 +11,7 @@ import torch
 from families import tiny_backbone
 from synthetic import Names, cloud, drawn
 
-from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.inspection.vocabulary.embeddings import Vocabulary
 
 
 def test_equal_rows_have_one_id():
@@ -63,7 +63,7 @@ def test_tokens_kept_for_later_are_unused(text):
 def test_chunks_change_nothing(monkeypatch):
     whole = cloud(300, 8)
     mean_H, norms_V, same_V = whole.mean_H, whole.norms_V, whole.same_V
-    monkeypatch.setattr("ptuning.inspection.vocabulary.CHUNK", 37)
+    monkeypatch.setattr("ptuning.inspection.vocabulary.embeddings.CHUNK", 37)
     parts = cloud(300, 8)
     assert torch.allclose(parts.mean_H, mean_H, atol=1e-6)
     assert torch.equal(parts.norms_V, norms_V)
@@ -75,9 +75,9 @@ def test_memory_for_a_large_vocabulary_is_bounded():
     code = """
 import resource, torch
 from synthetic import Names
-from ptuning.inspection.decode import decode
-from ptuning.inspection.geometry import cloud
-from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.inspection.measures.nearest_tokens import decode
+from ptuning.inspection.measures.geometry import cloud
+from ptuning.inspection.vocabulary.embeddings import Vocabulary
 matrix_VH = torch.empty(256_000, 4096, dtype=torch.bfloat16)
 for rows_CH in matrix_VH.split(1_000):  # nothing large is made before memory is read
     rows_CH.copy_(torch.randn(1, 4096) + torch.randint(-3, 4, (len(rows_CH), 4096), dtype=torch.int8))

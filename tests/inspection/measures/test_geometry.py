@@ -4,8 +4,8 @@ import pytest
 import torch
 from synthetic import Names, cloud, drawn
 
-from ptuning.inspection.geometry import effective_rank, geometry
-from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.inspection.measures.geometry import effective_rank, geometry
+from ptuning.inspection.vocabulary.embeddings import Vocabulary
 
 
 def test_distances_leave_the_token_itself_out():

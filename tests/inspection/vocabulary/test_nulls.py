@@ -4,11 +4,11 @@ import pytest
 import torch
 from synthetic import cloud, drawn
 
-from ptuning.inspection import neighbours as module
-from ptuning.inspection.decode import decode
-from ptuning.inspection.neighbours import top
-from ptuning.inspection.nulls import DIRECTION, STEP, UNTRAINED, VOCABULARY, Nulls, p_value, q_values
-from ptuning.inspection.vocabulary import Vocabulary, unit
+from ptuning.inspection.measures.nearest_tokens import decode
+from ptuning.inspection.vocabulary import neighbours as module
+from ptuning.inspection.vocabulary.embeddings import Vocabulary, unit
+from ptuning.inspection.vocabulary.neighbours import top
+from ptuning.inspection.vocabulary.nulls import DIRECTION, STEP, UNTRAINED, VOCABULARY, Nulls, p_value, q_values
 
 NUM = 400  # virtual tokens of a trial
 
@@ -181,7 +181,7 @@ def test_top_is_that_of_all_pairs(vocabulary, monkeypatch):
     queries_NH = drawn(30, 32, seed=3)
     values_NV = unit(queries_NH) @ unit(vocabulary.matrix_VH).T
     expected = values_NV.topk(4, dim=1)
-    monkeypatch.setattr("ptuning.inspection.vocabulary.CHUNK", 100)
+    monkeypatch.setattr("ptuning.inspection.vocabulary.embeddings.CHUNK", 100)
     monkeypatch.setattr(module, "_BLOCK", 7)
     values_NK, ids_NK = top(queries_NH, vocabulary, 4)
     assert torch.equal(ids_NK, expected.indices)

@@ -6,8 +6,8 @@ from families import tiny_backbone
 from test_ladder import TASK, tuned
 
 from ptuning.errors import ModelError, PromptError
-from ptuning.inspection import verbalise as module
-from ptuning.inspection.verbalise import COLUMNS, RANDOM, SOFT, UNTRAINED, verbalise
+from ptuning.inspection.measures import verbalise as module
+from ptuning.inspection.measures.verbalise import COLUMNS, RANDOM, SOFT, UNTRAINED, verbalise
 from ptuning.prompts.initializers import from_ids
 from ptuning.prompts.soft_prompt import SoftPrompt
 

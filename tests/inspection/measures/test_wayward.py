@@ -8,7 +8,7 @@ from test_ladder import LABELS, tuned
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.errors import ConfigError, PromptError
-from ptuning.inspection.wayward import COLUMNS, Settings, wayward
+from ptuning.inspection.measures.wayward import COLUMNS, Settings, wayward
 from ptuning.prompts.soft_prompt import SoftPrompt
 
 TASK = Task("{prompt:5}review: {text} sentiment", verbalizer=LABELS)
@@ -37,7 +37,7 @@ def test_pulled_prompts_decode_to_the_text_and_the_free_one_does_not():
 def evaluated(backbone, prompt):
     """The loss of where the free prompt began."""
     from ptuning.evaluation.scoring import evaluate
-    from ptuning.inspection.vocabulary import Vocabulary
+    from ptuning.inspection.vocabulary.embeddings import Vocabulary
 
     coder = backbone.coder(TASK)
     start_PH = Vocabulary.of(backbone).rows(prompt.init["token_ids"])

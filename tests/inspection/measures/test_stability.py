@@ -4,7 +4,7 @@ import pytest
 from synthetic import cloud
 
 from ptuning.errors import PromptError
-from ptuning.inspection.stability import COLUMNS, stability
+from ptuning.inspection.measures.stability import COLUMNS, stability
 
 
 def test_same_task_overlaps_more_than_other_tasks():

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ptuning.inspection.neighbours import closest, top
-from ptuning.inspection.vocabulary import Vocabulary, unit
+from ptuning.inspection.vocabulary.embeddings import Vocabulary, unit
+from ptuning.inspection.vocabulary.neighbours import closest, top
 
 VOCABULARY = "vocabulary"  # Gaussian, with the vocabulary's mean and covariance
 DIRECTION = "direction"  # of the virtual token's norm and share along the vocabulary's mean, else any direction

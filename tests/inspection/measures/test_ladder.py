@@ -9,8 +9,7 @@ from ptuning.data.template import Task
 from ptuning.errors import DataError, PromptError
 from ptuning.evaluation.bootstrap import Scores
 from ptuning.evaluation.scoring import evaluate, score_rows
-from ptuning.inspection.decode import decode
-from ptuning.inspection.ladder import (
+from ptuning.inspection.measures.ladder import (
     COLUMNS,
     EMBEDDED,
     HUMAN,
@@ -24,7 +23,8 @@ from ptuning.inspection.ladder import (
     ladder,
     slot_texts,
 )
-from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.inspection.measures.nearest_tokens import decode
+from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.prompts.encoders import Conditioned
 from ptuning.prompts.initializers import from_ids
 from ptuning.prompts.soft_prompt import SoftPrompt

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ptuning.evaluation.table import Table
-from ptuning.inspection.vocabulary import Vocabulary, unit
+from ptuning.inspection.vocabulary.embeddings import Vocabulary, unit
 
 _NEIGHBOURS = 10
 _SAMPLE = 500  # vocabulary rows whose own neighbourhoods are measured

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ptuning.errors import PromptError
 from ptuning.evaluation.table import Table
-from ptuning.inspection.neighbours import best, merged, top
-from ptuning.inspection.nulls import Nulls, q_values
-from ptuning.inspection.vocabulary import Vocabulary, unit
+from ptuning.inspection.vocabulary.embeddings import Vocabulary, unit
+from ptuning.inspection.vocabulary.neighbours import best, merged, top
+from ptuning.inspection.vocabulary.nulls import Nulls, q_values
 
 FIDELITY_NOTE = (
     "A virtual token that still decodes to the token it was initialised from says nothing about what was learned: a "

@@ -20,8 +20,8 @@ from ptuning.evaluation.bootstrap import Resampled, Scores, least
 from ptuning.evaluation.scoring import RowScores, score_rows
 from ptuning.evaluation.table import Table
 from ptuning.forward.label_logits import embeddings_of
-from ptuning.inspection.neighbours import top
-from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.inspection.vocabulary.embeddings import Vocabulary
+from ptuning.inspection.vocabulary.neighbours import top
 from ptuning.model.backbone import Backbone
 from ptuning.prompts.soft_prompt import SoftPrompt
 

@@ -19,8 +19,8 @@ from ptuning.evaluation.bootstrap import Resampled, Scores
 from ptuning.evaluation.scoring import score_rows
 from ptuning.evaluation.table import Table
 from ptuning.forward.label_logits import splice
-from ptuning.inspection.ladder import untrained
-from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.inspection.measures.ladder import untrained
+from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.model.backbone import Backbone, CausalBackbone
 from ptuning.prompts.soft_prompt import SoftPrompt
 

@@ -16,8 +16,8 @@ from ptuning.data.template import Task
 from ptuning.errors import ConfigError, PromptError
 from ptuning.evaluation.scoring import evaluate
 from ptuning.evaluation.table import Table
-from ptuning.inspection.neighbours import top
-from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.inspection.vocabulary.embeddings import Vocabulary
+from ptuning.inspection.vocabulary.neighbours import top
 from ptuning.model.backbone import Backbone
 from ptuning.prompts import encoders, initializers
 from ptuning.prompts.soft_prompt import SoftPrompt

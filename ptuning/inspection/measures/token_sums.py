@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ptuning.evaluation.table import Table
-from ptuning.inspection.neighbours import top
-from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.inspection.vocabulary.embeddings import Vocabulary
+from ptuning.inspection.vocabulary.neighbours import top
 
 COLUMNS = {
     "position": "the virtual token's place in the prompt, from 0",

@@ -15,9 +15,9 @@ from ptuning.data.template import frame_ids
 from ptuning.errors import ModelError, PromptError
 from ptuning.evaluation.table import Table
 from ptuning.forward.placement import place
-from ptuning.inspection.ladder import untrained
-from ptuning.inspection.nulls import Nulls
-from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.inspection.measures.ladder import untrained
+from ptuning.inspection.vocabulary.embeddings import Vocabulary
+from ptuning.inspection.vocabulary.nulls import Nulls
 from ptuning.model.backbone import Backbone, CausalBackbone
 from ptuning.model.kernels.last_layer import decoder_layers
 from ptuning.prompts.soft_prompt import SoftPrompt

@@ -4,8 +4,8 @@ import pytest
 import torch
 from synthetic import Names, cloud, drawn
 
-from ptuning.inspection.sparse import pursue, sparse
-from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.inspection.measures.token_sums import pursue, sparse
+from ptuning.inspection.vocabulary.embeddings import Vocabulary
 
 WIDTH = 256
 

@@ -6,8 +6,8 @@ from synthetic import cloud, drawn
 
 from ptuning.config.run import RunConfig
 from ptuning.errors import PromptError, TrainingError
-from ptuning.inspection.trajectory import COLUMNS, trajectory
-from ptuning.inspection.vocabulary import Vocabulary
+from ptuning.inspection.measures.trajectory import COLUMNS, trajectory
+from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.model.backbone import Backbone
 from ptuning.prompts import encoders
 from ptuning.prompts.soft_prompt import SoftPrompt
