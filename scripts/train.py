@@ -2,7 +2,7 @@
 
 import sys
 
-from ptuning.cli import main
+from ptuning.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

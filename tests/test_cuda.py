@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ptuning
-from ptuning import cli
+from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.data.batches import Coder, collate
 from ptuning.data.readers import Row

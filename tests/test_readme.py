@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from ptuning import cli
+from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.training.run import train
 

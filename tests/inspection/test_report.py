@@ -11,7 +11,7 @@ from families import tiny_backbone
 from test_ladder import IDS, ROWS, TASK, tuned
 
 import ptuning
-from ptuning import cli
+from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.errors import PromptError
 from ptuning.inspection.measures.nearest_tokens import FIDELITY_NOTE

@@ -10,7 +10,7 @@ from families import tiny_backbone
 from safetensors.torch import load_file
 
 import ptuning
-from ptuning import cli
+from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.data.batches import Example
 from ptuning.data.readers import Row

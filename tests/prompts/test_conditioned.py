@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ptuning import cli
+from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.data.batches import Example
 from ptuning.data.readers import Row

@@ -31,7 +31,8 @@ from ptuning.training.schedule import rate
 # written (before it is renamed into place), or in an evaluation.
 KILLER = """
 import os, signal, sys
-from ptuning import cli, files
+from ptuning import files
+from ptuning.cli import main as cli
 from ptuning.training import run as trainer
 from ptuning.training.run_directory import RunDirectory
 point, number, *arguments = sys.argv[1:]
@@ -157,7 +158,15 @@ def test_every_encoder_resumes_to_the_bit(run_config: Path, tmp_path: Path, enco
 
 
 def test_ctrl_c_writes_a_checkpoint_and_exits_130(run_config: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ptuning.cli", "train", "--config", str(run_config), "--train.max_steps=100000"]
+    command = [
+        sys.executable,
+        "-m",
+        "ptuning.cli.main",
+        "train",
+        "--config",
+        str(run_config),
+        "--train.max_steps=100000",
+    ]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     )

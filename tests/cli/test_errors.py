@@ -21,7 +21,7 @@ from families import tiny_backbone
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ptuning import cli
+from ptuning.cli import main as cli
 from ptuning.data.readers import Row
 from ptuning.data.template import Task
 from ptuning.model.backbone import Backbone, CausalBackbone
@@ -315,7 +315,7 @@ def test_a_base_that_is_not_where_the_prompt_says_can_be_given(
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(saved: Path) -> None:
-    command = f"{sys.executable} -m ptuning.cli inspect {saved} --top-k 300 | true; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m ptuning.cli.main inspect {saved} --top-k 300 | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -371,7 +371,7 @@ def test_a_broken_model_is_refused(
 
 def test_a_broken_model_is_told_in_one_line_by_a_process_of_its_own(saved: Path, model_copy: Path) -> None:
     _without_a_tensor(model_copy / "model.safetensors")
-    command = [sys.executable, "-m", "ptuning.cli", "predict", saved, "--model", model_copy, "--input", "a"]
+    command = [sys.executable, "-m", "ptuning.cli.main", "predict", saved, "--model", model_copy, "--input", "a"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"ptuning: model directory .* lacks weights such as .*\n", done.stderr), done.stderr
