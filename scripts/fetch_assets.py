@@ -1,13 +1,14 @@
 """Downloads and prepares the demo's model and texts: `python scripts/fetch_assets.py [--assets DIR]`.
 
-Knows nothing of where they come from; that is `ptuning.assets`.
+Knows nothing of where they come from; that is `demo_assets`.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from ptuning.assets import fetch
+from demo_assets import fetch
+
 from ptuning.errors import PTuningError
 
 

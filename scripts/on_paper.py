@@ -1,15 +1,14 @@
 #!/usr/bin/env python
 """What a training step costs on a machine that is not here: memory, time, and the parts that it must be run in.
 
-From the formulas of ptuning.cost and a model's configuration; nothing is run.
+From the formulas of `benchmark.cost` and a model's configuration; nothing is run.
 """
 
 import argparse
 
 import torch
+from benchmark import cost
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
-
-from ptuning import cost
 
 
 def main() -> None:

@@ -1,67 +1,68 @@
-"""The package's structure: modules import only from lower levels, and importing it is cheap."""
+"""The package's structure: folders and modules import only from lower floors, and importing it is cheap."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import ptuning
 
 PACKAGE = Path(ptuning.__file__).parent
-LEVELS = {
+FLOORS = {
     "errors": 0,
-    **dict.fromkeys(("assets", "attention", "checkpointing", "cost", "encoders", "files", "fingerprint", "grouped"), 1),
-    **dict.fromkeys(
-        ("ensemble", "initializers", "interrupts", "last_layer", "linear", "rows", "settings", "template"), 1
-    ),
-    **dict.fromkeys(("card", "config", "data", "kernels", "loading"), 2),
-    **dict.fromkeys(("engine", "lines", "probes", "prompt", "run_directory", "schedule"), 3),
-    "backbone": 4,
-    **dict.fromkeys(("placement", "start"), 5),
-    "prefix": 6,
-    **dict.fromkeys(("forward", "library"), 7),
-    **dict.fromkeys(("choices", "generation"), 8),
-    **dict.fromkeys(("conversation", "objective"), 9),
-    **dict.fromkeys(("evaluation", "gradient"), 10),
-    **dict.fromkeys(("predict", "trainer"), 11),
-    "inspection": 12,
-    "cli": 13,
+    "files": 1,
+    "data": 2,
+    **dict.fromkeys(("config", "model"), 3),
+    **dict.fromkeys(("prompts", "forward"), 4),
+    **dict.fromkeys(("evaluation", "inference"), 5),
+    "training": 6,
+    "inspection": 7,
+    "cli": 8,
 }
 
 
-def imports_of(path: Path) -> set[str]:
-    """The package's own modules that a file imports, anywhere in it."""
-    names: set[str] = set()
+def modules() -> dict[str, Path]:
+    """Dotted name below the package -> file; a folder's `__init__` has the folder's name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_of(path: Path, known: dict[str, Path]) -> Iterator[str]:
+    """The package's own modules that a file imports, anywhere in it; a folder where one of its names is imported."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "ptuning":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ptuning."):
-            names.add((node.module or "").split(".")[1])
-        elif isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("ptuning.")}
-    return names
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("ptuning."))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ptuning":
+            module = (node.module or "").partition(".")[2]
+            for alias in node.names:
+                whole = f"{module}.{alias.name}".lstrip(".")
+                yield whole if whole in known else module
 
 
-def test_modules_import_only_from_lower_levels() -> None:
-    num_imports = 0
-    for path in sorted(PACKAGE.rglob("*.py")):
-        module = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if module == "__init__":
-            continue
-        for imported in imports_of(path) - {module}:
-            num_imports += 1
-            assert LEVELS[imported] < LEVELS[module], f"{path} imports {imported}"
+def test_folders_import_only_from_lower_floors() -> None:
+    known, num_imports = modules(), 0
+    for name, path in known.items():
+        folder = name.partition(".")[0]
+        for imported in imports_of(path, known):
+            other = imported.partition(".")[0]
+            if folder and other != folder:
+                num_imports += 1
+                assert FLOORS[other] < FLOORS[folder], f"{path} imports {imported}"
     assert num_imports > 40
+    assert {name.partition(".")[0] for name in known} - {""} == set(FLOORS)
 
 
-def test_modules_and_functions_stay_short() -> None:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        source = path.read_text(encoding="utf-8")
-        assert len(source.splitlines()) <= 400, path
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.FunctionDef):
-                start = node.body[1].lineno if ast.get_docstring(node) and len(node.body) > 1 else node.lineno
-                assert (node.end_lineno or 0) - start < 40, f"{path}: {node.name}"
+def test_modules_of_a_folder_import_only_downward() -> None:
+    known = modules()
+    graph = {name: set(imports_of(path, known)) for name, path in known.items()}
+    num_inside = sum(len([each for each in imported if "." in each]) for imported in graph.values())
+    assert num_inside > 40
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(known)  # raises CycleError where there is a circle
 
 
 def test_importing_the_package_loads_neither_torch_nor_transformers() -> None:

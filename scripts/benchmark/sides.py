@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import ptuning
-from ptuning import cost
+from benchmark import cost
 from ptuning.data.batches import Example
 from ptuning.data.readers import Row, read_rows
 from ptuning.forward import objective

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ASSETS, write_csv
+from conftest import ASSETS, REPOSITORY, write_csv
 
 import ptuning
 from ptuning.config.run import RunConfig
@@ -404,7 +404,7 @@ def test_epochs_decide_the_steps_where_max_steps_does_not(run_config: Path) -> N
 
 
 def test_scripts_train_is_ptuning_train(run_config: Path, tmp_path: Path) -> None:
-    script = Path(__file__).parent.parent / "scripts" / "train.py"
+    script = REPOSITORY / "scripts" / "train.py"
     command = [sys.executable, str(script), "--config", str(run_config), "--train.max_steps=2"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "| soft prompt | 24 |" in result.stdout
@@ -415,7 +415,7 @@ def test_two_processes_make_the_same_steps_as_one(run_config: Path, tmp_path: Pa
     options = ["--train.per_device_train_batch_size=4", "--train.max_steps=4"]
     one = trained(run_config, *options, "--train.gradient_accumulation_steps=2", f"--train.output_dir={tmp_path}/one")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    script = str(Path(__file__).parent.parent / "scripts" / "train.py")
+    script = str(REPOSITORY / "scripts" / "train.py")
     command = [*launcher, script, "--config", str(run_config), *options, f"--train.output_dir={tmp_path}/two"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

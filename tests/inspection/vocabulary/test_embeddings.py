@@ -89,7 +89,7 @@ cloud(prompt_PH, vocabulary, init_ids)
 assert [record["id"] for record in table if record["rank"] == 1] == [5, 70_000, 255_999]
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-    here = Path(__file__).parent
+    here = Path(__file__).parent.parent  # where `synthetic` is
     options: dict[str, Any] = {"capture_output": True, "text": True, "cwd": here}
     run = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "2"}, check=True, **options

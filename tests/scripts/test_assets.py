@@ -14,12 +14,12 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import demo_assets as assets
 import pytest
 
-from ptuning import assets
 from ptuning.errors import PTuningError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SPLITS = ("train", "validation", "test")
 
 
@@ -326,9 +326,11 @@ def test_wrong_checksum_found_by_pip_is_told(monkeypatch, tmp_path):
 
 
 def test_importing_assets_loads_no_model_code():
-    code = "import sys, ptuning; had = set(sys.modules); import ptuning.assets; print(*(set(sys.modules) - had))"
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "ptuning.assets" in ended.stdout.split()
+    code = "import sys, ptuning; had = set(sys.modules); import demo_assets; print(*(set(sys.modules) - had))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "scripts", capture_output=True, text=True, check=True
+    )
+    assert "demo_assets" in ended.stdout.split()
     assert not {"torch", "transformers", "gguf"} & set(ended.stdout.split())
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from benchmark import cost
 from families import tiny_backbone
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ptuning import cost
 from ptuning.data.batches import Example
 from ptuning.forward.objective import loss_sum
 from ptuning.forward.prefix_cache import Prefix
