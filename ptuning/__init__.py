@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptuning.config.run import RunConfig as RunConfig
-    from ptuning.data.template import Task as Task
+    from ptuning.data.task import Task as Task
     from ptuning.errors import PTuningError as PTuningError
     from ptuning.inference.ensemble import Ensemble as Ensemble
     from ptuning.inference.prompted_lm import PromptedLM as PromptedLM

@@ -12,9 +12,10 @@ import torch
 import ptuning
 from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
-from ptuning.data.batches import Coder, collate
+from ptuning.data.batches import collate
+from ptuning.data.coder import Coder
 from ptuning.data.readers import Row
-from ptuning.data.template import Task
+from ptuning.data.task import Task
 from ptuning.evaluation.scoring import evaluate
 from ptuning.forward import objective
 from ptuning.forward.label_logits import label_logits, shared_prefix, splice

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ptuning.data.batches import Coder, Example, by_length, num_cut, shared_ids, warn_of_cut
+from ptuning.data.coder import Coder
+from ptuning.data.examples import Example, num_cut, shared_ids, warn_of_cut
 from ptuning.data.readers import Row
-from ptuning.data.template import Task
+from ptuning.data.sampling import by_length
+from ptuning.data.task import Task
 from ptuning.forward.label_logits import Prompt, begin
 from ptuning.forward.objective import answer_scores, label_scores
 from ptuning.forward.prefix_cache import Prefix, RowPrompts

@@ -10,7 +10,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ptuning.data.batches import Batch, Example, added
+from ptuning.data.batches import Batch, added
+from ptuning.data.examples import Example
 from ptuning.forward.label_logits import prefill, prefixes_apart
 from ptuning.forward.placement import place
 from ptuning.forward.prefix_cache import RowPrompts

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
-from ptuning.data.batches import IGNORED, Batch, Example, padded
+from ptuning.data.batches import IGNORED, Batch, padded
+from ptuning.data.examples import Example
 from ptuning.errors import ModelError
 from ptuning.forward.packing import WIDEST, Lines
 from ptuning.forward.placement import place

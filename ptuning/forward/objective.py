@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ptuning.data.batches import Batch, Example, with_answer
+from ptuning.data.batches import Batch
+from ptuning.data.examples import Example, with_answer
 from ptuning.forward.candidates import answer_log_probs, widest
 from ptuning.forward.label_logits import Prompt, can_pack, can_share, label_logits
 from ptuning.forward.prefix_cache import RowPrompts

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptuning.data.batches import Batch, Coder, Example, warn_of_cut
+from ptuning.data.batches import Batch
+from ptuning.data.coder import Coder
+from ptuning.data.examples import Example, warn_of_cut
 from ptuning.data.readers import as_row
-from ptuning.data.template import text_ids
+from ptuning.data.tokenizer import text_ids
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
 from ptuning.forward.label_logits import Prompt, embeddings_of
 from ptuning.forward.prefix_cache import RowPrompts

@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from ptuning.data.batches import Batch, Example
+from ptuning.data.batches import Batch
+from ptuning.data.examples import Example
 from ptuning.errors import ModelError, PromptError
 from ptuning.forward.label_logits import Prompt, can_pack, can_share, embeddings_of, prefill, prefixes_apart
 from ptuning.forward.placement import place

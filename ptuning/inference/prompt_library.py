@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptuning.data.batches import Example
+from ptuning.data.examples import Example
 from ptuning.errors import PromptError
 from ptuning.forward.prefix_cache import Prefix, RowPrompts
 from ptuning.model.backbone import Backbone, CausalBackbone

@@ -11,9 +11,11 @@ from typing import Any, Literal, TypeAlias, TypeVar, overload
 import torch
 from tqdm import tqdm
 
-from ptuning.data.batches import FEWEST_BATCHES, Coder, Example, by_length, require_small, warn_of_cut
+from ptuning.data.coder import Coder
+from ptuning.data.examples import Example, warn_of_cut
 from ptuning.data.readers import Row, as_row
-from ptuning.data.template import Task
+from ptuning.data.sampling import FEWEST_BATCHES, by_length, require_small
+from ptuning.data.task import Task
 from ptuning.errors import DataError, PromptError
 from ptuning.forward.label_logits import Prompt
 from ptuning.forward.objective import answer_scores, label_scores

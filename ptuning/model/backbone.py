@@ -18,8 +18,11 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from ptuning.data.batches import FEWEST_BATCHES, Batch, Coder, Example, collate, collate_pairs, positions
-from ptuning.data.template import Task
+from ptuning.data.batches import Batch, collate, collate_pairs, positions
+from ptuning.data.coder import Coder
+from ptuning.data.examples import Example
+from ptuning.data.sampling import FEWEST_BATCHES
+from ptuning.data.task import Task
 from ptuning.errors import DataError, ModelError
 from ptuning.model import capabilities as probes
 from ptuning.model import checkpointing

@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ptuning.data.template import Task, Template
+from ptuning.data.task import Task
+from ptuning.data.template import Template
 
 _CARD = """---
 library_name: ptuning

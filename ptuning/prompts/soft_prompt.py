@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ptuning.data.template import Task, Template
+from ptuning.data.task import Task
+from ptuning.data.template import Template
 from ptuning.errors import ConfigError, PromptError
 from ptuning.files import whole_directory
 from ptuning.model.fingerprint import Fingerprint

@@ -11,7 +11,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ptuning.data.batches import Example, by_length, require_small, shared_ids
+from ptuning.data.examples import Example, shared_ids
+from ptuning.data.sampling import by_length, require_small
 from ptuning.forward.label_logits import Prompt, begin, can_begin, embeddings_of
 from ptuning.forward.objective import loss_sum
 from ptuning.forward.prefix_cache import Prefix, RowPrompts

@@ -22,8 +22,9 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from ptuning.config.run import RunConfig
-from ptuning.data.batches import BatchStream, Example, num_cut, require_small, warn_of_cut
+from ptuning.data.examples import Example, num_cut, warn_of_cut
 from ptuning.data.readers import read_rows
+from ptuning.data.sampling import BatchStream, require_small
 from ptuning.errors import TrainingError
 from ptuning.evaluation.scoring import Metrics, evaluate, sides
 from ptuning.forward.label_logits import Prompt, require_path

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ptuning.config.run import RunConfig
-from ptuning.data.batches import Coder, Example
-from ptuning.data.template import text_ids
+from ptuning.data.coder import Coder
+from ptuning.data.examples import Example
+from ptuning.data.tokenizer import text_ids
 from ptuning.model.backbone import Backbone
 from ptuning.prompts import initializers
 from ptuning.prompts.soft_prompt import SoftPrompt

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import ptuning
 from benchmark import cost
-from ptuning.data.batches import Example
+from ptuning.data.examples import Example
 from ptuning.data.readers import Row, read_rows
 from ptuning.forward import objective
 from ptuning.model.kernels.switch import FastKernels

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from ptuning.cli import main as cli
 from ptuning.data.readers import Row
-from ptuning.data.template import Task
+from ptuning.data.task import Task
 from ptuning.model.backbone import Backbone, CausalBackbone
 from ptuning.prompts.soft_prompt import OWN_FILE, WEIGHTS_FILE, SoftPrompt
 from ptuning.training import run_directory

@@ -13,9 +13,9 @@ from families import NUM_POSITIONS, tiny_backbone, tiny_model
 from torch import Tensor
 from transformers import CONFIG_MAPPING
 
-from ptuning.data.batches import Example
 from ptuning.data.batches import padded as padded_rows
-from ptuning.data.template import Task
+from ptuning.data.examples import Example
+from ptuning.data.task import Task
 from ptuning.forward import objective
 from ptuning.forward.label_logits import label_logits
 from ptuning.inference.prompted_lm import PromptedLM

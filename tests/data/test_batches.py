@@ -15,9 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from ptuning.data.batches import IGNORED, BatchStream, Coder, Example, by_length, collate, num_cut
+from ptuning.data.batches import IGNORED, collate
+from ptuning.data.coder import Coder
+from ptuning.data.examples import Example, num_cut
 from ptuning.data.readers import Row, as_row, read_rows
-from ptuning.data.template import Task, text_ids
+from ptuning.data.sampling import BatchStream, by_length
+from ptuning.data.task import Task
+from ptuning.data.tokenizer import text_ids
 from ptuning.errors import DataError
 
 TOKENIZER = tiny_tokenizer()

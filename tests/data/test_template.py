@@ -7,7 +7,10 @@ from families import tiny_tokenizer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ptuning.data.template import Encoded, Field, Literal, Slot, Task, Template, TemplateEncoder, Verbalizer, text_ids
+from ptuning.data.coder import Encoded, TemplateEncoder
+from ptuning.data.task import Task, Verbalizer
+from ptuning.data.template import Field, Literal, Slot, Template
+from ptuning.data.tokenizer import text_ids
 from ptuning.errors import ConfigError, DataError
 
 TOKENIZER = tiny_tokenizer()

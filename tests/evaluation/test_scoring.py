@@ -5,7 +5,7 @@ import torch
 from families import tiny_backbone
 
 from ptuning.data.readers import Row
-from ptuning.data.template import Task
+from ptuning.data.task import Task
 from ptuning.evaluation.scoring import evaluate, score_rows
 from ptuning.forward.label_logits import begin
 

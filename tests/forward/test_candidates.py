@@ -6,9 +6,9 @@ import pytest
 import torch
 from families import ATTENTION, NUM_POSITIONS, tiny_backbone
 
-from ptuning.data.batches import Example, with_answer
+from ptuning.data.examples import Example, with_answer
 from ptuning.data.readers import Row
-from ptuning.data.template import Task
+from ptuning.data.task import Task
 from ptuning.errors import DataError
 from ptuning.forward import candidates as choices
 from ptuning.forward import label_logits as forward

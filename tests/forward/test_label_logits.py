@@ -7,9 +7,11 @@ from families import tiny_backbone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptuning.data.batches import Coder, Example, collate
+from ptuning.data.batches import collate
+from ptuning.data.coder import Coder
+from ptuning.data.examples import Example
 from ptuning.data.readers import Row, read_rows
-from ptuning.data.template import Task, Verbalizer
+from ptuning.data.task import Task, Verbalizer
 from ptuning.errors import ModelError
 from ptuning.forward import label_logits as forward
 from ptuning.forward.label_logits import can_share, label_logits, shared_prefix, splice

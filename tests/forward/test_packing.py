@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptuning.data.batches import Batch, Example, collate
+from ptuning.data.batches import Batch, collate
+from ptuning.data.examples import Example
 from ptuning.forward.packing import WIDEST, Lines, laid
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)

@@ -5,8 +5,8 @@ import torch
 from families import tiny_backbone
 from transformers import StoppingCriteria
 
-from ptuning.data.batches import Example
-from ptuning.data.template import Task
+from ptuning.data.examples import Example
+from ptuning.data.task import Task
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
 from ptuning.forward.label_logits import splice
 from ptuning.inference.prompted_lm import PromptedLM

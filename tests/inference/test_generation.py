@@ -8,7 +8,7 @@ from families import FAMILIES, tiny_backbone, tiny_model
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from ptuning.data.template import Task
+from ptuning.data.task import Task
 from ptuning.errors import ModelError, PromptError
 from ptuning.inference import generation
 from ptuning.inference.generation import Piece, RowText, settings_of

@@ -6,7 +6,7 @@ import pytest
 import torch
 from families import tiny_backbone
 
-from ptuning.data.template import Task
+from ptuning.data.task import Task
 from ptuning.errors import PromptError
 from ptuning.inference import prompt_library as library
 from ptuning.inference.prompt_library import PromptLibrary

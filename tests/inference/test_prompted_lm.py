@@ -8,9 +8,11 @@ import torch
 from conftest import ASSETS
 from families import tiny_backbone
 
-from ptuning.data.batches import Coder, Example, collate
+from ptuning.data.batches import collate
+from ptuning.data.coder import Coder
+from ptuning.data.examples import Example
 from ptuning.data.readers import Row, read_rows
-from ptuning.data.template import Task
+from ptuning.data.task import Task
 from ptuning.errors import DataError, PromptError
 from ptuning.forward import objective
 from ptuning.forward.label_logits import label_logits, splice
@@ -548,7 +550,7 @@ def test_batch_that_does_not_begin_with_the_kept_prefixes_is_spliced(backbone):
 
 
 def test_row_before_whose_answer_nothing_stands_is_told(backbone, monkeypatch):
-    monkeypatch.setattr("ptuning.data.template.frame_ids", lambda tokenizer: ([], []))
+    monkeypatch.setattr("ptuning.data.tokenizer.frame_ids", lambda tokenizer: ([], []))
     task = dataclasses.replace(SENTIMENT, template="{prompt:4}{text}")
     prompt = prompt_for(backbone, task)
     lm = PromptedLM(backbone, {"on": prompt, "off": prompt.disabled()})

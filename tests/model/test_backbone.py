@@ -12,9 +12,10 @@ from families import FAMILIES, tiny_backbone, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertLMHeadModel
 
-from ptuning.data.batches import Example, collate
+from ptuning.data.batches import collate
+from ptuning.data.examples import Example
 from ptuning.data.readers import read_rows
-from ptuning.data.template import Task
+from ptuning.data.task import Task
 from ptuning.errors import ModelError
 from ptuning.forward import objective
 from ptuning.forward.label_logits import shared_prefix, splice

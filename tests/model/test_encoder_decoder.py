@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import ptuning
 from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
-from ptuning.data.batches import Example
+from ptuning.data.examples import Example
 from ptuning.data.readers import Row
 from ptuning.errors import ModelError, PromptError
 from ptuning.forward import objective

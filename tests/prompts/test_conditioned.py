@@ -8,9 +8,9 @@ import torch
 
 from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
-from ptuning.data.batches import Example
+from ptuning.data.examples import Example
 from ptuning.data.readers import Row
-from ptuning.data.template import Task
+from ptuning.data.task import Task
 from ptuning.errors import PromptError
 from ptuning.forward.label_logits import can_share, embeddings_of, label_logits
 from ptuning.inference.prompted_lm import PromptedLM

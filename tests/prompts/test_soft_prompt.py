@@ -12,9 +12,11 @@ from conftest import ASSETS, SIX
 from families import tiny_backbone
 from safetensors.torch import load_file, save_file
 
-from ptuning.data.batches import Coder, collate
+from ptuning.data.batches import collate
+from ptuning.data.coder import Coder
 from ptuning.data.readers import Row, read_rows
-from ptuning.data.template import Task, Template
+from ptuning.data.task import Task
+from ptuning.data.template import Template
 from ptuning.errors import PromptError
 from ptuning.forward.label_logits import label_logits
 from ptuning.prompts import initializers

@@ -7,7 +7,7 @@ from families import tiny_backbone
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ptuning.data.batches import Example
+from ptuning.data.examples import Example
 from ptuning.forward.objective import loss_sum
 from ptuning.forward.prefix_cache import Prefix
 from ptuning.prompts import initializers

@@ -4,9 +4,9 @@ import pytest
 import torch
 from families import FAMILIES, NUM_POSITIONS, tiny_backbone
 
-from ptuning.data.batches import Example
+from ptuning.data.examples import Example
 from ptuning.data.readers import Row
-from ptuning.data.template import Task
+from ptuning.data.task import Task
 from ptuning.errors import DataError
 from ptuning.forward import objective
 from ptuning.model.backbone import Backbone

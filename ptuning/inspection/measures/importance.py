@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ptuning.data.batches import Batch, Example
+from ptuning.data.batches import Batch
+from ptuning.data.examples import Example
 from ptuning.data.readers import Row
 from ptuning.errors import PromptError
 from ptuning.evaluation.bootstrap import Resampled, Scores

@@ -12,9 +12,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ptuning.data.batches import Example, warn_of_cut
+from ptuning.data.examples import Example, warn_of_cut
 from ptuning.data.readers import Row
-from ptuning.data.template import Task, Template, frame_ids
+from ptuning.data.task import Task
+from ptuning.data.template import Template
+from ptuning.data.tokenizer import frame_ids
 from ptuning.errors import DataError, PromptError
 from ptuning.evaluation.bootstrap import Resampled, Scores, least
 from ptuning.evaluation.scoring import RowScores, score_rows

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptuning.data.template import frame_ids
+from ptuning.data.tokenizer import frame_ids
 from ptuning.errors import ModelError, PromptError
 from ptuning.evaluation.table import Table
 from ptuning.forward.placement import place

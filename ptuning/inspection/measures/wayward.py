@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ptuning.data.batches import BatchStream, Example
+from ptuning.data.examples import Example
 from ptuning.data.readers import Row
-from ptuning.data.template import Task
+from ptuning.data.sampling import BatchStream
+from ptuning.data.task import Task
 from ptuning.errors import ConfigError, PromptError
 from ptuning.evaluation.scoring import evaluate
 from ptuning.evaluation.table import Table

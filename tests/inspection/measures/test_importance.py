@@ -6,7 +6,7 @@ from families import tiny_backbone
 from test_ladder import IDS, LABELS, ROWS, TASK, tuned
 
 from ptuning.data.readers import Row
-from ptuning.data.template import Task
+from ptuning.data.task import Task
 from ptuning.errors import PromptError
 from ptuning.evaluation.scoring import score_rows
 from ptuning.forward.placement import place

@@ -5,7 +5,7 @@ import torch
 from families import FAMILIES, tiny_backbone
 
 from ptuning.data.readers import Row
-from ptuning.data.template import Task
+from ptuning.data.task import Task
 from ptuning.errors import DataError, PromptError
 from ptuning.evaluation.bootstrap import Scores
 from ptuning.evaluation.scoring import evaluate, score_rows

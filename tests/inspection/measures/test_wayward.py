@@ -6,7 +6,7 @@ from families import tiny_backbone
 from test_ladder import LABELS, tuned
 
 from ptuning.data.readers import Row
-from ptuning.data.template import Task
+from ptuning.data.task import Task
 from ptuning.errors import ConfigError, PromptError
 from ptuning.inspection.measures.wayward import COLUMNS, Settings, wayward
 from ptuning.prompts.soft_prompt import SoftPrompt

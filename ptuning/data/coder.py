@@ -1,0 +1,233 @@
+"""Rows of a task -> examples, with one tokenizer.
+
+Knows nothing of tensors, models or files.
+"""
+
+import bisect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ptuning.data.examples import Example, common_beginning
+from ptuning.data.readers import Row, require_columns
+from ptuning.data.task import Task, Verbalizer
+from ptuning.data.template import Template
+from ptuning.data.tokenizer import frame_ids, special_words, text_ids
+from ptuning.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Beginnings of texts, different enough that what stands before them all is joined by none.
+_PROBES = ("", "a", "The", " a", "1", "é", "(", '"', "\n", "-")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A row's token ids: negative ids are virtual tokens."""
+
+    ids: list[int]
+    """Everything before the answer."""
+    was_cut: bool
+    """Whether the text field was shortened to fit."""
+
+
+class TemplateEncoder:
+    """Turns rows into ids with one tokenizer: begin-of-text tokens, slots, and cutting of rows that are too long.
+
+    Args:
+        template: What to fill.
+        tokenizer: A Hugging Face tokenizer. Its begin-of-text token, if it has one, stands before the first text and
+            so after a leading slot: virtual tokens stand before everything, as in PEFT.
+        chat: Whether the text becomes the user's turn of the model's chat template, which then brings its own
+            begin-of-text token.
+        closes: Whether what the tokenizer puts behind a text, an encoder's end-of-text token, closes the row.
+    """
+
+    def __init__(
+        self, template: Template, tokenizer: "PreTrainedTokenizerBase", chat: bool = False, closes: bool = False
+    ) -> None:
+        self.template = template.in_chat(tokenizer) if chat else template
+        begin, end = frame_ids(tokenizer)
+        self._begin = [] if chat else begin
+        self._end = end if closes else []
+        self._tokenizer = tokenizer
+        self._special = special_words(tokenizer)
+
+    def encode(
+        self, rows: Sequence[Mapping[str, str]], max_tokens: Sequence[int], where: Callable[[int], str]
+    ) -> list[Encoded]:
+        """Encodes rows of field values.
+
+        Args:
+            rows: Field name -> text, one mapping a row.
+            max_tokens: The room each row has, in tokens, virtual tokens included.
+            where: Names row `i` in an error.
+
+        Returns:
+            One `Encoded` a row. A row with too little room has its longest field, in tokens, cut from the right.
+        """
+        all_ids = self._ids(rows)
+        return [
+            Encoded(ids, False) if len(ids) <= room else Encoded(self._cut(row, room, where(i)), True)
+            for i, (ids, row, room) in enumerate(zip(all_ids, rows, max_tokens, strict=True))
+        ]
+
+    def _ids(self, rows: Sequence[Mapping[str, str]]) -> list[list[int]]:
+        names = self.template.field_names
+        filled = [self.template.fill({name: self.plain(row[name]) for name in names}) for row in rows]
+        texts = [stretch for stretches in filled for stretch in stretches if isinstance(stretch, str)]
+        tokenized = iter(text_ids(self._tokenizer, texts))
+        return [self._join(stretches, tokenized) for stretches in filled]
+
+    def plain(self, text: str) -> str:
+        """A row's text with the words of special tokens broken, so that no row can write one."""
+        for word in self._special:
+            text = text.replace(word, f"{word[0]} {word[1:]}")
+        return text
+
+    def _join(self, stretches: list[str | int], tokenized: Iterator[list[int]]) -> list[int]:
+        ids: list[int] = []
+        num_placed, begin = 0, self._begin
+        for stretch in stretches:
+            if isinstance(stretch, int):
+                ids += range(-num_placed - 1, -num_placed - stretch - 1, -1)
+                num_placed += stretch
+            else:
+                ids += [*begin, *next(tokenized)]
+                begin = []
+        return [*ids, *begin, *self._end]
+
+    def _cut(self, row: Mapping[str, str], room: int, where: str) -> list[int]:
+        """The most of the row's longest field that fits; by bisection, since text does not split where tokens do."""
+        if room < 1:
+            raise DataError(
+                f"{where} leaves no room for its text: its answer takes all positions",
+                f"an answer shorter by at least {1 - room} tokens for the model's positions or data.max_length",
+                "Shorten the answer or max_new_tokens, or raise data.max_length",
+            )
+        names = self.template.field_names
+        sizes = map(len, text_ids(self._tokenizer, [row[name] for name in names]))
+        _, longest = max(zip(sizes, names, strict=True), key=lambda each: each[0], default=(0, ""))
+        text = row.get(longest, "")
+
+        def ids_keeping(num_characters: int) -> list[int]:
+            return self._ids([{**row, longest: text[:num_characters]}])[0]
+
+        lengths = range(len(text) + 1)
+        num_fitting = bisect.bisect_right(lengths, room, key=lambda kept: len(ids_keeping(kept)))
+        if num_fitting == 0:
+            raise DataError(
+                f"{where} needs {len(ids_keeping(0))} tokens before any of its {longest or 'text'!r}",
+                f"at most {room}: what the model's positions or data.max_length leave beside the answer",
+                "Shorten the prompt, the template or the other fields, or raise data.max_length",
+            )
+        return ids_keeping(num_fitting - 1)
+
+
+class Coder:
+    """Turns rows of a task into examples with one tokenizer.
+
+    Args:
+        task: The template, the answer and the verbalizer.
+        tokenizer: The base model's tokenizer.
+        max_positions: Positions the model has; None for no limit.
+        closes: Whether the question is an encoder's: the tokenizer's end-of-text token closes it, and the answer,
+            a decoder's, has positions of its own.
+    """
+
+    def __init__(self, task: Task, tokenizer: Any, max_positions: int | None = None, closes: bool = False) -> None:
+        self.task = task
+        self._tokenizer = tokenizer
+        self._encoder = TemplateEncoder(Template.parse(task.template), tokenizer, task.chat_template, closes)
+        self._answer = Template.parse(task.answer)
+        self.labels = tuple(task.verbalizer or ())
+        self.label_ids = Verbalizer(task.verbalizer).token_ids(tokenizer) if task.verbalizer else []
+        self._max_positions = sys.maxsize if max_positions is None else max_positions
+        self._has_apart = closes
+
+    def encode(self, rows: Sequence[Row]) -> list[Example]:
+        """Encodes rows with their answers.
+
+        Raises:
+            DataError: Naming the row, for a missing column, a label the verbalizer does not know or a row that cannot
+                fit the model's positions.
+        """
+        answers = [self._answer_ids(row) for row in rows]
+        reserved = [self.longest_label or len(answer) for answer in answers]  # a label must not decide what is cut
+        for row, num_tokens in zip(rows, reserved, strict=True):
+            if num_tokens > self._max_positions:
+                raise DataError(
+                    f"{row.where}: an answer of {num_tokens} tokens", f"at most {self._max_positions}", "Shorten it"
+                )
+        examples = self._questions(rows, [self._room_beside(num_tokens) for num_tokens in reserved])
+        labels = [self.labels.index(row.values[self.task.label_column]) if self.labels else None for row in rows]
+        return [
+            Example(example.ids, answer, label, example.was_cut)
+            for example, answer, label in zip(examples, answers, labels, strict=True)
+        ]
+
+    def encode_questions(self, rows: Sequence[Row]) -> list[Example]:
+        """Encodes rows that have no answers, with room for the longest label; raises like `encode`."""
+        return self._questions(rows, [self._room_beside(self.longest_label)] * len(rows))
+
+    def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[Example]:
+        """Encodes rows to be continued; only the model's positions limit what may be written. Raises like `encode`."""
+        room = min(self.task.max_length or sys.maxsize, self._positions_beside(max_new_tokens))
+        return self._questions(rows, [room] * len(rows))
+
+    def _room_beside(self, num_answer_tokens: int) -> int:
+        """Tokens that a question may have beside an answer."""
+        length = self.task.max_length or sys.maxsize
+        return min(length - num_answer_tokens, self._positions_beside(num_answer_tokens))
+
+    def _positions_beside(self, num_answer_tokens: int) -> int:
+        return self._max_positions - (0 if self._has_apart else num_answer_tokens)
+
+    @cached_property
+    def common_ids(self) -> tuple[int, ...]:
+        """What every row begins with, virtual tokens and words, and which is never all of a row."""
+        rows = [Row(dict.fromkeys(self.columns, text), "a row") for text in _PROBES]
+        ids = [each.ids for each in self._questions(rows, [sys.maxsize] * len(rows))]
+        return tuple(common_beginning(ids)[: min(map(len, ids)) - 1])
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the template needs."""
+        return self._encoder.template.field_names
+
+    def plain(self, text: str) -> str:
+        """Text in which no word of a special token is left."""
+        return self._encoder.plain(text)
+
+    @property
+    def longest_label(self) -> int:
+        """Tokens of the longest label's text; 0 without a verbalizer."""
+        return max(map(len, self.label_ids), default=0)
+
+    def _questions(self, rows: Sequence[Row], rooms: Sequence[int]) -> list[Example]:
+        for row in rows:
+            require_columns(row, self.columns)
+        encoded = self._encoder.encode([row.values for row in rows], rooms, lambda i: rows[i].where)
+        return [Example(each.ids, [], None, each.was_cut) for each in encoded]
+
+    def _answer_ids(self, row: Row) -> list[int]:
+        require_columns(row, self._answer.field_names)
+        if self.labels:
+            label = row.values[self.task.label_column]
+            if label not in self.labels:
+                raise DataError(
+                    f"{row.where}: label {label!r}",
+                    f"one of {', '.join(self.labels)}",
+                    "Correct it, or add it to data.verbalizer",
+                )
+            return self.label_ids[self.labels.index(label)]
+        text = "".join(
+            str(stretch)
+            for stretch in self._answer.fill({name: self.plain(row.values[name]) for name in self._answer.field_names})
+        )
+        ids = text_ids(self._tokenizer, [text])[0]
+        end = self._tokenizer.eos_token_id
+        return ids if end is None else [*ids, end]

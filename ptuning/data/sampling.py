@@ -1,0 +1,113 @@
+"""Which rows stand together in a batch: at random for training, by length for reading.
+
+Knows nothing of files, models or tensors.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+
+from ptuning.data.examples import Example
+from ptuning.errors import DataError
+
+FEWEST_BATCHES = 10**9  # a batch's cost that no padding outweighs
+
+
+_BATCHES_PER_WINDOW = 50  # rows are shuffled, then grouped by length within windows of this many batches
+
+
+def require_small(
+    examples: Sequence[Example], limit: int | None, num_new_tokens: int = 0, names: Sequence[str] | None = None
+) -> None:
+    """Raises `DataError` for a row that alone has more tokens than a batch may have.
+
+    Args:
+        examples: The rows.
+        limit: The most tokens a batch may have; None: no limit.
+        num_new_tokens: What each row may grow by.
+        names: What the rows are called; None: as they are counted.
+    """
+    longest = max(range(len(examples)), key=lambda i: len(examples[i]), default=None)
+    if longest is None or limit is None or len(examples[longest]) + num_new_tokens <= limit:
+        return
+    length = len(examples[longest]) + num_new_tokens
+    raise DataError(
+        f"{names[longest] if names else f'row {longest}'} of {length} tokens, virtual and new ones included",
+        f"at most {limit}, the tokens that a batch may have",
+        "Raise max_batch_tokens, or shorten the row",
+    )
+
+
+class BatchStream:
+    """Endless batches of row numbers; `stream[i]` depends on the seed and i alone, so that any step can resume.
+
+    Rows of similar length stand together, to waste little on padding; rows and batches are shuffled anew each epoch.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths, self._batch_size, self._seed = lengths, batch_size, seed
+        self.num_batches_per_epoch = -(-len(lengths) // batch_size)
+        self._epoch, self._batches = -1, list[list[int]]()
+
+    def __getitem__(self, index: int) -> list[int]:
+        epoch, place = divmod(index, self.num_batches_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self._shuffled(epoch)
+        return self._batches[place]
+
+    def _shuffled(self, epoch: int) -> list[list[int]]:
+        chance = random.Random(f"{self._seed}-{epoch}")
+        order = list(range(len(self._lengths)))
+        chance.shuffle(order)
+        window = self._batch_size * _BATCHES_PER_WINDOW
+        grouped = [
+            row
+            for start in range(0, len(order), window)
+            for row in sorted(order[start : start + window], key=self._lengths.__getitem__)
+        ]
+        batches = [grouped[start : start + self._batch_size] for start in range(0, len(grouped), self._batch_size)]
+        chance.shuffle(batches)
+        return batches
+
+
+def by_length(
+    examples: Sequence[Example],
+    batch_size: int,
+    max_batch_tokens: int | None = None,
+    num_new_tokens: int = 0,
+    overhead_tokens: int = FEWEST_BATCHES,
+    num_run: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """Row numbers in batches of similar length, the longest first: the cheapest way to part the sorted rows.
+
+    Args:
+        examples: The rows.
+        batch_size: The most rows a batch may have.
+        max_batch_tokens: The most tokens it may have, padding included; None: no limit.
+        num_new_tokens: What each row may grow by.
+        overhead_tokens: What a batch costs besides its tokens, in tokens; by default so much that there are as few
+            batches as can be.
+        num_run: How many leading tokens of each row have been run already.
+
+    Raises:
+        DataError: For a row that alone has too many tokens.
+    """
+    order = sorted(range(len(examples)), key=lambda i: -len(examples[i]))
+    shapes = [(num_run[i] if num_run else 0, len(examples[i]) + num_new_tokens) for i in order]
+    limit = math.inf if max_batch_tokens is None else max_batch_tokens
+    require_small(examples, max_batch_tokens, num_new_tokens)
+    costs, ends = [0] * (len(order) + 1), [0] * len(order)  # of the rows from each place on; where its batch ends
+    for start in reversed(range(len(order))):
+        leading = rest = 0  # the longest in the batch: what has been run and the rest are padded apart
+        choices: list[tuple[int, int]] = []
+        for num_rows, (own_leading, length) in enumerate(shapes[start : start + batch_size], 1):
+            leading, rest = max(leading, own_leading), max(rest, length - own_leading)
+            if choices and (leading + rest) * num_rows > limit:
+                break
+            choices.append((costs[start + num_rows] + rest * num_rows + overhead_tokens, start + num_rows))
+        costs[start], ends[start] = min(choices)
+    batches, start = [], 0
+    while start < len(order):
+        batches.append(order[start : ends[start]])
+        start = ends[start]
+    return batches

@@ -1,0 +1,107 @@
+"""What is asked and how it is answered: a template, the answer's columns, and the words that stand for labels.
+
+Knows nothing of tensors, models or files.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ptuning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+from ptuning.data.template import Field, Template
+from ptuning.data.tokenizer import text_ids
+
+
+@dataclass(frozen=True)
+class Verbalizer:
+    """Label <-> the text that stands for it as an answer, of one token or several."""
+
+    texts: Mapping[str, str]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, in the order they were written."""
+        return tuple(self.texts)
+
+    def token_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+        """The token ids of each label's text; raises `ConfigError` when one is another's beginning."""
+        ids = text_ids(tokenizer, list(self.texts.values()))
+        for label, label_ids in zip(self.labels, ids, strict=True):
+            for other, other_ids in zip(self.labels, ids, strict=True):
+                if label != other and other_ids[: len(label_ids)] == label_ids:
+                    raise ConfigError(
+                        f"verbalizer text {self.texts[label]!r} of {label!r} begins {self.texts[other]!r} of {other!r}",
+                        "texts of which none begins another, since the shorter would always win",
+                        "Choose other words for one of the two labels",
+                    )
+        return ids
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a row becomes a question and its answer; saved with every prompt."""
+
+    template: str
+    """What stands before the answer, e.g. `"{prompt:20}Review: {text}\\nSentiment:"`."""
+    answer: str = "{label}"
+    """The answer's columns and words; with a verbalizer the one column whose values are looked up there."""
+    verbalizer: dict[str, str] | None = None
+    """Label -> answer text; without one the answer is generated text and an end-of-text token follows it."""
+    chat_template: bool = False
+    """Whether the text is the user's turn of the model's own chat template."""
+    max_length: int | None = None
+    """Tokens a row may have, prompt and answer included; None: as many as the model has positions."""
+
+    def __post_init__(self) -> None:
+        if Template.parse(self.answer).num_virtual_tokens:
+            raise ConfigError(
+                f"answer {self.answer!r} has a prompt slot", "slots in the template only", "Move the slot"
+            )
+        if self.verbalizer is None:
+            return
+        parts = Template.parse(self.answer).parts
+        if len(parts) != 1 or not isinstance(parts[0], Field):
+            raise ConfigError(
+                f"answer {self.answer!r} with a verbalizer",
+                "one column alone, such as {label}",
+                "Write the words in the verbalizer",
+            )
+        if len(self.verbalizer) < 2:
+            raise ConfigError(
+                f"a verbalizer with labels {list(self.verbalizer)}", "two labels or more", "Add the others"
+            )
+        empty = [label for label, text in self.verbalizer.items() if not text]
+        if empty:
+            raise ConfigError(f"verbalizer label {empty[0]!r} with no text", "a text a label", "Write its answer text")
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """P, the virtual tokens of all slots together."""
+        return Template.parse(self.template).num_virtual_tokens
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that rows with answers need."""
+        names = (*Template.parse(self.template).field_names, *Template.parse(self.answer).field_names)
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether answers are chosen among labels rather than generated."""
+        return self.verbalizer is not None
+
+    @property
+    def label_column(self) -> str:
+        """The column that holds the label; only with a verbalizer."""
+        return Template.parse(self.answer).field_names[0]
+
+    def without_prompt(self) -> "Task":
+        """The same words with no soft prompt."""
+        return replace(self, template=Template.parse(self.template).without_prompt().text)
+
+    def with_texts(self, texts: Sequence[str]) -> "Task":
+        """The same with a text in place of each of the template's slots."""
+        return replace(self, template=Template.parse(self.template).with_texts(texts).text)
