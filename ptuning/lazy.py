@@ -15,16 +15,17 @@ def lazily(
 
     Args:
         package: The package's `__name__`.
-        names: Module or folder of the package -> the names of it that others may use; none: the module itself.
+        names: Module or folder of the package -> the names of it that others may use. What stands below "" are modules
+            and folders that are used themselves.
     """
     homes = {name: module for module, own in names.items() for name in own}
-    public = sorted([*homes, *(module for module, own in names.items() if not own)])
+    public = sorted(homes)
 
     def get(name: str) -> Any:
-        if name in homes:
-            return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
-        if name in public:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        if not homes[name]:
             return importlib.import_module(f"{package}.{name}")
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
 
     return get, lambda: public, public

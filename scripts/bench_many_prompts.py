@@ -12,7 +12,7 @@ import peft
 import torch
 
 import ptuning
-from ptuning.data.readers import read_rows
+from ptuning.data import read_rows
 
 PROMPTS, ROWS, VIRTUAL = 8, 32, 20
 TASK = ptuning.Task(

@@ -12,10 +12,8 @@ from pathlib import Path
 import torch
 
 import ptuning
-from ptuning.data.readers import Row, read_rows
-from ptuning.inspection.measures.wayward import Settings, wayward
-from ptuning.inspection.verdict import DECORATIVE, ECHO, FAITHFUL, NO_EFFECT, PARTIAL
-from ptuning.inspection.vocabulary.embeddings import Vocabulary
+from ptuning.data import Row, read_rows
+from ptuning.inspection import DECORATIVE, ECHO, FAITHFUL, NO_EFFECT, PARTIAL, Settings, Vocabulary, wayward
 
 FACTS = {
     "The colour of the door is": "green",

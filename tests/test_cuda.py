@@ -18,7 +18,9 @@ from ptuning.data.readers import Row
 from ptuning.data.task import Task
 from ptuning.evaluation.scoring import evaluate
 from ptuning.forward import objective
-from ptuning.forward.label_logits import label_logits, shared_prefix, splice
+from ptuning.forward.paths import label_logits
+from ptuning.forward.shared_prefix import shared_prefix
+from ptuning.forward.splice import splice
 from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.model.backbone import Backbone
 from ptuning.prompts import encoders, initializers
@@ -151,7 +153,7 @@ def test_parts_of_rows_and_labels_of_several_tokens_on_the_gpu(backbone):
     for each in (backbone, on_cuda(backbone)):
         prompt_PH = initializers.from_vocabulary(backbone.vocabulary_VH, 4).to(each.device).requires_grad_()
         examples = Coder(TASK, each.tokenizer).encode([Row(row, "row") for row in ROWS])
-        total = gradient.backward(each, prompt_PH, examples, batch_size=3)
+        total = gradient.backward_in_parts(each, prompt_PH, examples, batch_size=3)
         lm = PromptedLM(each, {"p": ptuning.SoftPrompt(prompt_PH.detach().cpu(), task, each.name, each.fingerprint)})
         scores = [row.scores["positive"] for row in lm.classify(ROWS)]
         found.append((total, prompt_PH.grad.cpu(), scores))

@@ -1,6 +1,7 @@
 """The package's structure: folders and modules import only from lower floors, and importing it is cheap."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import ptuning
 
 PACKAGE = Path(ptuning.__file__).parent
 FLOORS = {
-    "errors": 0,
+    **dict.fromkeys(("errors", "lazy"), 0),
     "files": 1,
     "data": 2,
     **dict.fromkeys(("config", "model"), 3),
@@ -21,6 +22,7 @@ FLOORS = {
     "inspection": 7,
     "cli": 8,
 }
+FILES_ON_THE_GROUND = {"errors", "files", "lazy"}
 
 
 def modules() -> dict[str, Path]:
@@ -44,6 +46,14 @@ def imports_of(path: Path, known: dict[str, Path]) -> Iterator[str]:
                 yield whole if whole in known else module
 
 
+def shown(face: Path) -> set[str]:
+    """The names that a folder's `__init__` shows."""
+    for node in ast.walk(ast.parse(face.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "lazily":
+            return {name for names in ast.literal_eval(node.args[1]).values() for name in names}
+    return set()
+
+
 def test_folders_import_only_from_lower_floors() -> None:
     known, num_imports = modules(), 0
     for name, path in known.items():
@@ -63,6 +73,32 @@ def test_modules_of_a_folder_import_only_downward() -> None:
     num_inside = sum(len([each for each in imported if "." in each]) for imported in graph.values())
     assert num_inside > 40
     assert len(list(TopologicalSorter(graph).static_order())) >= len(known)  # raises CycleError where there is a circle
+
+
+def test_folders_use_of_each_other_what_their_faces_show() -> None:
+    known, num_imports = modules(), 0
+    for name, path in known.items():
+        for imported in imports_of(path, known):
+            folder, _, rest = imported.partition(".")
+            if folder and folder != name.partition(".")[0] and not FILES_ON_THE_GROUND & {folder}:
+                num_imports += 1
+                is_face = known[imported].name == "__init__.py"  # a folder's, or that of a folder in it
+                assert is_face or rest in shown(known[folder]), f"{path} imports {imported}"
+    assert num_imports > 40
+
+
+def test_faces_show_the_same_to_type_checkers_as_to_programs() -> None:
+    faces = [
+        path for path in modules().values() if "lazily(" in path.read_text(encoding="utf-8") and path.name[0] == "_"
+    ]
+    for path in faces:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        (block,) = (node for node in tree.body if isinstance(node, ast.If))
+        told = {alias.asname for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+        assert told == shown(path), path
+        name = ".".join(("ptuning", *path.parent.relative_to(PACKAGE).parts))
+        assert all(getattr(importlib.import_module(name), each) is not None for each in told)
+    assert len(faces) > 8
 
 
 def test_importing_the_package_loads_neither_torch_nor_transformers() -> None:

@@ -122,20 +122,20 @@ def _positive(text: str) -> int:
 
 
 def _train(arguments: list[str]) -> None:
-    from ptuning.config import run as configs
+    from ptuning.config import RunConfig, parser
 
     flags = _Parser(prog="ptuning train", add_help=False, allow_abbrev=False)
     flags.add_argument("--config")
     flags.add_argument("--resume", action="store_true")
     parsed, overrides = flags.parse_known_args(arguments)
     if {"-h", "--help"} & set(overrides):
-        configs.parser().print_help()
+        parser().print_help()
         return
     print_config = "--print_config" in overrides
     overrides = [each for each in overrides if each != "--print_config"]
     if parsed.config is None:
         raise ConfigError("ptuning train without --config", "a config file", "See configs/ for examples")
-    run = configs.RunConfig.from_yaml(parsed.config, overrides)
+    run = RunConfig.from_yaml(parsed.config, overrides)
     if print_config:
         print(run.to_yaml(), end="")
         return
@@ -145,8 +145,8 @@ def _train(arguments: list[str]) -> None:
 def _report(run: Any, resume: bool) -> None:
     from accelerate import PartialState
 
-    from ptuning.prompts.model_card import results_table
-    from ptuning.training.run import train
+    from ptuning.prompts import results_table
+    from ptuning.training import train
 
     is_main_process = PartialState(cpu=run.model.device == "cpu").is_main_process
     result = train(run, resume)
@@ -162,7 +162,7 @@ def _report(run: Any, resume: bool) -> None:
 @contextmanager
 def _base_of(parsed: argparse.Namespace) -> Iterator[str]:
     """The base model to load; where it cannot be, says that another can be given."""
-    from ptuning.prompts.soft_prompt import SoftPrompt
+    from ptuning.prompts import SoftPrompt
 
     base = parsed.model or SoftPrompt.load(parsed.prompt).base_name
     if base is None:
@@ -177,7 +177,7 @@ def _base_of(parsed: argparse.Namespace) -> Iterator[str]:
 
 
 def _load(parsed: argparse.Namespace) -> Any:
-    from ptuning.inference.prompted_lm import PromptedLM
+    from ptuning.inference import PromptedLM
 
     with _base_of(parsed) as base:
         return PromptedLM.from_pretrained(
@@ -192,8 +192,8 @@ def _load(parsed: argparse.Namespace) -> Any:
 
 def _load_embeddings(parsed: argparse.Namespace) -> tuple[Any, Any]:
     """The prompt, and of its base model the embeddings alone."""
-    from ptuning.inference.prompt_library import PromptLibrary, as_prompt, base_revision
-    from ptuning.model.backbone import Backbone
+    from ptuning.inference import PromptLibrary, as_prompt, base_revision
+    from ptuning.model import Backbone
 
     with _base_of(parsed) as base:
         revision = base_revision(prompts := {"prompt": as_prompt(parsed.prompt)}, base)
@@ -202,9 +202,9 @@ def _load_embeddings(parsed: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:
-    from ptuning.data.readers import read_rows
-    from ptuning.evaluation.scoring import evaluate_rows
-    from ptuning.prompts.model_card import results_table
+    from ptuning.data import read_rows
+    from ptuning.evaluation import evaluate_rows
+    from ptuning.prompts import results_table
 
     lm = _load(parsed)
     prompt, task = lm.prompts["prompt"], lm.task("prompt")
@@ -238,7 +238,7 @@ def _rows(parsed: argparse.Namespace, lm: Any) -> list[Any]:
     """The rows of --data, or the one of --input."""
     columns = lm.columns("prompt")
     if parsed.data is not None:
-        from ptuning.data.readers import read_rows
+        from ptuning.data import read_rows
 
         return [row.values for row in read_rows(parsed.data, "test", columns)]
     return [_one_row(parsed.input, columns)]
@@ -252,9 +252,7 @@ def _one_row(text: str, columns: Sequence[str]) -> dict[str, str]:
 
 
 def _inspect(parsed: argparse.Namespace) -> None:
-    from ptuning.inspection.page import write_page
-    from ptuning.inspection.report import inspect
-    from ptuning.inspection.terminal import lines, table_lines
+    from ptuning.inspection import inspect, lines, table_lines, write_page
 
     if parsed.wayward is not None and parsed.data is None:
         raise DataError("--wayward without --data", "rows to measure on", "Give them with --data")
@@ -295,9 +293,9 @@ def _inspect(parsed: argparse.Namespace) -> None:
 
 def _require_possible(parsed: argparse.Namespace, prompt: Any, backbone: Any) -> list[Any]:
     """Finds what would fail after minutes before they are spent; gives the rows that --wayward tunes on."""
-    from ptuning.data.readers import read_rows
+    from ptuning.data import read_rows
     from ptuning.files import require_writable
-    from ptuning.inspection.measures.verbalise import require_layers
+    from ptuning.inspection import require_layers
 
     if parsed.html and Path(parsed.html).is_dir():
         raise DataError(f"--html {parsed.html}, a directory", "a file", "Add a name, such as report.html")
@@ -317,7 +315,7 @@ def _require_possible(parsed: argparse.Namespace, prompt: Any, backbone: Any) ->
 
 def _run_of(prompt: str) -> Path | None:
     """The training run that a prompt's directory is in; None where it is in none."""
-    from ptuning.training.run_directory import RunDirectory
+    from ptuning.training import RunDirectory
 
     found = Path(prompt).absolute().parent
     return found if RunDirectory(found).snapshots() else None
@@ -325,7 +323,7 @@ def _run_of(prompt: str) -> Path | None:
 
 def _sample(parsed: argparse.Namespace, prompt: Any) -> list[Any] | None:
     """Rows of --data with answers, the same random ones each time; None without --data."""
-    from ptuning.data.readers import read_rows
+    from ptuning.data import read_rows
 
     if parsed.data is None:
         if parsed.human is not None:
@@ -348,11 +346,11 @@ def _asked_for(parsed: argparse.Namespace, prompt: Any, backbone: Any, train: An
     """The tables of what is made only where it is asked for."""
     found = {}
     if parsed.verbalise:
-        from ptuning.inspection.measures.verbalise import verbalise
+        from ptuning.inspection import verbalise
 
         found["verbalise"] = verbalise(prompt, backbone)
     if parsed.wayward is not None:
-        from ptuning.inspection.measures.wayward import wayward
+        from ptuning.inspection import wayward
 
         found["wayward"] = wayward(prompt, backbone, train, rows, parsed.wayward).table
     return found

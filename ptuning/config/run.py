@@ -16,8 +16,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from ptuning.config.reading import of_overrides, of_yaml
-from ptuning.data.task import Task
-from ptuning.data.template import Template
+from ptuning.data import Task, Template
 from ptuning.errors import ConfigError
 
 Section = TypeVar("Section")

@@ -1,1 +1,50 @@
-"""data."""
+"""Rows become token ids and batches.
+
+A row goes through it once: `readers` (a file's row), `template` and `task` (its words), `coder` (its token ids, an
+`Example`), `sampling` (which rows stand together), `batches` (tensors). Knows nothing of models, prompts or training.
+"""
+
+from typing import TYPE_CHECKING
+
+from ptuning.lazy import lazily
+
+if TYPE_CHECKING:
+    from ptuning.data.batches import IGNORED as IGNORED
+    from ptuning.data.batches import Batch as Batch
+    from ptuning.data.batches import added as added
+    from ptuning.data.batches import collate as collate
+    from ptuning.data.batches import collate_pairs as collate_pairs
+    from ptuning.data.batches import padded as padded
+    from ptuning.data.batches import positions as positions
+    from ptuning.data.coder import Coder as Coder
+    from ptuning.data.examples import Example as Example
+    from ptuning.data.examples import num_cut as num_cut
+    from ptuning.data.examples import shared_ids as shared_ids
+    from ptuning.data.examples import warn_of_cut as warn_of_cut
+    from ptuning.data.examples import with_answer as with_answer
+    from ptuning.data.readers import Row as Row
+    from ptuning.data.readers import as_row as as_row
+    from ptuning.data.readers import read_rows as read_rows
+    from ptuning.data.sampling import FEWEST_BATCHES as FEWEST_BATCHES
+    from ptuning.data.sampling import BatchStream as BatchStream
+    from ptuning.data.sampling import by_length as by_length
+    from ptuning.data.sampling import require_small as require_small
+    from ptuning.data.task import Task as Task
+    from ptuning.data.task import Verbalizer as Verbalizer
+    from ptuning.data.template import Template as Template
+    from ptuning.data.tokenizer import frame_ids as frame_ids
+    from ptuning.data.tokenizer import text_ids as text_ids
+
+__getattr__, __dir__, __all__ = lazily(
+    __name__,
+    {
+        "batches": ("Batch", "IGNORED", "added", "collate", "collate_pairs", "padded", "positions"),
+        "coder": ("Coder",),
+        "examples": ("Example", "num_cut", "shared_ids", "warn_of_cut", "with_answer"),
+        "readers": ("Row", "as_row", "read_rows"),
+        "sampling": ("BatchStream", "FEWEST_BATCHES", "by_length", "require_small"),
+        "task": ("Task", "Verbalizer"),
+        "template": ("Template",),
+        "tokenizer": ("frame_ids", "text_ids"),
+    },
+)

@@ -1,1 +1,35 @@
-"""evaluation."""
+"""How good a prompt is: scores of rows, metrics, intervals, tables and charts.
+
+Knows nothing of training, files or the command line.
+"""
+
+from typing import TYPE_CHECKING
+
+from ptuning.lazy import lazily
+
+if TYPE_CHECKING:
+    from ptuning.evaluation import charts as charts
+    from ptuning.evaluation.bootstrap import Estimate as Estimate
+    from ptuning.evaluation.bootstrap import Measure as Measure
+    from ptuning.evaluation.bootstrap import Resampled as Resampled
+    from ptuning.evaluation.bootstrap import Scores as Scores
+    from ptuning.evaluation.bootstrap import least as least
+    from ptuning.evaluation.charts import Bar as Bar
+    from ptuning.evaluation.scoring import Metrics as Metrics
+    from ptuning.evaluation.scoring import RowScores as RowScores
+    from ptuning.evaluation.scoring import evaluate as evaluate
+    from ptuning.evaluation.scoring import evaluate_rows as evaluate_rows
+    from ptuning.evaluation.scoring import score_rows as score_rows
+    from ptuning.evaluation.scoring import sides as sides
+    from ptuning.evaluation.table import Table as Table
+
+__getattr__, __dir__, __all__ = lazily(
+    __name__,
+    {
+        "": ("charts",),
+        "bootstrap": ("Estimate", "Measure", "Resampled", "Scores", "least"),
+        "charts": ("Bar",),
+        "scoring": ("Metrics", "RowScores", "evaluate", "evaluate_rows", "score_rows", "sides"),
+        "table": ("Table",),
+    },
+)

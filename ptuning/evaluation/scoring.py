@@ -13,15 +13,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ptuning.data.coder import Coder
-from ptuning.data.examples import Example, num_cut, shared_ids, warn_of_cut
-from ptuning.data.readers import Row
-from ptuning.data.sampling import by_length
-from ptuning.data.task import Task
-from ptuning.forward.label_logits import Prompt, begin
-from ptuning.forward.objective import answer_scores, label_scores
-from ptuning.forward.prefix_cache import Prefix, RowPrompts
-from ptuning.model.backbone import Backbone
+from ptuning.data import Coder, Example, Row, Task, by_length, num_cut, shared_ids, warn_of_cut
+from ptuning.forward import Prefix, Prompt, RowPrompts, answer_scores, begin, label_scores
+from ptuning.model import Backbone
 
 _log = logging.getLogger(__name__)
 

@@ -1,1 +1,43 @@
-"""forward."""
+"""A prompt and rows -> label logits: the reference (`splice`) and the fast way (`shared_prefix`), which agree.
+
+`objective` makes losses and scores of the logits. Knows nothing of encoders, training or labels' meaning.
+"""
+
+from typing import TYPE_CHECKING
+
+from ptuning.lazy import lazily
+
+if TYPE_CHECKING:
+    from ptuning.forward import objective as objective
+    from ptuning.forward.batch_prompt import RowPrompts as RowPrompts
+    from ptuning.forward.objective import answer_scores as answer_scores
+    from ptuning.forward.objective import label_scores as label_scores
+    from ptuning.forward.objective import loss as loss
+    from ptuning.forward.objective import loss_sum as loss_sum
+    from ptuning.forward.paths import label_logits as label_logits
+    from ptuning.forward.paths import require_path as require_path
+    from ptuning.forward.placement import place as place
+    from ptuning.forward.prefill import prefilled as prefilled
+    from ptuning.forward.prefill import prefixes_apart as prefixes_apart
+    from ptuning.forward.prefix_cache import Prefix as Prefix
+    from ptuning.forward.shared_prefix import begin as begin
+    from ptuning.forward.shared_prefix import can_begin as can_begin
+    from ptuning.forward.shared_prefix import can_pack as can_pack
+    from ptuning.forward.shared_prefix import can_share as can_share
+    from ptuning.forward.splice import Prompt as Prompt
+    from ptuning.forward.splice import embeddings_of as embeddings_of
+
+__getattr__, __dir__, __all__ = lazily(
+    __name__,
+    {
+        "": ("objective",),
+        "batch_prompt": ("RowPrompts",),
+        "objective": ("answer_scores", "label_scores", "loss", "loss_sum"),
+        "paths": ("label_logits", "require_path"),
+        "placement": ("place",),
+        "prefill": ("prefilled", "prefixes_apart"),
+        "prefix_cache": ("Prefix",),
+        "shared_prefix": ("begin", "can_begin", "can_pack", "can_share"),
+        "splice": ("Prompt", "embeddings_of"),
+    },
+)

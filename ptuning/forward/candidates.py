@@ -10,13 +10,12 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ptuning.data.batches import Batch, added
-from ptuning.data.examples import Example
-from ptuning.forward.label_logits import prefill, prefixes_apart
+from ptuning.data import Batch, Example, added
+from ptuning.forward.batch_prompt import RowPrompts
 from ptuning.forward.placement import place
-from ptuning.forward.prefix_cache import RowPrompts
-from ptuning.model.backbone import CausalBackbone
-from ptuning.model.kernels.switch import fast_kernels
+from ptuning.forward.prefill import prefilled, prefixes_apart
+from ptuning.model import CausalBackbone
+from ptuning.model.kernels import fast_kernels
 
 _TOKENS_AT_ONCE = 512  # of all rows' answers: their logits are held together
 
@@ -39,7 +38,7 @@ def answer_log_probs(
         `[B, C]` fp32; -inf where a row has fewer answers.
     """
     rows = prefixes_apart(prompt, examples, backbone)
-    cache = prefill(backbone, prompt, rows)
+    cache = prefilled(backbone, prompt, rows)
     found = [[-torch.inf] * max(map(len, answers)) for _ in answers]
     for chosen in _parted(answers):
         tails = _Tails([[answers[b][c] for c in chosen if c < len(answers[b])] for b in range(len(answers))], rows)

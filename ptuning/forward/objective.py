@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ptuning.data.batches import Batch
-from ptuning.data.examples import Example, with_answer
+from ptuning.data import Batch, Example, with_answer
+from ptuning.forward.batch_prompt import RowPrompts
 from ptuning.forward.candidates import answer_log_probs, widest
-from ptuning.forward.label_logits import Prompt, can_pack, can_share, label_logits
-from ptuning.forward.prefix_cache import RowPrompts
-from ptuning.model.backbone import Backbone, CausalBackbone
+from ptuning.forward.paths import label_logits
+from ptuning.forward.shared_prefix import can_pack, can_share
+from ptuning.forward.splice import Prompt
+from ptuning.model import Backbone, CausalBackbone
 
 
 def loss(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto") -> Tensor:

@@ -14,7 +14,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn import functional
 
-from ptuning.data.batches import Batch, added
+from ptuning.data import Batch, added
 
 WIDEST = 2  # of the longest row: wider lines leave less empty, and make attention dearer
 _TRIES, _ROWS_TRIED = 64, 4096  # widths that are tried: fewer for many rows, which fill lines of any width

@@ -7,7 +7,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from ptuning.model.backbone import Backbone
+from ptuning.model import Backbone
 
 
 def place(backbone: Backbone, prompt: Tensor, ids_BT: Tensor) -> Tensor:

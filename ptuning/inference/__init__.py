@@ -1,1 +1,25 @@
-"""inference."""
+"""Answers rows: a frozen model with named prompts that classifies, scores, generates, streams and converses.
+
+Knows nothing of training.
+"""
+
+from typing import TYPE_CHECKING
+
+from ptuning.lazy import lazily
+
+if TYPE_CHECKING:
+    from ptuning.inference.ensemble import Classification as Classification
+    from ptuning.inference.ensemble import Ensemble as Ensemble
+    from ptuning.inference.prompt_library import PromptLibrary as PromptLibrary
+    from ptuning.inference.prompt_library import as_prompt as as_prompt
+    from ptuning.inference.prompt_library import base_revision as base_revision
+    from ptuning.inference.prompted_lm import PromptedLM as PromptedLM
+
+__getattr__, __dir__, __all__ = lazily(
+    __name__,
+    {
+        "ensemble": ("Classification", "Ensemble"),
+        "prompt_library": ("PromptLibrary", "as_prompt", "base_revision"),
+        "prompted_lm": ("PromptedLM",),
+    },
+)

@@ -9,16 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptuning.data.batches import Batch
-from ptuning.data.coder import Coder
-from ptuning.data.examples import Example, warn_of_cut
-from ptuning.data.readers import as_row
-from ptuning.data.tokenizer import text_ids
+from ptuning.data import Batch, Coder, Example, as_row, text_ids, warn_of_cut
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
-from ptuning.forward.label_logits import Prompt, embeddings_of
-from ptuning.forward.prefix_cache import RowPrompts
-from ptuning.inference.generation import settings_of, texts_of, written
-from ptuning.model.backbone import Backbone, CausalBackbone
+from ptuning.forward import Prompt, RowPrompts, embeddings_of
+from ptuning.inference.generation import settings_of, written
+from ptuning.inference.row_text import texts_of
+from ptuning.model import Backbone, CausalBackbone
 
 
 class Conversation:

@@ -3,61 +3,33 @@
 Knows nothing of prompts' names or of tasks.
 """
 
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
 
-from ptuning.data.batches import Batch
-from ptuning.data.examples import Example
+from ptuning.data import Batch, Example
 from ptuning.errors import ModelError, PromptError
-from ptuning.forward.label_logits import Prompt, can_pack, can_share, embeddings_of, prefill, prefixes_apart
-from ptuning.forward.placement import place
-from ptuning.forward.prefix_cache import RowPrompts
-from ptuning.model.backbone import Backbone, CausalBackbone
+from ptuning.forward import Prompt, RowPrompts, can_pack, can_share, embeddings_of, place, prefilled, prefixes_apart
+from ptuning.inference.row_text import Settings
+from ptuning.model import Backbone, CausalBackbone
 
 _SEVERAL_TEXTS = {"num_return_sequences", "return_dict_in_generate"}
+
+
 _INPUTS = {"inputs", "input_ids", "inputs_embeds", "attention_mask", "position_ids"}
+
+
 _CACHES = {"use_cache", "past_key_values", "cache_params"}
+
+
 # Options with which transformers makes, crops or parts a cache of its own.
 _OWN_CACHE = ("cache_implementation", "prompt_lookup_num_tokens", "assistant_model", "prefill_chunk_size")
+
+
 _ASSISTED = ("prompt_lookup_num_tokens", "assistant_model")
-
-PromptedRows: TypeAlias = tuple[Prompt, Sequence[int], Sequence[Example]]
-"""A batch to be written on: its prompt, its rows' numbers, and the rows."""
-
-
-class Piece(NamedTuple):
-    """Some text of a row's answer, as it comes."""
-
-    row: int
-    """The row it belongs to, counted from 0."""
-    text: str
-    """What follows the row's pieces so far."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How answers are written."""
-
-    options: dict[str, Any]
-    """For transformers' own `generate`."""
-    ends: frozenset[int]
-    """The tokens that end an answer."""
-    stop_strings: tuple[str, ...]
-    """The texts that end an answer, left out of it."""
-    num_beams: int
-    """Beams a row."""
-    has_own_cache: bool
-    """Whether an option makes transformers handle its cache itself, which then cannot begin with a kept prefix."""
-    is_assisted: bool
-    """Whether several tokens may come in a step."""
 
 
 def settings_of(
@@ -175,7 +147,7 @@ def _begun(backbone: CausalBackbone, prompt: RowPrompts, apart: Batch) -> Dynami
     them with the slice that transformers' own first step takes.
     """
     if backbone.device.type == "cpu" and len(apart.ids_BT) > 1 and can_pack(backbone, prompt, apart):
-        return prefill(backbone, prompt, apart)
+        return prefilled(backbone, prompt, apart)
     return prompt.spread(backbone)[0]
 
 
@@ -187,62 +159,6 @@ def _may_continue(backbone: CausalBackbone, apart: Batch, num_run: int, settings
         return True
     length = apart.ids_BT.shape[1] + settings.options["max_new_tokens"]
     return backbone.heeds_gaps and backbone.sees_all(length)
-
-
-class RowText:
-    """A row's answer as it grows, up to its end: the first end-of-text token or stop string.
-
-    Args:
-        backbone: Whose tokenizer reads the ids.
-        settings: What ends it.
-    """
-
-    def __init__(self, backbone: Backbone, settings: Settings) -> None:
-        self._decode, self._settings = backbone.tokenizer.decode, settings
-        self._ids: list[int] = []
-        self._num_told = 0
-        self.has_ended = False
-
-    def add(self, ids: Sequence[int]) -> str:
-        """Takes new tokens; returns the text that is certain now and was not before."""
-        for token in ids:
-            if self.has_ended or token in self._settings.ends:
-                self.has_ended = True
-                break
-            self._ids.append(token)
-        return self._new_text(is_last=self.has_ended)
-
-    def finish(self) -> str:
-        """Returns the text that was held back, once no more tokens come."""
-        self.has_ended = True
-        return self._new_text(is_last=True)
-
-    def _new_text(self, is_last: bool) -> str:
-        text = self._decode(self._ids, skip_special_tokens=True)
-        places = [place for place in (text.find(stop) for stop in self._settings.stop_strings) if place >= 0]
-        if places:
-            self.has_ended = is_last = True
-            text = text[: min(places)]
-        num_certain = len(text) if is_last else len(text) - self._num_uncertain(text)
-        new, self._num_told = text[self._num_told : num_certain], max(self._num_told, num_certain)
-        return new
-
-    def _num_uncertain(self, text: str) -> int:
-        """Characters at the end that may still change: bytes of half a character, or the beginning of a stop string."""
-        half = len(text) - len(text.rstrip("\ufffd"))
-        if half:
-            return half
-        beginnings = (stop[:n] for stop in self._settings.stop_strings for n in range(1, len(stop)))
-        return max((len(each) for each in beginnings if text.endswith(each)), default=0)
-
-
-def texts_of(backbone: Backbone, ids_BN: Tensor, settings: Settings) -> list[str]:
-    """Each row's answer in words."""
-    texts = []
-    for ids in ids_BN.tolist():
-        row = RowText(backbone, settings)
-        texts.append(row.add(ids) + row.finish())
-    return texts
 
 
 class _Stops(StoppingCriteria):
@@ -260,88 +176,3 @@ class _Stops(StoppingCriteria):
 
     def _new(self, input_ids: Tensor) -> list[list[int]]:
         return input_ids[:, self._before :][:, -self._num_looked_at :].tolist()
-
-
-class _Cancelled(StoppingCriteria):
-    """Ends all rows once nobody listens any more."""
-
-    def __init__(self, event: threading.Event) -> None:
-        self._event = event
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        return torch.full((len(input_ids),), self._event.is_set(), device=input_ids.device)
-
-
-class _RowStreamer(BaseStreamer):
-    """Hands each step's tokens on, a token a row; the rows as they were given, which come first, are left out."""
-
-    def __init__(self, rows: Sequence[int], hand_on: Callable[[list[tuple[int, int]]], None]) -> None:
-        self._rows, self._hand_on, self._has_begun = rows, hand_on, False
-
-    def put(self, value: Tensor) -> None:
-        if self._has_begun:
-            self._hand_on(list(zip(self._rows, value.tolist(), strict=True)))
-        self._has_begun = True
-
-    def end(self) -> None:
-        """Nothing is held back here."""
-
-
-def stream(backbone: Backbone, batches: Sequence[PromptedRows], settings: Settings) -> Iterator[Piece]:
-    """Writes batch after batch in a thread of its own, and yields the text as it comes.
-
-    Args:
-        backbone: The frozen model.
-        batches: What to write on.
-        settings: How.
-
-    Raises:
-        PromptError: Where tokens do not come one by one: with beams, and with assisted generation.
-    """
-    if settings.num_beams > 1 or settings.is_assisted:
-        received = "generate(stream=True) with beams or assisted generation"
-        raise PromptError(received, "tokens that come one by one", "Leave one of the two out")
-    return _streamed(backbone, batches, settings)
-
-
-def _streamed(backbone: Backbone, batches: Sequence[PromptedRows], settings: Settings) -> Iterator[Piece]:
-    steps: queue.Queue[Any] = queue.Queue()  # tokens of a step, ended rows, an error, or None behind all
-    cancelled = threading.Event()
-
-    def work() -> None:
-        try:
-            for prompt, rows, examples in batches:
-                listening = {"streamer": _RowStreamer(rows, steps.put), "stopping_criteria": [_Cancelled(cancelled)]}
-                write(backbone, prompt, examples, settings, **listening)
-                if cancelled.is_set():
-                    return
-                steps.put(_Ended(rows))
-        except Exception as error:  # it is raised again where the text is read
-            steps.put(error)
-        finally:
-            steps.put(None)
-
-    texts = {row: RowText(backbone, settings) for _, rows, _ in batches for row in rows}
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    try:
-        while (step := steps.get()) is not None:
-            if isinstance(step, Exception):
-                raise step
-            yield from _pieces(texts, step)
-    finally:
-        cancelled.set()
-        worker.join()
-
-
-class _Ended(tuple[int, ...]):
-    """The rows of a batch whose writing has ended."""
-
-
-def _pieces(texts: dict[int, RowText], step: Any) -> Iterator[Piece]:
-    """The new text of a step, or what was held back of rows that have ended."""
-    if isinstance(step, _Ended):
-        new = [(row, texts[row].finish()) for row in step]
-    else:
-        new = [(row, "" if texts[row].has_ended else texts[row].add([token])) for row, token in step]
-    yield from (Piece(row, text) for row, text in new if text)

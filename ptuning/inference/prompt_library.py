@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptuning.data.examples import Example
+from ptuning.data import Example
 from ptuning.errors import PromptError
-from ptuning.forward.prefix_cache import Prefix, RowPrompts
-from ptuning.model.backbone import Backbone, CausalBackbone
-from ptuning.prompts.encoders import Conditioned
-from ptuning.prompts.soft_prompt import SoftPrompt, Summary, is_prompt_directory
+from ptuning.forward import Prefix, RowPrompts
+from ptuning.model import Backbone, CausalBackbone
+from ptuning.prompts import Conditioned, SoftPrompt, Summary, is_prompt_directory
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,17 @@ from typing import Any, Literal, TypeAlias, TypeVar, overload
 import torch
 from tqdm import tqdm
 
-from ptuning.data.coder import Coder
-from ptuning.data.examples import Example, warn_of_cut
-from ptuning.data.readers import Row, as_row
-from ptuning.data.sampling import FEWEST_BATCHES, by_length, require_small
-from ptuning.data.task import Task
+from ptuning.data import FEWEST_BATCHES, Coder, Example, Row, Task, as_row, by_length, require_small, warn_of_cut
 from ptuning.errors import DataError, PromptError
-from ptuning.forward.label_logits import Prompt
-from ptuning.forward.objective import answer_scores, label_scores
+from ptuning.forward import Prompt, answer_scores, label_scores
 from ptuning.inference.conversation import Conversation
 from ptuning.inference.ensemble import Classification, Ensemble, combined
-from ptuning.inference.generation import Piece, Settings, settings_of, stream, texts_of, write
+from ptuning.inference.generation import settings_of, write
 from ptuning.inference.prompt_library import PromptLibrary, as_prompt, base_revision
-from ptuning.model.backbone import Backbone
-from ptuning.prompts.soft_prompt import SoftPrompt
+from ptuning.inference.row_text import Settings, texts_of
+from ptuning.inference.streaming import Piece, stream
+from ptuning.model import Backbone
+from ptuning.prompts import SoftPrompt
 
 Answer = TypeVar("Answer")
 

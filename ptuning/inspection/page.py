@@ -8,10 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ptuning.evaluation import Bar, Estimate, Table
 from ptuning.evaluation import charts as drawing
-from ptuning.evaluation.bootstrap import Estimate
-from ptuning.evaluation.charts import Bar
-from ptuning.evaluation.table import Table
 from ptuning.files import whole_file
 from ptuning.inspection.measures.ladder import SOFT
 from ptuning.inspection.measures.nearest_tokens import CHANCE, badges

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptuning.data.readers import as_row
+from ptuning.data import as_row
 from ptuning.errors import PromptError
-from ptuning.evaluation.table import Table
-from ptuning.forward.label_logits import embeddings_of
+from ptuning.evaluation import Table
+from ptuning.forward import embeddings_of
 from ptuning.inspection.measures.geometry import Geometry, cloud, geometry
 from ptuning.inspection.measures.importance import importance
 from ptuning.inspection.measures.ladder import Ladder, initial_ids, ladder
@@ -25,8 +25,8 @@ from ptuning.inspection.measures.token_sums import sparse
 from ptuning.inspection.measures.trajectory import trajectory
 from ptuning.inspection.verdict import Thresholds, Verdict, judge
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
-from ptuning.model.backbone import Backbone
-from ptuning.prompts.soft_prompt import SoftPrompt
+from ptuning.model import Backbone
+from ptuning.prompts import SoftPrompt
 
 _BASE_NOTE = (
     "This is the base of a conditioned prompt; each row's own is the base and what was read of the row, and is shown "

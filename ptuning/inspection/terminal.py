@@ -6,7 +6,7 @@ Knows nothing of how anything was measured.
 from collections.abc import Mapping
 from typing import Any
 
-from ptuning.evaluation.table import Table
+from ptuning.evaluation import Table
 from ptuning.inspection.measures.nearest_tokens import CHANCE, badges
 from ptuning.inspection.report import Report
 

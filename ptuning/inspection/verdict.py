@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptuning.errors import ConfigError
-from ptuning.evaluation.bootstrap import Estimate, Measure, Resampled, least
+from ptuning.evaluation import Estimate, Measure, Resampled, least
 from ptuning.inspection.measures.ladder import EMBEDDED, INIT_TEXT, NONE, RANDOM, SOFT, TEXT, UNTRAINED, decoding_of
 
 FAITHFUL, PARTIAL, ECHO, DECORATIVE = "FAITHFUL", "PARTIAL", "ECHO OF INIT", "DECORATIVE"

@@ -1,1 +1,27 @@
-"""model."""
+"""The frozen language model: loaded, fingerprinted, asked what it can do, and run.
+
+`Backbone` is the protocol, `families` lists who keeps it; `kernels` are faster ways to torch's functions. Knows nothing
+of prompts.
+"""
+
+from typing import TYPE_CHECKING
+
+from ptuning.lazy import lazily
+
+if TYPE_CHECKING:
+    from ptuning.model.backbone import OVERHEAD_TOKENS as OVERHEAD_TOKENS
+    from ptuning.model.checkpointing import is_checkpointed as is_checkpointed
+    from ptuning.model.families import Backbone as Backbone
+    from ptuning.model.families import CausalBackbone as CausalBackbone
+    from ptuning.model.families import EncoderDecoderBackbone as EncoderDecoderBackbone
+    from ptuning.model.fingerprint import Fingerprint as Fingerprint
+
+__getattr__, __dir__, __all__ = lazily(
+    __name__,
+    {
+        "backbone": ("OVERHEAD_TOKENS",),
+        "checkpointing": ("is_checkpointed",),
+        "families": ("Backbone", "CausalBackbone", "EncoderDecoderBackbone"),
+        "fingerprint": ("Fingerprint",),
+    },
+)

@@ -15,23 +15,17 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from ptuning.data.batches import Batch, collate, collate_pairs, positions
-from ptuning.data.coder import Coder
-from ptuning.data.examples import Example
-from ptuning.data.sampling import FEWEST_BATCHES
-from ptuning.data.task import Task
-from ptuning.errors import DataError, ModelError
-from ptuning.model import capabilities as probes
+from ptuning.data import FEWEST_BATCHES, Batch, Coder, Example, Task
+from ptuning.errors import DataError
 from ptuning.model import checkpointing
 from ptuning.model.fingerprint import Fingerprint, sha256_of
-from ptuning.model.loading import cannot_load, load, load_embeddings, quantize_int8
+from ptuning.model.loading import load, load_embeddings, quantize_int8
 
 _EMBED_CHUNK = 8192  # tokens embedded at a time
+
+
 OVERHEAD_TOKENS = 80  # about what SmolLM2-135M reads in the time that one run more takes, on 2 cores
-_OPTIONAL = ("attention_mask", "position_ids")  # what an architecture may not take: ALiBi models number no positions
 
 
 class Backbone(ABC):
@@ -49,6 +43,7 @@ class Backbone(ABC):
     """What PEFT calls the family."""
     side_to_write: ClassVar[str]
     """Where rows are padded that are to be continued."""
+    _families: ClassVar[list[type["Backbone"]]] = []
 
     def __init__(self, model: Any, tokenizer: Any, name: str | None = None) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -56,11 +51,20 @@ class Backbone(ABC):
         self.name = name or model.name_or_path
         self._accepted = inspect.signature(model.forward).parameters
 
+    def __init_subclass__(cls) -> None:
+        """A subclass is a family, found by `of` through what it `fits`."""
+        Backbone._families.append(cls)
+
+    @classmethod
+    @abstractmethod
+    def fits(cls, model: Any) -> bool:
+        """Whether a transformers model is of this family."""
+
     @staticmethod
     def of(model: Any, tokenizer: Any, name: str | None = None) -> "Backbone":
         """The backbone of a model that is loaded already; arguments as above."""
-        kind = EncoderDecoderBackbone if model.config.is_encoder_decoder else CausalBackbone
-        return kind(model, tokenizer, name)
+        family = next(each for each in Backbone._families if each.fits(model))
+        return family(model, tokenizer, name)
 
     @classmethod
     def from_pretrained(
@@ -88,8 +92,7 @@ class Backbone(ABC):
         name = str(name_or_path)
         model, tokenizer = load(name, dtype, device, revision, trust_remote_code)
         backbone = cls.of(model, tokenizer, name)
-        if isinstance(backbone, CausalBackbone) and not backbone.is_causal:
-            raise cannot_load(name, "its tokens see those that come after them")
+        backbone.require_readable()
         if quantization == "int8":
             backbone.fingerprint  # noqa: B018 - that of the model as it came, whose prompts are this one's too
             quantize_int8(model)
@@ -168,6 +171,9 @@ class Backbone(ABC):
         """What parting a batch must save, in tokens; nothing is saved where rows are laid end to end."""
         return OVERHEAD_TOKENS if self.device.type == "cpu" and not self.packs else FEWEST_BATCHES
 
+    def require_readable(self) -> None:  # noqa: B027 - most families read as they should
+        """Raises `ModelError` when the model does not read as its family must."""
+
     @property
     def shares_prefix(self) -> bool:
         """Whether leading tokens run once can stand before many rows."""
@@ -244,161 +250,3 @@ class Backbone(ABC):
     def weights_sha256(self) -> str:
         """SHA-256 over all weights' bytes in the order of their names: equal before and after any use of ours."""
         return sha256_of(self.model.state_dict())
-
-
-class CausalBackbone(Backbone):
-    """A causal language model: question and answer are one sequence."""
-
-    task_type, side_to_write = "CAUSAL_LM", "left"
-
-    @cached_property
-    def cache_layers(self) -> list[Any]:
-        """The layers of the model's key-value cache, empty; no layers where it keeps another state."""
-        if getattr(self.model, "_is_stateful", False) or "past_key_values" not in self._accepted:
-            return []
-        return self.new_cache().layers
-
-    @property
-    def shares_prefix(self) -> bool:
-        """Whether all layers are plain attention, so that keys and values are all there is to keep of a prefix."""
-        kinds = {type(layer) for layer in self.cache_layers}
-        return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
-
-    @cached_property
-    def window(self) -> int | None:
-        """How many positions the shortest-sighted layer sees; None where all see everything."""
-        windows = [each.sliding_window for each in self.cache_layers if each.is_sliding]
-        local = getattr(self.model.config, "window_size", None)  # GPT-Neo's, of which its cache knows nothing
-        return min([*windows, *([local] if isinstance(local, int) else [])], default=None)
-
-    def sees_all(self, num_tokens: int) -> bool:
-        """Whether every layer sees so many tokens."""
-        return self.window is None or num_tokens <= self.window
-
-    @cached_property
-    def packs(self) -> bool:
-        """Whether rows may be laid end to end in one line, each blind to the others, behind a kept prefix."""
-        takes_positions = "position_ids" in self._accepted  # each row of a line begins anew
-        return self.shares_prefix and takes_positions and probes.heeds_blocks(self)
-
-    @cached_property
-    def joins(self) -> bool:
-        """Whether a prefix may be run in the same pass as the rows behind it."""
-        return self.packs and probes.joins(self)
-
-    @cached_property
-    def is_causal(self) -> bool:
-        """Whether no token sees those that come after it."""
-        return probes.is_causal(self)
-
-    @cached_property
-    def heeds_mask(self) -> bool:
-        """Whether rows may be continued together, padded in front."""
-        return probes.heeds_mask(self)
-
-    @cached_property
-    def heeds_gaps(self) -> bool:
-        """Whether padding may stand between a kept prefix and the rest of a row."""
-        return probes.heeds_gaps(self)
-
-    def coder(self, task: Task) -> Coder:
-        """Turns the task's rows into examples."""
-        return Coder(task, self.tokenizer, self.max_positions)
-
-    def collate(self, examples: Sequence[Example], padding_side: str = "right") -> Batch:
-        """Pads examples, question and answer in one sequence."""
-        return collate(examples, self.pad_id, padding_side)
-
-    def logits(self, embeddings_BTH: Tensor, batch: Batch) -> Tensor:
-        """The model's own forward over embeddings, positions counted in each row."""
-        return self.scored_logits(
-            batch.scored_BT,
-            inputs_embeds=embeddings_BTH,
-            attention_mask=batch.mask_BT,
-            position_ids=positions(batch.mask_BT),
-            use_cache=False,
-        )
-
-    def scored_logits(self, scored_BT: Tensor, **inputs: Any) -> Tensor:
-        """Logits `[N, V]` fp32 at the positions that are true, computed only there where the architecture can."""
-        if "logits_to_keep" in self._accepted:
-            return self.run(**inputs, logits_to_keep=scored_BT).logits.float()
-        return self.run(**inputs).logits[scored_BT].float()
-
-    def run(self, **inputs: Any) -> Any:
-        """The model's forward, without those optional inputs that the architecture does not take."""
-        return self.model(
-            **{key: each for key, each in inputs.items() if key in self._accepted or key not in _OPTIONAL}
-        )
-
-    def fill(self, **inputs: Any) -> None:
-        """Runs the model for the keys and values alone, which `past_key_values` takes up; no logits are made."""
-        self.run(**inputs, logits_to_keep=torch.empty(0, dtype=torch.long, device=self.device))
-
-    def new_cache(self) -> DynamicCache:
-        """An empty key-value cache for one forward; a forward changes it, so each needs its own."""
-        return DynamicCache(config=self.model.config)
-
-    def generate(self, embeddings_BTH: Tensor, ids_BT: Tensor, mask_BT: Tensor, **settings: Any) -> Tensor:
-        """Writes after each row; its own words count as written where an option looks at that (repetition penalty)."""
-        is_text_BT = (mask_BT > 0) & (ids_BT >= 0)
-        written_BN = self.model.generate(
-            inputs_embeds=embeddings_BTH,
-            input_ids=torch.where(is_text_BT, ids_BT, self._filling_id),
-            attention_mask=mask_BT,
-            **settings,
-        )
-        return written_BN[:, self.num_columns_before(ids_BT) :]
-
-    @property
-    def begins_from_embeddings(self) -> bool:
-        """Whether transformers can write with the model from embeddings, and not from ids only."""
-        return "inputs_embeds" in inspect.signature(self.model.prepare_inputs_for_generation).parameters
-
-    @cached_property
-    def _filling_id(self) -> int:
-        """What stands for virtual tokens and padding where an option looks at the words: none that an answer holds."""
-        special = [self.pad_id, *self.tokenizer.all_special_ids]
-        return next((i for i in special if i not in self.end_ids), self.pad_id)
-
-
-class EncoderDecoderBackbone(Backbone):
-    """An encoder-decoder such as T5: its encoder reads prompt and question (Lester et al. 2021)."""
-
-    task_type, side_to_write = "SEQ_2_SEQ_LM", "right"
-
-    def __init__(self, model: Any, tokenizer: Any, name: str | None = None) -> None:
-        super().__init__(model, tokenizer, name)
-        if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
-            raise ModelError(
-                f"{self.name}, whose {type(model).__name__} does not say how its decoder begins",
-                "an encoder-decoder such as T5",
-                "Choose another model",
-            )
-
-    def coder(self, task: Task) -> Coder:
-        """Turns the task's rows into examples whose questions are closed by the tokenizer's end-of-text token."""
-        return Coder(task, self.tokenizer, self.max_positions, closes=True)
-
-    def collate(self, examples: Sequence[Example], padding_side: str = "right") -> Batch:
-        """Pads examples, questions and answers apart."""
-        return collate_pairs(examples, self.pad_id, padding_side)
-
-    def logits(self, embeddings_BTH: Tensor, batch: Batch) -> Tensor:
-        """The model's own forward: embeddings into the encoder, the answer so far into the decoder."""
-        output = self.model(
-            inputs_embeds=embeddings_BTH,
-            attention_mask=batch.mask_BT,
-            decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels=batch.labels_BT),
-            use_cache=False,
-        )
-        return output.logits[batch.scored_BT].float()
-
-    def generate(self, embeddings_BTH: Tensor, ids_BT: Tensor, mask_BT: Tensor, **settings: Any) -> Tensor:
-        """Writes an answer to each row, the decoder's start token left out."""
-        written_BN = self.model.generate(inputs_embeds=embeddings_BTH, attention_mask=mask_BT, **settings)
-        return written_BN[:, self.num_columns_before(ids_BT) :]
-
-    def num_columns_before(self, ids_BT: Tensor) -> int:
-        """The decoder's start token alone."""
-        return 1

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from ptuning.data.batches import added, positions
-from ptuning.model.kernels.attention import SharedHead
-from ptuning.model.kernels.switch import fast_kernels
+from ptuning.data import added, positions
+from ptuning.model.kernels import SharedHead, fast_kernels
 
 _SAME = 1e-2  # of the largest logit: more than rounding makes in any precision
 _FAR_NEARER = 0.25

@@ -1,1 +1,29 @@
-"""prompts."""
+"""The trainable part, where it starts, and the artefact that is saved.
+
+`encoders` make the virtual tokens' embeddings, `initializers` say where they start, `soft_prompt` is the tuned prompt
+and `storage` its directory. Knows nothing of how a model is run.
+"""
+
+from typing import TYPE_CHECKING
+
+from ptuning.lazy import lazily
+
+if TYPE_CHECKING:
+    from ptuning.prompts import encoders as encoders
+    from ptuning.prompts import initializers as initializers
+    from ptuning.prompts.encoders import Conditioned as Conditioned
+    from ptuning.prompts.model_card import results_table as results_table
+    from ptuning.prompts.soft_prompt import SoftPrompt as SoftPrompt
+    from ptuning.prompts.storage import Summary as Summary
+    from ptuning.prompts.storage import is_prompt_directory as is_prompt_directory
+
+__getattr__, __dir__, __all__ = lazily(
+    __name__,
+    {
+        "": ("encoders", "initializers"),
+        "encoders": ("Conditioned",),
+        "model_card": ("results_table",),
+        "soft_prompt": ("SoftPrompt",),
+        "storage": ("Summary", "is_prompt_directory"),
+    },
+)

@@ -7,8 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ptuning.data.task import Task
-from ptuning.data.template import Template
+from ptuning.data import Task, Template
 
 _CARD = """---
 library_name: ptuning

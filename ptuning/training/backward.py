@@ -11,15 +11,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ptuning.data.examples import Example, shared_ids
-from ptuning.data.sampling import by_length, require_small
-from ptuning.forward.label_logits import Prompt, begin, can_begin, embeddings_of
-from ptuning.forward.objective import loss_sum
-from ptuning.forward.prefix_cache import Prefix, RowPrompts
-from ptuning.model.backbone import Backbone
+from ptuning.data import Example, by_length, require_small, shared_ids
+from ptuning.forward import Prefix, Prompt, RowPrompts, begin, can_begin, embeddings_of, loss_sum
+from ptuning.model import Backbone
 
 
-def backward(
+def backward_in_parts(
     backbone: Backbone,
     prompt: Prompt,
     examples: Sequence[Example],

@@ -10,7 +10,7 @@ import sys
 import torch
 from accelerate import Accelerator
 
-from ptuning.config.run import RunConfig
+from ptuning.config import RunConfig
 from ptuning.errors import TrainingError
 
 

@@ -21,17 +21,14 @@ import torch
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
-from ptuning.config.run import RunConfig
-from ptuning.data.examples import Example, num_cut, warn_of_cut
-from ptuning.data.readers import read_rows
-from ptuning.data.sampling import BatchStream, require_small
+from ptuning.config import RunConfig
+from ptuning.data import BatchStream, Example, num_cut, read_rows, require_small, warn_of_cut
 from ptuning.errors import TrainingError
-from ptuning.evaluation.scoring import Metrics, evaluate, sides
-from ptuning.forward.label_logits import Prompt, require_path
-from ptuning.model.backbone import Backbone
-from ptuning.prompts import encoders, initializers
-from ptuning.prompts.soft_prompt import SoftPrompt
-from ptuning.training.backward import backward
+from ptuning.evaluation import Metrics, evaluate, sides
+from ptuning.forward import Prompt, require_path
+from ptuning.model import Backbone
+from ptuning.prompts import SoftPrompt, encoders, initializers
+from ptuning.training.backward import backward_in_parts
 from ptuning.training.distributed import accelerator, peak_memory_bytes
 from ptuning.training.interrupts import Interrupted, noted_interrupts
 from ptuning.training.run_directory import BEST, LAST, RunDirectory
@@ -196,7 +193,7 @@ class Trainer:
             prompt, scale = self._prompt(self.encoder), processes / num_label_tokens
             settings = self.settings
             limits = settings.per_device_train_batch_size, settings.max_batch_tokens
-            total = backward(self.backbone, prompt, examples, scale, settings.forward, *limits)
+            total = backward_in_parts(self.backbone, prompt, examples, scale, settings.forward, *limits)
         loss_total = self._sum(total)
         norm = self.accelerator.clip_grad_norm_(self.encoder.parameters(), self.settings.max_grad_norm).item()
         self._require_finite(loss_total, "loss")  # here every process has the same sum and stops at the same step

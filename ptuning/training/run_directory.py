@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ptuning.config.run import RunConfig, defaults
+from ptuning.config import RunConfig, defaults
 from ptuning.errors import TrainingError
 from ptuning.files import disk_errors, no_space, whole_file
 

@@ -5,7 +5,7 @@ Knows nothing of optimizers.
 
 import math
 
-from ptuning.config.run import TrainConfig
+from ptuning.config import TrainConfig
 
 
 def rate(settings: TrainConfig, max_steps: int, step: int) -> float:

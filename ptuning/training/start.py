@@ -7,13 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ptuning.config.run import RunConfig
-from ptuning.data.coder import Coder
-from ptuning.data.examples import Example
-from ptuning.data.tokenizer import text_ids
-from ptuning.model.backbone import Backbone
-from ptuning.prompts import initializers
-from ptuning.prompts.soft_prompt import SoftPrompt
+from ptuning.config import RunConfig
+from ptuning.data import Coder, Example, text_ids
+from ptuning.model import Backbone
+from ptuning.prompts import SoftPrompt, initializers
 
 
 def start_embeddings(config: RunConfig, backbone: Backbone, coder: Coder, examples: Sequence[Example]) -> Tensor:

@@ -16,10 +16,9 @@ from torch import Tensor
 
 import ptuning
 from benchmark import cost
-from ptuning.data.examples import Example
-from ptuning.data.readers import Row, read_rows
+from ptuning.data import Example, Row, read_rows
 from ptuning.forward import objective
-from ptuning.model.kernels.switch import FastKernels
+from ptuning.model.kernels import FastKernels
 from ptuning.prompts import encoders, initializers
 from ptuning.training import backward as gradient
 
@@ -172,7 +171,7 @@ class Ours(Side):
 
     def step(self, prepared: list[Example]) -> None:
         """As the trainer makes it."""
-        gradient.backward(self.backbone, self.encoder(), prepared, 1 / len(prepared))
+        gradient.backward_in_parts(self.backbone, self.encoder(), prepared, 1 / len(prepared))
         self.optimizer.step()
         self.optimizer.zero_grad()
 

@@ -24,8 +24,10 @@ from safetensors.torch import load_file, save_file
 from ptuning.cli import main as cli
 from ptuning.data.readers import Row
 from ptuning.data.task import Task
-from ptuning.model.backbone import Backbone, CausalBackbone
-from ptuning.prompts.soft_prompt import OWN_FILE, WEIGHTS_FILE, SoftPrompt
+from ptuning.model.backbone import Backbone
+from ptuning.model.causal import CausalBackbone
+from ptuning.prompts.soft_prompt import SoftPrompt
+from ptuning.prompts.storage import OWN_FILE, WEIGHTS_FILE
 from ptuning.training import run_directory
 from ptuning.training.run_directory import RunDirectory
 

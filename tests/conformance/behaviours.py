@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ptuning.data.readers import Row
 from ptuning.forward import objective
-from ptuning.forward.label_logits import can_share, shared_prefix, splice
+from ptuning.forward.shared_prefix import can_share, shared_prefix
+from ptuning.forward.splice import splice
 from ptuning.inference.prompted_lm import PromptedLM
 
 TEXTS = ["the film", "a very dull plot and a very bad film was in the capital", "bright", "the film was good of"]

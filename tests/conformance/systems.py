@@ -17,7 +17,7 @@ from ptuning.data.batches import padded as padded_rows
 from ptuning.data.examples import Example
 from ptuning.data.task import Task
 from ptuning.forward import objective
-from ptuning.forward.label_logits import label_logits
+from ptuning.forward.paths import label_logits
 from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.model.loading import quantize_int8
 from ptuning.prompts.soft_prompt import SoftPrompt

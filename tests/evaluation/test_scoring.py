@@ -7,7 +7,7 @@ from families import tiny_backbone
 from ptuning.data.readers import Row
 from ptuning.data.task import Task
 from ptuning.evaluation.scoring import evaluate, score_rows
-from ptuning.forward.label_logits import begin
+from ptuning.forward.shared_prefix import begin
 
 LABELS = {"negative": " negative", "positive": " positive"}
 TASK = Task("{prompt:3}review: {text} sentiment", verbalizer=LABELS)

@@ -11,11 +11,12 @@ from ptuning.data.readers import Row
 from ptuning.data.task import Task
 from ptuning.errors import DataError
 from ptuning.forward import candidates as choices
-from ptuning.forward import label_logits as forward
 from ptuning.forward import objective
-from ptuning.forward.label_logits import can_pack
-from ptuning.forward.prefix_cache import Prefix, RowPrompts
-from ptuning.model.backbone import CausalBackbone
+from ptuning.forward import paths as forward
+from ptuning.forward.batch_prompt import RowPrompts
+from ptuning.forward.prefix_cache import Prefix
+from ptuning.forward.shared_prefix import can_pack
+from ptuning.model.causal import CausalBackbone
 from ptuning.model.kernels.attention import FILLED_TO
 from ptuning.prompts import initializers
 

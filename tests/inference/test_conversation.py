@@ -8,7 +8,7 @@ from transformers import StoppingCriteria
 from ptuning.data.examples import Example
 from ptuning.data.task import Task
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
-from ptuning.forward.label_logits import splice
+from ptuning.forward.splice import splice
 from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.prompts.encoders import Conditioned
 from ptuning.prompts.soft_prompt import SoftPrompt

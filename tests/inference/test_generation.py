@@ -11,8 +11,10 @@ from transformers import PreTrainedTokenizerFast
 from ptuning.data.task import Task
 from ptuning.errors import ModelError, PromptError
 from ptuning.inference import generation
-from ptuning.inference.generation import Piece, RowText, settings_of
+from ptuning.inference.generation import settings_of
 from ptuning.inference.prompted_lm import PromptedLM
+from ptuning.inference.row_text import RowText
+from ptuning.inference.streaming import Piece
 from ptuning.model.backbone import Backbone
 from ptuning.prompts.soft_prompt import SoftPrompt
 
@@ -348,8 +350,8 @@ def test_rows_read_end_to_end_are_written_on_as_padded_ones_are(family, options,
     names = ["p", "long", "p", "p", "long"]
     asked = {"prompt": names, "max_new_tokens": 6, **options}
     read = []
-    prefill = generation.prefill
-    monkeypatch.setattr(generation, "prefill", lambda *each: read.append(each) or prefill(*each))
+    prefill = generation.prefilled
+    monkeypatch.setattr(generation, "prefilled", lambda *each: read.append(each) or prefill(*each))
     end_to_end = lm.generate(rows, **asked)
     assert len(read) == 1
     monkeypatch.setattr(generation, "can_pack", lambda *_: False)

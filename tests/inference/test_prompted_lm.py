@@ -15,7 +15,8 @@ from ptuning.data.readers import Row, read_rows
 from ptuning.data.task import Task
 from ptuning.errors import DataError, PromptError
 from ptuning.forward import objective
-from ptuning.forward.label_logits import label_logits, splice
+from ptuning.forward.paths import label_logits
+from ptuning.forward.splice import splice
 from ptuning.inference.ensemble import Classification, Ensemble
 from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.prompts.initializers import from_vocabulary

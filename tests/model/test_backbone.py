@@ -18,7 +18,8 @@ from ptuning.data.readers import read_rows
 from ptuning.data.task import Task
 from ptuning.errors import ModelError
 from ptuning.forward import objective
-from ptuning.forward.label_logits import shared_prefix, splice
+from ptuning.forward.shared_prefix import shared_prefix
+from ptuning.forward.splice import splice
 from ptuning.model import loading
 from ptuning.model.backbone import Backbone
 from ptuning.model.checkpointing import is_checkpointed

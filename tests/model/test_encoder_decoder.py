@@ -16,9 +16,11 @@ from ptuning.data.examples import Example
 from ptuning.data.readers import Row
 from ptuning.errors import ModelError, PromptError
 from ptuning.forward import objective
-from ptuning.forward.label_logits import label_logits, splice
+from ptuning.forward.paths import label_logits
+from ptuning.forward.splice import splice
 from ptuning.inference.prompted_lm import PromptedLM
-from ptuning.model.backbone import Backbone, EncoderDecoderBackbone
+from ptuning.model.backbone import Backbone
+from ptuning.model.encoder_decoder import EncoderDecoderBackbone
 from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.training.run import train
 

@@ -12,7 +12,9 @@ from ptuning.data.examples import Example
 from ptuning.data.readers import Row
 from ptuning.data.task import Task
 from ptuning.errors import PromptError
-from ptuning.forward.label_logits import can_share, embeddings_of, label_logits
+from ptuning.forward.paths import label_logits
+from ptuning.forward.shared_prefix import can_share
+from ptuning.forward.splice import embeddings_of
 from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.inspection.report import inspect
 from ptuning.model.backbone import Backbone

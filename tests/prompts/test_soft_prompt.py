@@ -18,7 +18,7 @@ from ptuning.data.readers import Row, read_rows
 from ptuning.data.task import Task
 from ptuning.data.template import Template
 from ptuning.errors import PromptError
-from ptuning.forward.label_logits import label_logits
+from ptuning.forward.paths import label_logits
 from ptuning.prompts import initializers
 from ptuning.prompts import soft_prompt as prompt
 from ptuning.prompts.soft_prompt import SoftPrompt

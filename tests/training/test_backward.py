@@ -59,7 +59,7 @@ def test_parts_add_up_to_the_gradient_of_all_rows(family: str, template: str, mo
         lambda self, rows: sizes.append(len(rows) * max(map(len, rows))) or collate(self, rows),
     )
     for limits in ({}, {"batch_size": 2}, {"max_batch_tokens": longest}):
-        total = gradient.backward(backbone, encoder(), examples, 0.5, **limits)
+        total = gradient.backward_in_parts(backbone, encoder(), examples, 0.5, **limits)
         assert total == pytest.approx(loss.item(), rel=1e-5)
         assert_same(gradient_of(encoder), expected)
         assert max(sizes) <= limits.get("max_batch_tokens", max(sizes))
@@ -72,7 +72,7 @@ def test_a_conditioned_encoder_gets_the_same_gradient() -> None:
     examples, encoder = examples_of(backbone, "{prompt:5}the {text} is"), encoder_of(backbone, "conditioned")
     objective.loss_sum(backbone, encoder, backbone.collate(examples)).backward()
     expected = gradient_of(encoder)
-    gradient.backward(backbone, encoder, examples, batch_size=2)
+    gradient.backward_in_parts(backbone, encoder, examples, batch_size=2)
     assert_same(gradient_of(encoder), expected)
 
 
@@ -85,7 +85,7 @@ def test_the_prompt_is_run_once_and_the_encoder_backward_once(monkeypatch: pytes
         type(backbone), "run", lambda self, **i: lines.append(i["inputs_embeds"].shape[1]) or run(self, **i)
     )
     next(iter(encoder.parameters())).register_post_accumulate_grad_hook(lambda _: passes.append(1))
-    gradient.backward(backbone, encoder(), examples, batch_size=1)
+    gradient.backward_in_parts(backbone, encoder(), examples, batch_size=1)
     assert len(lines) == 1 + len(examples)
     assert lines[0] == backbone.collate(examples).num_shared > 5  # the virtual tokens and "the"
     assert len(passes) == 1
@@ -95,7 +95,7 @@ def test_a_row_beyond_the_limit_says_so_before_anything_is_run() -> None:
     backbone = tiny_backbone()
     examples, encoder = examples_of(backbone, "{prompt:5}{text}"), encoder_of(backbone)
     with pytest.raises(DataError, match=r"row 1 of .* tokens, .* expected at most 9, the tokens that a batch may have"):
-        gradient.backward(backbone, encoder(), examples, max_batch_tokens=9)
+        gradient.backward_in_parts(backbone, encoder(), examples, max_batch_tokens=9)
     assert not len(gradient_of(encoder))
 
 
@@ -105,11 +105,11 @@ def test_gradients_of_many_parts_gather_in_float32() -> None:
     examples, encoder = examples_of(backbone, "{prompt:5}the {text} is") * 40, encoder_of(backbone)
     found = []
     for batch_size in (None, 1):
-        gradient.backward(backbone, encoder(), examples, batch_size=batch_size)
+        gradient.backward_in_parts(backbone, encoder(), examples, batch_size=batch_size)
         found.append(gradient_of(encoder))
     exact = torch.zeros_like(found[0])
     for k in range(len(TEXTS)):
-        gradient.backward(backbone, encoder(), [examples[k]] * 2)
+        gradient.backward_in_parts(backbone, encoder(), [examples[k]] * 2)
         exact += 20 * gradient_of(encoder)
     assert (found[1] - exact).norm() < 0.05 * exact.norm()
 
@@ -119,4 +119,4 @@ def test_a_beginning_beyond_the_models_positions_says_so_before_it_is_run() -> N
     prompt_PH = initializers.from_vocabulary(backbone.vocabulary_VH, NUM_POSITIONS + 4).requires_grad_()
     rows = [Example([*range(-1, -NUM_POSITIONS - 5, -1), token], [3]) for token in (5, 6)]
     with pytest.raises(DataError, match=rf"a row of {NUM_POSITIONS + 4} tokens.* at most {NUM_POSITIONS}"):
-        gradient.backward(backbone, prompt_PH, rows, batch_size=1)
+        gradient.backward_in_parts(backbone, prompt_PH, rows, batch_size=1)

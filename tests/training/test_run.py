@@ -19,7 +19,7 @@ from conftest import ASSETS, REPOSITORY, write_csv
 import ptuning
 from ptuning.config.run import RunConfig
 from ptuning.errors import DataError, TrainingError
-from ptuning.model.backbone import CausalBackbone
+from ptuning.model.causal import CausalBackbone
 from ptuning.training import backward as gradient
 from ptuning.training import run as trainer
 from ptuning.training.interrupts import Interrupted

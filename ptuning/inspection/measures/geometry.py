@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptuning.evaluation.table import Table
+from ptuning.evaluation import Table
 from ptuning.inspection.vocabulary.embeddings import Vocabulary, unit
 
 _NEIGHBOURS = 10

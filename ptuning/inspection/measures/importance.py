@@ -12,18 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ptuning.data.batches import Batch
-from ptuning.data.examples import Example
-from ptuning.data.readers import Row
+from ptuning.data import Batch, Example, Row
 from ptuning.errors import PromptError
-from ptuning.evaluation.bootstrap import Resampled, Scores
-from ptuning.evaluation.scoring import score_rows
-from ptuning.evaluation.table import Table
-from ptuning.forward.label_logits import splice
+from ptuning.evaluation import Resampled, Scores, Table, score_rows
+from ptuning.forward import label_logits
 from ptuning.inspection.measures.ladder import untrained
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
-from ptuning.model.backbone import Backbone, CausalBackbone
-from ptuning.prompts.soft_prompt import SoftPrompt
+from ptuning.model import Backbone, CausalBackbone
+from ptuning.prompts import SoftPrompt
 
 MOST_ROWS = 32  # read with each replacement
 _CHANGES = {
@@ -125,7 +121,7 @@ def attention(prompt_PH: Tensor, backbone: Backbone, examples: Sequence[Example]
     for example in examples:
         batch = backbone.collate([example]).to(backbone.device)
         with _Watched(batch) as watched:
-            splice(backbone, prompt_PH, batch)
+            label_logits(backbone, prompt_PH, batch, "splice")
         if not watched.shares:
             return None
         share_T = torch.stack(watched.shares).mean(dim=0)

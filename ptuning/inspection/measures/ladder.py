@@ -12,20 +12,14 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ptuning.data.examples import Example, warn_of_cut
-from ptuning.data.readers import Row
-from ptuning.data.task import Task
-from ptuning.data.template import Template
-from ptuning.data.tokenizer import frame_ids
+from ptuning.data import Example, Row, Task, Template, frame_ids, warn_of_cut
 from ptuning.errors import DataError, PromptError
-from ptuning.evaluation.bootstrap import Resampled, Scores, least
-from ptuning.evaluation.scoring import RowScores, score_rows
-from ptuning.evaluation.table import Table
-from ptuning.forward.label_logits import embeddings_of
+from ptuning.evaluation import Resampled, RowScores, Scores, Table, least, score_rows
+from ptuning.forward import embeddings_of
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.inspection.vocabulary.neighbours import top
-from ptuning.model.backbone import Backbone
-from ptuning.prompts.soft_prompt import SoftPrompt
+from ptuning.model import Backbone
+from ptuning.prompts import SoftPrompt
 
 NONE, RANDOM, RANDOM_TEXT = "no prompt", "random tokens", "random text"
 UNTRAINED, INIT_TEXT = "untrained", "init text"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ptuning.errors import PromptError
-from ptuning.evaluation.table import Table
+from ptuning.evaluation import Table
 from ptuning.inspection.vocabulary.embeddings import Vocabulary, unit
 from ptuning.inspection.vocabulary.neighbours import best, merged, top
 from ptuning.inspection.vocabulary.nulls import Nulls, q_values

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ptuning.errors import PromptError
-from ptuning.evaluation.table import Table
+from ptuning.evaluation import Table
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.inspection.vocabulary.neighbours import top
 

@@ -13,10 +13,10 @@ from einops import rearrange
 from torch import Tensor
 
 from ptuning.errors import PromptError
-from ptuning.evaluation.table import Table
+from ptuning.evaluation import Table
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.inspection.vocabulary.neighbours import top
-from ptuning.training.run_directory import RunDirectory
+from ptuning.training import RunDirectory
 
 COLUMNS = {
     "step": "training steps so far",

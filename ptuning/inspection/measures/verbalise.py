@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptuning.data.tokenizer import frame_ids
+from ptuning.data import frame_ids
 from ptuning.errors import ModelError, PromptError
-from ptuning.evaluation.table import Table
-from ptuning.forward.placement import place
+from ptuning.evaluation import Table
+from ptuning.forward import place
 from ptuning.inspection.measures.ladder import untrained
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.inspection.vocabulary.nulls import Nulls
-from ptuning.model.backbone import Backbone, CausalBackbone
-from ptuning.model.kernels.last_layer import decoder_layers
-from ptuning.prompts.soft_prompt import SoftPrompt
+from ptuning.model import Backbone, CausalBackbone
+from ptuning.model.kernels import decoder_layers
+from ptuning.prompts import SoftPrompt
 
 _BEFORE, _FILLER, _AFTER = "Here is an instruction:", " x", "\nIn other words, the instruction asks to"
 SOFT, UNTRAINED, RANDOM = "soft prompt", "untrained", "random directions of the same norms"

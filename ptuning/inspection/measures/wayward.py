@@ -10,19 +10,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ptuning.data.examples import Example
-from ptuning.data.readers import Row
-from ptuning.data.sampling import BatchStream
-from ptuning.data.task import Task
+from ptuning.data import BatchStream, Example, Row, Task
 from ptuning.errors import ConfigError, PromptError
-from ptuning.evaluation.scoring import evaluate
-from ptuning.evaluation.table import Table
+from ptuning.evaluation import Table, evaluate
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.inspection.vocabulary.neighbours import top
-from ptuning.model.backbone import Backbone
-from ptuning.prompts import encoders, initializers
-from ptuning.prompts.soft_prompt import SoftPrompt
-from ptuning.training.backward import backward
+from ptuning.model import Backbone
+from ptuning.prompts import SoftPrompt, encoders, initializers
+from ptuning.training import backward_in_parts
 
 COLUMNS = {
     "pull": "weight of the pull in the loss: the mean over virtual tokens of 1 - cosine with the target's token; None "
@@ -120,7 +115,7 @@ def _tuned(
     for step in range(own.max_steps):
         optimizer.param_groups[0]["lr"] = own.learning_rate * (1 - step / own.max_steps)
         rows = [examples[i] for i in stream[step]]
-        backward(backbone, encoder(), rows, 1 / sum(len(row.answer_ids) for row in rows))
+        backward_in_parts(backbone, encoder(), rows, 1 / sum(len(row.answer_ids) for row in rows))
         if goal is not None:
             target_PH, weight = goal
             (weight * (1 - torch.cosine_similarity(encoder(), target_PH, dim=1)).mean()).backward()

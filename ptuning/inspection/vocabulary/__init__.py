@@ -1,1 +1,4 @@
-"""vocabulary."""
+"""The base model's tokens as inspection sees them: embeddings, neighbours, chance.
+
+Knows nothing of tasks.
+"""

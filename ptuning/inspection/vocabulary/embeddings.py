@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ptuning.model.backbone import Backbone
+from ptuning.model import Backbone
 
 CHUNK = 8192  # rows compared at a time
 _MOST_KEPT = 2**25  # numbers of a vocabulary whose chunks are kept, twice in fp32

@@ -6,7 +6,7 @@ from families import ATTENTION, tiny_backbone
 from torch.utils.flop_counter import FlopCounterMode
 
 from ptuning.data.examples import Example
-from ptuning.forward import label_logits as forward
+from ptuning.forward import paths as forward
 from ptuning.model.kernels.last_layer import only_scored
 from ptuning.prompts import initializers
 

@@ -13,10 +13,12 @@ from ptuning.data.examples import Example
 from ptuning.data.readers import Row, read_rows
 from ptuning.data.task import Task, Verbalizer
 from ptuning.errors import ModelError
-from ptuning.forward import label_logits as forward
-from ptuning.forward.label_logits import can_share, label_logits, shared_prefix, splice
+from ptuning.forward import paths as forward
+from ptuning.forward.batch_prompt import RowPrompts
 from ptuning.forward.objective import label_scores
-from ptuning.forward.prefix_cache import RowPrompts
+from ptuning.forward.paths import label_logits
+from ptuning.forward.shared_prefix import can_share, shared_prefix
+from ptuning.forward.splice import splice
 from ptuning.model.kernels import attention
 from ptuning.prompts import initializers
 from ptuning.prompts.encoders import Residual

@@ -1,0 +1,60 @@
+"""Encoder-decoders such as T5: the encoder reads the question, the decoder answers.
+
+Knows nothing of prompts or training.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ptuning.data import Batch, Coder, Example, Task, collate_pairs
+from ptuning.errors import ModelError
+from ptuning.model.backbone import Backbone
+
+
+class EncoderDecoderBackbone(Backbone):
+    """An encoder-decoder such as T5: its encoder reads prompt and question (Lester et al. 2021)."""
+
+    task_type, side_to_write = "SEQ_2_SEQ_LM", "right"
+
+    @classmethod
+    def fits(cls, model: Any) -> bool:
+        """Any encoder-decoder."""
+        return bool(model.config.is_encoder_decoder)
+
+    def __init__(self, model: Any, tokenizer: Any, name: str | None = None) -> None:
+        super().__init__(model, tokenizer, name)
+        if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
+            raise ModelError(
+                f"{self.name}, whose {type(model).__name__} does not say how its decoder begins",
+                "an encoder-decoder such as T5",
+                "Choose another model",
+            )
+
+    def coder(self, task: Task) -> Coder:
+        """Turns the task's rows into examples whose questions are closed by the tokenizer's end-of-text token."""
+        return Coder(task, self.tokenizer, self.max_positions, closes=True)
+
+    def collate(self, examples: Sequence[Example], padding_side: str = "right") -> Batch:
+        """Pads examples, questions and answers apart."""
+        return collate_pairs(examples, self.pad_id, padding_side)
+
+    def logits(self, embeddings_BTH: Tensor, batch: Batch) -> Tensor:
+        """The model's own forward: embeddings into the encoder, the answer so far into the decoder."""
+        output = self.model(
+            inputs_embeds=embeddings_BTH,
+            attention_mask=batch.mask_BT,
+            decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels=batch.labels_BT),
+            use_cache=False,
+        )
+        return output.logits[batch.scored_BT].float()
+
+    def generate(self, embeddings_BTH: Tensor, ids_BT: Tensor, mask_BT: Tensor, **settings: Any) -> Tensor:
+        """Writes an answer to each row, the decoder's start token left out."""
+        written_BN = self.model.generate(inputs_embeds=embeddings_BTH, attention_mask=mask_BT, **settings)
+        return written_BN[:, self.num_columns_before(ids_BT) :]
+
+    def num_columns_before(self, ids_BT: Tensor) -> int:
+        """The decoder's start token alone."""
+        return 1
