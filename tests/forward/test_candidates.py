@@ -13,6 +13,7 @@ from ptuning.errors import DataError
 from ptuning.forward import candidates as choices
 from ptuning.forward import objective
 from ptuning.forward import paths as forward
+from ptuning.forward import shared_prefix as shared_prefix_module
 from ptuning.forward.batch_prompt import RowPrompts
 from ptuning.forward.prefix_cache import Prefix
 from ptuning.forward.shared_prefix import can_pack
@@ -47,7 +48,7 @@ def test_answers_score_as_each_by_itself(
     family: str, at_once: int, num_empty: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choices, "_TOKENS_AT_ONCE", at_once)
-    monkeypatch.setattr(forward, "num_filling", lambda *_: num_empty)
+    monkeypatch.setattr(shared_prefix_module, "num_filling", lambda *_: num_empty)
     backbone, prompts, examples = asked(family)
     with torch.no_grad():
         expected = objective.whole_label_scores(backbone, prompts, examples, ANSWERS, "splice")
@@ -79,7 +80,7 @@ def test_models_that_cannot_read_answers_side_by_side_read_them_one_by_one(monke
 
 
 def test_no_window_forgets_what_is_before_keys_that_nothing_sees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "num_filling", lambda *_: FILLED_TO - 1)
+    monkeypatch.setattr(shared_prefix_module, "num_filling", lambda *_: FILLED_TO - 1)
     packed = []
     for window in range(12, 70, 2):
         backbone, prompts, examples = asked("mistral", (2, 1), window)

@@ -230,7 +230,7 @@ def test_rows_are_measured_with_the_prompt_and_without(backbone, prompt_PH):
 
 def test_template_that_is_nothing_without_its_prompt_has_no_baseline(backbone, prompt_PH, monkeypatch, caplog):
     rows = [Row({"text": text, "label": "positive"}, "row") for text in ("", "a")]
-    monkeypatch.setattr("ptuning.data.tokenizer.frame_ids", lambda tokenizer: ([], []))
+    monkeypatch.setattr("ptuning.data.coder.frame_ids", lambda tokenizer: ([], []))
     task = Task("{prompt:4}{text}", verbalizer=ONE_TOKEN)
     assert list(evaluate_rows(backbone, prompt_PH, task, rows, 2, with_baseline=True)) == [WITH]
     assert "no baseline: without the prompt nothing stands before some answers" in caplog.text

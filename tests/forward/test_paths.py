@@ -13,7 +13,7 @@ from ptuning.data.examples import Example
 from ptuning.data.readers import Row, read_rows
 from ptuning.data.task import Task, Verbalizer
 from ptuning.errors import ModelError
-from ptuning.forward import paths as forward
+from ptuning.forward import shared_prefix as shared_prefix_module
 from ptuning.forward.batch_prompt import RowPrompts
 from ptuning.forward.objective import label_scores
 from ptuning.forward.paths import label_logits
@@ -97,7 +97,7 @@ def test_shared_prefix_equals_splice_whatever_the_rows_lengths(any_backbone, num
 
 
 def test_keys_that_nothing_sees_change_nothing(any_backbone, monkeypatch):
-    monkeypatch.setattr(forward, "num_filling", lambda *_: 5)
+    monkeypatch.setattr(shared_prefix_module, "num_filling", lambda *_: 5)
     batch = collate(
         [example(4, *each, seed=i) for i, each in enumerate([(3, 1), (12, 2), (7, 1)])], any_backbone.pad_id
     )
@@ -111,7 +111,9 @@ def test_in_bfloat16_attention_gets_numbers_of_keys_that_softmax_is_fast_for(mon
     batch = collate([example(4, *each, seed=i) for i, each in enumerate([(3, 1), (12, 2), (7, 1)])], backbone.pad_id)
     assert backbone.joins  # found out by running it, before keys are counted
     assert backbone.packs
-    apart = RowPrompts.same(prompt_PH, forward.begin(backbone, prompt_PH, batch.shared_ids), len(batch.ids_BT))
+    apart = RowPrompts.same(
+        prompt_PH, shared_prefix_module.begin(backbone, prompt_PH, batch.shared_ids), len(batch.ids_BT)
+    )
     counted, attend = [], attention.attend
     monkeypatch.setattr(attention, "attend", lambda q, k, *rest: counted.append(k.shape[2]) or attend(q, k, *rest))
     for prompt in (prompt_PH, apart):

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ptuning.data.task import Task
 from ptuning.errors import ModelError, PromptError
-from ptuning.inference import generation
+from ptuning.inference import generation, streaming
 from ptuning.inference.generation import settings_of
 from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.inference.row_text import RowText
@@ -67,14 +67,14 @@ def test_pieces_joined_are_the_answers(lm, options):
 
 def test_text_comes_before_the_end(lm, monkeypatch):
     finished = threading.Event()
-    write = generation.write
+    write = streaming.write
 
     def slow_write(*arguments, **listening):
         ids_BN = write(*arguments, **listening)
         finished.set()
         return ids_BN
 
-    monkeypatch.setattr(generation, "write", slow_write)
+    monkeypatch.setattr(streaming, "write", slow_write)
     pieces = lm.generate(ROWS[:1], max_new_tokens=60, stream=True)
     next(pieces)
     assert not finished.is_set()
@@ -84,8 +84,8 @@ def test_text_comes_before_the_end(lm, monkeypatch):
 
 def test_nobody_listening_ends_the_writing(lm, monkeypatch):
     num_steps = []
-    put = generation._RowStreamer.put
-    monkeypatch.setattr(generation._RowStreamer, "put", lambda *a: num_steps.append(1) or put(*a))
+    put = streaming._RowStreamer.put
+    monkeypatch.setattr(streaming._RowStreamer, "put", lambda *a: num_steps.append(1) or put(*a))
     num_threads = threading.active_count()
     pieces = lm.generate(ROWS, max_new_tokens=2000, stream=True)
     next(pieces)
@@ -98,7 +98,7 @@ def test_what_goes_wrong_while_streaming_is_raised_to_the_reader(lm, monkeypatch
     def fail(*_, **__):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(generation, "write", fail)
+    monkeypatch.setattr(streaming, "write", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         list(lm.generate(ROWS, stream=True))
 
@@ -249,8 +249,8 @@ def _before(text, stops):
 
 def test_stop_string_ends_the_writing_and_not_only_the_text(lm, monkeypatch):
     num_steps = []
-    put = generation._RowStreamer.put
-    monkeypatch.setattr(generation._RowStreamer, "put", lambda *a: num_steps.append(1) or put(*a))
+    put = streaming._RowStreamer.put
+    monkeypatch.setattr(streaming._RowStreamer, "put", lambda *a: num_steps.append(1) or put(*a))
     free = lm.generate(ROWS[:1], max_new_tokens=40)[0]
     list(lm.generate(ROWS[:1], max_new_tokens=40, stop_strings=[free[:2]], stream=True))
     assert len(num_steps) < 20

@@ -11,7 +11,7 @@ from ptuning.errors import PromptError
 from ptuning.inference import prompt_library as library
 from ptuning.inference.prompt_library import PromptLibrary
 from ptuning.inference.prompted_lm import PromptedLM
-from ptuning.prompts import soft_prompt as prompt
+from ptuning.prompts import storage
 from ptuning.prompts.encoders import Conditioned
 from ptuning.prompts.soft_prompt import SoftPrompt
 
@@ -52,7 +52,7 @@ def runs(backbone, monkeypatch):
 
 
 def test_directory_is_listed_without_reading_a_number(backbone, directory, monkeypatch):
-    monkeypatch.setattr(prompt, "load_file", pytest.fail)
+    monkeypatch.setattr(storage, "load_file", pytest.fail)
     held = PromptLibrary(backbone, directory)
     assert list(held) == ["one", "run", "theirs"]
     one, run, theirs = held.infos()

@@ -551,7 +551,7 @@ def test_batch_that_does_not_begin_with_the_kept_prefixes_is_spliced(backbone):
 
 
 def test_row_before_whose_answer_nothing_stands_is_told(backbone, monkeypatch):
-    monkeypatch.setattr("ptuning.data.tokenizer.frame_ids", lambda tokenizer: ([], []))
+    monkeypatch.setattr("ptuning.data.coder.frame_ids", lambda tokenizer: ([], []))
     task = dataclasses.replace(SENTIMENT, template="{prompt:4}{text}")
     prompt = prompt_for(backbone, task)
     lm = PromptedLM(backbone, {"on": prompt, "off": prompt.disabled()})

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ptuning.data.examples import Example
 from ptuning.forward import paths as forward
+from ptuning.forward import shared_prefix as shared_prefix_module
 from ptuning.model.kernels.last_layer import only_scored
 from ptuning.prompts import initializers
 
@@ -36,7 +37,7 @@ def test_less_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ptuning.model.kernels.linear._PRODUCT", None)  # torch counts its own products only
     counted = []
     for mode in (only_scored, lambda *_: torch.no_grad()):
-        monkeypatch.setattr(forward, "only_scored", mode)
+        monkeypatch.setattr(shared_prefix_module, "only_scored", mode)
         with FlopCounterMode(display=False) as flops, torch.no_grad():
             forward.label_logits(backbone, prompt_PH, batch)
         counted.append(flops.get_total_flops())
