@@ -1,0 +1,82 @@
+"""What commands share: their arguments, and the model and the row that these name.
+
+Knows nothing of what a command does.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from ptuning.errors import ConfigError, DataError, ModelError, PromptError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what the command line turns into exit status 2."""
+        raise ConfigError(message, "a command line as --help shows it", f"See {self.prog} --help")
+
+
+def prompt_command(commands: Any, name: str, help_: str, run: Any) -> argparse.ArgumentParser:
+    """Adds a command that takes a saved prompt."""
+    parser = commands.add_parser(name, help=help_, description=help_)
+    parser.add_argument("prompt", metavar="PROMPT_DIR", help="a saved prompt's directory")
+    parser.add_argument("--model", help="the base model; by default the one the prompt names")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument("--quantization", default="none", choices=("none", "int8"), help="of the base's weights")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ...; by default the first accelerator")
+    parser.add_argument("--allow-other-base", action="store_true", help="take a base the prompt was not tuned on")
+    parser.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+    parser.add_argument("--batch-size", type=positive, default=32, help="rows read at once (default: 32)")
+    parser.add_argument("--max-batch-tokens", type=positive, help="tokens read at once (default: no limit)")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+@contextmanager
+def base_of(parsed: argparse.Namespace) -> Iterator[str]:
+    """The base model to load; where it cannot be, says that another can be given."""
+    from ptuning.prompts import SoftPrompt
+
+    base = parsed.model or SoftPrompt.load(parsed.prompt).base_name
+    if base is None:
+        raise PromptError(f"{parsed.prompt} names no base model", "a base model", "Give one with --model")
+    try:
+        yield base
+    except ModelError as error:
+        if parsed.model:
+            raise
+        hint = f"{error.remedy}, or give the base that {parsed.prompt} was tuned on with --model"
+        raise ModelError(error.received, error.expected, hint) from error
+
+
+def load_model(parsed: argparse.Namespace) -> Any:
+    """The prompted model that the arguments name."""
+    from ptuning.inference import PromptedLM
+
+    with base_of(parsed) as base:
+        return PromptedLM.from_pretrained(
+            *(base, {"prompt": parsed.prompt}, parsed.dtype, parsed.device, parsed.allow_other_base),
+            trust_remote_code=parsed.trust_remote_code,
+            quantization=parsed.quantization,
+            batch_size=parsed.batch_size,
+            max_batch_tokens=parsed.max_batch_tokens,
+            progress=parsed.data is not None,
+        )
+
+
+def one_row(text: str, columns: Sequence[str]) -> dict[str, str]:
+    """The row of a template with one column."""
+    if len(columns) != 1:
+        raise DataError(f"--input for a template with the columns {columns}", "one column", "Use --data")
+    return {columns[0]: text}

@@ -1,0 +1,37 @@
+"""`ptuning evaluate`."""
+
+import argparse
+import json
+from typing import Any
+
+from ptuning.cli.arguments import load_model, prompt_command
+from ptuning.errors import DataError
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the parser."""
+    parser = prompt_command(commands, "evaluate", "how good a prompt is on rows with answers", run)
+    parser.add_argument("--data", help="rows; by default those the prompt was trained with: test, else validation")
+    parser.add_argument("--baseline", action="store_true", help="also the same words without the soft prompt")
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Prints the metrics."""
+    from ptuning.data import read_rows
+    from ptuning.evaluation import evaluate_rows
+    from ptuning.prompts import results_table
+
+    lm = load_model(parsed)
+    prompt, task = lm.prompts["prompt"], lm.task("prompt")
+    used = prompt.training.get("data", {})
+    split = "test" if parsed.data or used.get("test") else "validation"
+    source = parsed.data or used.get(split)
+    if source is None:
+        raise DataError("no rows to evaluate on", "a data file with answers", "Give one with --data")
+    rows, limits = read_rows(source, split, task.columns), (parsed.batch_size, parsed.baseline, parsed.max_batch_tokens)
+    results = evaluate_rows(lm.backbone, prompt.on(lm.backbone.device), task, rows, *limits)
+    measured = {name: metrics.as_dict() for name, metrics in results.items()}
+    if parsed.json:
+        print(json.dumps({"prompt": parsed.prompt, "data": source, "results": measured}))
+    else:
+        print("\n".join(results_table(measured)))

@@ -1,0 +1,45 @@
+"""`ptuning train`."""
+
+from typing import Any
+
+from ptuning.cli.arguments import Parser
+from ptuning.errors import ConfigError
+
+
+def run(arguments: list[str]) -> None:
+    """Trains, or prints what training would be told."""
+    from ptuning.config import RunConfig, parser
+
+    flags = Parser(prog="ptuning train", add_help=False, allow_abbrev=False)
+    flags.add_argument("--config")
+    flags.add_argument("--resume", action="store_true")
+    parsed, overrides = flags.parse_known_args(arguments)
+    if {"-h", "--help"} & set(overrides):
+        parser().print_help()
+        return
+    print_config = "--print_config" in overrides
+    overrides = [each for each in overrides if each != "--print_config"]
+    if parsed.config is None:
+        raise ConfigError("ptuning train without --config", "a config file", "See configs/ for examples")
+    config = RunConfig.from_yaml(parsed.config, overrides)
+    if print_config:
+        print(config.to_yaml(), end="")
+        return
+    _report(config, parsed.resume)
+
+
+def _report(config: Any, resume: bool) -> None:
+    from accelerate import PartialState
+
+    from ptuning.prompts import results_table
+    from ptuning.training import train
+
+    is_main_process = PartialState(cpu=config.model.device == "cpu").is_main_process
+    result = train(config, resume)
+    if not is_main_process:
+        return
+    for line in results_table(result.metrics["results"]):
+        print(line)
+    print(f"saved: {result.directory}")
+    if result.prompt.not_peft:
+        print(result.prompt.not_peft)
