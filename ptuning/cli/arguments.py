@@ -75,6 +75,13 @@ def load_model(parsed: argparse.Namespace) -> Any:
         )
 
 
+def read_options(parsed: argparse.Namespace, progress: bool) -> Any:
+    """How the arguments say that rows are read."""
+    from ptuning.forward import ReadOptions
+
+    return ReadOptions(parsed.batch_size, parsed.max_batch_tokens, progress=progress)
+
+
 def one_row(text: str, columns: Sequence[str]) -> dict[str, str]:
     """The row of a template with one column."""
     if len(columns) != 1:

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from ptuning.cli.arguments import load_model, prompt_command
+from ptuning.cli.arguments import load_model, prompt_command, read_options
 from ptuning.errors import DataError
 
 
@@ -28,8 +28,8 @@ def run(parsed: argparse.Namespace) -> None:
     source = parsed.data or used.get(split)
     if source is None:
         raise DataError("no rows to evaluate on", "a data file with answers", "Give one with --data")
-    rows, limits = read_rows(source, split, task.columns), (parsed.batch_size, parsed.baseline, parsed.max_batch_tokens)
-    results = evaluate_rows(lm.backbone, prompt.on(lm.backbone.device), task, rows, *limits)
+    rows, options = read_rows(source, split, task.columns), read_options(parsed, progress=True)
+    results = evaluate_rows(lm.backbone, prompt.on(lm.backbone.device), task, rows, parsed.baseline, options)
     measured = {name: metrics.as_dict() for name, metrics in results.items()}
     if parsed.json:
         print(json.dumps({"prompt": parsed.prompt, "data": source, "results": measured}))

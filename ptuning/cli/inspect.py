@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from ptuning.cli.arguments import base_of, load_model, one_row, positive, prompt_command
+from ptuning.cli.arguments import base_of, load_model, one_row, positive, prompt_command, read_options
 from ptuning.errors import DataError, PromptError
 
 
@@ -56,19 +56,15 @@ def run(parsed: argparse.Namespace) -> None:
         prompt, backbone = lm.prompts["prompt"], lm.backbone
     rows, train = _sample(parsed, prompt), _require_possible(parsed, prompt, backbone)
     report = inspect(
-        *(
-            prompt,
-            backbone,
-            rows and [row.values for row in rows],
-            parsed.top_k,
-            parsed.metric,
-            _own_row(parsed, prompt, backbone),
-        ),
+        prompt,
+        backbone,
+        rows and [row.values for row in rows],
+        k=parsed.top_k,
+        metric=parsed.metric,
+        row=_own_row(parsed, prompt, backbone),
         human=parsed.human,
         run=parsed.run_directory or _run_of(parsed.prompt),
-        batch_size=parsed.batch_size,
-        max_batch_tokens=parsed.max_batch_tokens,
-        progress=parsed.data is not None,
+        options=read_options(parsed, progress=parsed.data is not None),
     )
     if not parsed.json:
         print("\n".join(lines(report)), flush=True)

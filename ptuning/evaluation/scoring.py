@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ptuning.data import Coder, Example, Row, Task, by_length, num_cut, shared_ids, warn_of_cut
-from ptuning.forward import Prefix, Prompt, RowPrompts, answer_scores, begin, label_scores
+from ptuning.data import Coder, Example, Row, Task, num_cut, shared_ids, warn_of_cut
+from ptuning.forward import Prefix, Prompt, ReadOptions, RowPrompts, answer_scores, begin, label_scores
 from ptuning.model import Backbone
 
 _log = logging.getLogger(__name__)
@@ -78,10 +78,8 @@ def evaluate(
     prompt: Prompt,
     examples: Sequence[Example],
     label_ids: Sequence[Sequence[int]],
-    batch_size: int = 32,
-    path: str = "auto",
-    progress: str | None = None,
-    max_batch_tokens: int | None = None,
+    options: ReadOptions = ReadOptions(),
+    name: str = "",
 ) -> Metrics:
     """Evaluates a prompt.
 
@@ -90,12 +88,10 @@ def evaluate(
         prompt: As in `objective.loss`.
         examples: Rows with answers.
         label_ids: The token ids of each label's text; empty where answers are generated.
-        batch_size: Rows read at once.
-        path: The forward path.
-        progress: What to call the progress bar; None shows none.
-        max_batch_tokens: Tokens read at once; None: no limit.
+        options: How rows are read.
+        name: What the progress bar is called.
     """
-    scores = score_rows(backbone, prompt, examples, label_ids, batch_size, path, progress, max_batch_tokens)
+    scores = score_rows(backbone, prompt, examples, label_ids, options, name)
     num_tokens = sum(len(example.answer_ids) for example in examples)
     num_correct, total = int(scores.is_correct_N.sum()), -float(scores.log_probs_N.double().sum())
     return Metrics(len(examples), num_correct, num_tokens, total, num_cut(examples))
@@ -119,10 +115,8 @@ def score_rows(
     prompt: Prompt,
     examples: Sequence[Example],
     label_ids: Sequence[Sequence[int]],
-    batch_size: int = 32,
-    path: str = "auto",
-    progress: str | None = None,
-    max_batch_tokens: int | None = None,
+    options: ReadOptions = ReadOptions(),
+    name: str = "",
 ) -> RowScores:
     """Scores rows in batches of similar length, and gives them back in their own order.
 
@@ -131,19 +125,17 @@ def score_rows(
         prompt: As in `objective.loss`; with one a row, `[N, P, H]`, each batch takes its rows' own.
         examples: Rows with answers.
         label_ids: As in `evaluate`.
-        batch_size: As in `evaluate`.
-        path: As in `evaluate`.
-        progress: As in `evaluate`.
-        max_batch_tokens: As in `evaluate`.
+        options: As in `evaluate`.
+        name: As in `evaluate`.
     """
     num_new = max(map(len, label_ids), default=0)  # a row is read with each label's text behind it
-    prefix = begin(backbone, prompt, shared_ids(examples), path)
+    prefix = begin(backbone, prompt, shared_ids(examples), options.path)
     places, parts = list[int](), list[tuple[Tensor, ...]]()
-    with tqdm(total=len(examples), desc=progress, unit="row", disable=progress is None) as bar:
-        for rows in by_length(examples, batch_size, max_batch_tokens, num_new, backbone.overhead_tokens):
+    with tqdm(total=len(examples), desc=name, unit="row", disable=not options.progress) as bar:
+        for rows in options.batches(examples, num_new, backbone.overhead_tokens):
             its_prompt = _of_rows(prompt, prefix, rows)
             chosen = [examples[i] for i in rows]
-            parts.append(tuple(each.cpu() for each in _scores(backbone, its_prompt, chosen, label_ids, path)))
+            parts.append(tuple(each.cpu() for each in _scores(backbone, its_prompt, chosen, label_ids, options.path)))
             places += rows
             bar.update(len(rows))
     order_N = torch.tensor(places).argsort()
@@ -184,23 +176,14 @@ def evaluate_rows(
     prompt: Prompt,
     task: Task,
     rows: Sequence[Row],
-    batch_size: int,
     with_baseline: bool,
-    max_batch_tokens: int | None = None,
+    options: ReadOptions = ReadOptions(),
 ) -> dict[str, Metrics]:
     """Evaluates a prompt on rows, and the same words without it where `with_baseline`; name -> metrics."""
     results = {}
     for name, its_prompt, examples, coder in sides(backbone, prompt, task, rows, with_baseline):
         warn_of_cut(name, examples)
-        results[name] = evaluate(
-            backbone,
-            its_prompt,
-            examples,
-            coder.label_ids,
-            batch_size,
-            progress=name,
-            max_batch_tokens=max_batch_tokens,
-        )
+        results[name] = evaluate(backbone, its_prompt, examples, coder.label_ids, options, name)
     return results
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ptuning.forward.prefill import prefilled as prefilled
     from ptuning.forward.prefill import prefixes_apart as prefixes_apart
     from ptuning.forward.prefix_cache import Prefix as Prefix
+    from ptuning.forward.read_options import ReadOptions as ReadOptions
     from ptuning.forward.shared_prefix import begin as begin
     from ptuning.forward.shared_prefix import can_begin as can_begin
     from ptuning.forward.shared_prefix import can_pack as can_pack
@@ -37,6 +38,7 @@ __getattr__, __dir__, __all__ = lazily(
         "placement": ("place",),
         "prefill": ("prefilled", "prefixes_apart"),
         "prefix_cache": ("Prefix",),
+        "read_options": ("ReadOptions",),
         "shared_prefix": ("begin", "can_begin", "can_pack", "can_share"),
         "splice": ("Prompt", "embeddings_of"),
     },

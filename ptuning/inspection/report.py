@@ -16,7 +16,7 @@ from torch import Tensor
 from ptuning.data import as_row
 from ptuning.errors import PromptError
 from ptuning.evaluation import Table
-from ptuning.forward import embeddings_of
+from ptuning.forward import ReadOptions, embeddings_of
 from ptuning.inspection.measures.geometry import Geometry, cloud, geometry
 from ptuning.inspection.measures.importance import importance
 from ptuning.inspection.measures.ladder import Ladder, initial_ids, ladder
@@ -95,6 +95,7 @@ def inspect(
     prompt: SoftPrompt,
     backbone: Backbone,
     rows: Sequence[Mapping[str, Any]] | None = None,
+    *,
     k: int = 5,
     metric: Metric = "cosine",
     row: Mapping[str, Any] | None = None,
@@ -102,9 +103,7 @@ def inspect(
     run: str | Path | None = None,
     thresholds: Thresholds | None = None,
     seed: int = 0,
-    batch_size: int = 32,
-    max_batch_tokens: int | None = None,
-    progress: bool = False,
+    options: ReadOptions = ReadOptions(),
 ) -> Report:
     """Says what a prompt decodes to, and how much of that can be believed.
 
@@ -120,9 +119,7 @@ def inspect(
         run: The training run's directory, to follow the prompt's way.
         thresholds: Where one verdict ends and the next begins.
         seed: Of random vectors, random prompts and the bootstrap.
-        batch_size: Rows read at once.
-        max_batch_tokens: Tokens read at once; None: no limit.
-        progress: Whether to show progress bars on stderr.
+        options: How rows are read.
 
     Raises:
         PromptError: When the widths differ, `k` is not between 1 and the vocabulary's size, a row is given to a prompt
@@ -135,10 +132,10 @@ def inspect(
     measured, weights = None, None
     if rows is not None:
         named = _named(prompt, rows)
-        how: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "max_batch_tokens": max_batch_tokens}
-        how["progress"] = progress
-        measured = ladder(prompt, backbone, named, [record["id"] for record in first], human, **how)
-        weights = None if prompt.is_conditioned else importance(prompt, backbone, named, **how)
+        measured = ladder(
+            prompt, backbone, named, [record["id"] for record in first], human, seed=seed, options=options
+        )
+        weights = None if prompt.is_conditioned else importance(prompt, backbone, named, seed, options)
     share_init = sum(record["is_init"] for record in first) / len(first)
     if measured is not None and measured.share_init is not None:
         share_init = measured.share_init

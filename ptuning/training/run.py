@@ -25,7 +25,7 @@ from ptuning.config import RunConfig
 from ptuning.data import BatchStream, Example, num_cut, read_rows, require_small, warn_of_cut
 from ptuning.errors import TrainingError
 from ptuning.evaluation import Metrics, evaluate, sides
-from ptuning.forward import Prompt, require_path
+from ptuning.forward import Prompt, ReadOptions, require_path
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt, encoders, initializers
 from ptuning.training.backward import backward_in_parts
@@ -246,9 +246,17 @@ class Trainer:
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         share, settings = examples[rank::processes], self.settings
         metrics = evaluate(
-            *(self.backbone, prompt, share, self.coder.label_ids),
-            *(settings.per_device_eval_batch_size, settings.forward, label if self._speaks else None),
-            settings.max_batch_tokens,
+            self.backbone,
+            prompt,
+            share,
+            self.coder.label_ids,
+            ReadOptions(
+                settings.per_device_eval_batch_size,
+                settings.max_batch_tokens,
+                settings.forward,
+                progress=self._speaks and label is not None,
+            ),
+            label or "",
         )
         return Metrics(*(type(value)(self._sum(value)) for value in dataclasses.astuple(metrics)))
 

@@ -7,6 +7,7 @@ from families import tiny_backbone
 from ptuning.data.readers import Row
 from ptuning.data.task import Task
 from ptuning.evaluation.scoring import evaluate, score_rows
+from ptuning.forward.read_options import ReadOptions
 from ptuning.forward.shared_prefix import begin
 
 LABELS = {"negative": " negative", "positive": " positive"}
@@ -27,9 +28,9 @@ def test_scores_come_back_in_the_rows_own_order(tiny, path, num_prompts):
     examples = coder.encode(ROWS)
     prompts_NPH = torch.randn(num_prompts, 3, tiny.width, generator=torch.Generator().manual_seed(0))
     prompt = prompts_NPH[0] if num_prompts == 1 else prompts_NPH
-    scores = score_rows(tiny, prompt, examples, coder.label_ids, batch_size=3, path=path)
+    scores = score_rows(tiny, prompt, examples, coder.label_ids, ReadOptions(3, path=path))
     for i, example in enumerate(examples):
-        own = score_rows(tiny, prompts_NPH[i % num_prompts], [example], coder.label_ids, path="splice")
+        own = score_rows(tiny, prompts_NPH[i % num_prompts], [example], coder.label_ids, ReadOptions(path="splice"))
         assert torch.allclose(scores.labels_NC[i], own.labels_NC[0], atol=1e-4)
         assert torch.allclose(scores.log_probs_N[i], own.labels_NC[0, example.label], atol=1e-4)
         assert scores.is_correct_N[i] == own.is_correct_N[0]
@@ -52,7 +53,7 @@ def test_words_that_all_rows_begin_with_are_run_once_without_a_prompt_too(tiny):
     assert prefix is not None
     assert begin(tiny, nothing_0H, ()) is None
     found, expected = (
-        score_rows(tiny, nothing_0H, examples, coder.label_ids, path=path) for path in ("auto", "splice")
+        score_rows(tiny, nothing_0H, examples, coder.label_ids, ReadOptions(path=path)) for path in ("auto", "splice")
     )
     assert torch.allclose(found.labels_NC, expected.labels_NC, atol=1e-4)
 

@@ -14,6 +14,7 @@ from ptuning.data.task import Task
 from ptuning.evaluation.scoring import WITH, WITHOUT, Metrics, evaluate, evaluate_rows
 from ptuning.forward import objective
 from ptuning.forward.prefix_cache import Prefix
+from ptuning.forward.read_options import ReadOptions
 from ptuning.prompts.encoders import Embedding
 from ptuning.prompts.initializers import from_vocabulary
 
@@ -190,7 +191,7 @@ def test_evaluation_of_labels_equals_row_by_row(backbone, prompt_PH, verbalizer,
     examples, label_ids = classification(backbone, verbalizer, count=10)
     scores = [[sum(token_scores(backbone, prompt_PH, each, ids)[0]) for ids in label_ids] for each in examples]
     labels = [example.label for example in examples]
-    metrics = evaluate(backbone, prompt_PH, examples, label_ids, batch_size)
+    metrics = evaluate(backbone, prompt_PH, examples, label_ids, ReadOptions(batch_size))
     num_correct = sum(row.index(max(row)) == label for row, label in zip(scores, labels, strict=True))
     assert 0 < num_correct < 10
     assert (metrics.num_rows, metrics.num_correct) == (10, num_correct)
@@ -207,7 +208,7 @@ def test_evaluation_of_generated_answers_equals_row_by_row(backbone, prompt_PH, 
         dataclasses.replace(each, answer_ids=continuation(backbone, prompt_PH, each, 2), was_cut=True)
         for each in examples[1:3]
     ]
-    metrics = evaluate(backbone, prompt_PH, examples, [], batch_size)
+    metrics = evaluate(backbone, prompt_PH, examples, [], ReadOptions(batch_size))
     scores = [s for example in examples for s in token_scores(backbone, prompt_PH, example, example.answer_ids)[0]]
     assert (metrics.num_rows, metrics.num_correct, metrics.num_cut) == (5, 2, 2)
     assert metrics.num_label_tokens == len(scores)
@@ -217,7 +218,7 @@ def test_evaluation_of_generated_answers_equals_row_by_row(backbone, prompt_PH, 
 def test_rows_are_measured_with_the_prompt_and_without(backbone, prompt_PH):
     rows = [Row(values, "row") for values in review_rows(8)]
     task = Task("{prompt:4}review: {text}\nsentiment:", verbalizer=ONE_TOKEN)
-    results = evaluate_rows(backbone, prompt_PH, task, rows, 3, with_baseline=True)
+    results = evaluate_rows(backbone, prompt_PH, task, rows, True, ReadOptions(3))
     assert list(results) == [WITHOUT, WITH]
     for name, template in ((WITHOUT, "review: {text}\nsentiment:"), (WITH, task.template)):
         coder = Coder(dataclasses.replace(task, template=template), backbone.tokenizer)
@@ -225,14 +226,14 @@ def test_rows_are_measured_with_the_prompt_and_without(backbone, prompt_PH):
         expected = evaluate(backbone, prompt_PH, examples, coder.label_ids)
         assert results[name].loss == pytest.approx(expected.loss, rel=1e-5)
     assert results[WITH].loss != pytest.approx(results[WITHOUT].loss, rel=1e-2)
-    assert list(evaluate_rows(backbone, prompt_PH, task, rows, 3, with_baseline=False)) == [WITH]
+    assert list(evaluate_rows(backbone, prompt_PH, task, rows, False, ReadOptions(3))) == [WITH]
 
 
 def test_template_that_is_nothing_without_its_prompt_has_no_baseline(backbone, prompt_PH, monkeypatch, caplog):
     rows = [Row({"text": text, "label": "positive"}, "row") for text in ("", "a")]
     monkeypatch.setattr("ptuning.data.coder.frame_ids", lambda tokenizer: ([], []))
     task = Task("{prompt:4}{text}", verbalizer=ONE_TOKEN)
-    assert list(evaluate_rows(backbone, prompt_PH, task, rows, 2, with_baseline=True)) == [WITH]
+    assert list(evaluate_rows(backbone, prompt_PH, task, rows, True, ReadOptions(2))) == [WITH]
     assert "no baseline: without the prompt nothing stands before some answers" in caplog.text
 
 
@@ -240,5 +241,5 @@ def test_what_rows_begin_with_is_run_once_in_an_evaluation(backbone, prompt_PH, 
     examples, label_ids = classification(backbone, ONE_TOKEN)
     lengths, run = [], Prefix.of.__func__
     monkeypatch.setattr(Prefix, "of", classmethod(lambda cls, *each: lengths.append(len(each[2])) or run(cls, *each)))
-    evaluate(backbone, prompt_PH, examples, label_ids, batch_size=2)
+    evaluate(backbone, prompt_PH, examples, label_ids, ReadOptions(2))
     assert len(lengths) == 1

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from ptuning.data import Batch, Example, Row
 from ptuning.errors import PromptError
 from ptuning.evaluation import Resampled, Scores, Table, score_rows
-from ptuning.forward import label_logits
+from ptuning.forward import ReadOptions, label_logits
 from ptuning.inspection.measures.ladder import untrained
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.model import Backbone, CausalBackbone
@@ -42,9 +42,7 @@ def importance(
     backbone: Backbone,
     rows: Sequence[Row],
     seed: int = 0,
-    batch_size: int = 32,
-    max_batch_tokens: int | None = None,
-    progress: bool = False,
+    options: ReadOptions = ReadOptions(),
 ) -> Table:
     """Replaces one virtual token at a time, and measures what that does.
 
@@ -53,9 +51,7 @@ def importance(
         backbone: The base model.
         rows: Rows with answers; 32 of them, drawn at random, are read.
         seed: Of the random tokens and of the bootstrap.
-        batch_size: Rows read at once.
-        max_batch_tokens: Tokens read at once; None: no limit.
-        progress: Whether to show a progress bar on stderr.
+        options: How rows are read.
 
     Returns:
         A record a virtual token; `COLUMNS` says what they hold. Where nothing hurts more than the control's interval,
@@ -73,9 +69,7 @@ def importance(
     prompt_PH = prompt.embeddings_PH.to(backbone.device)
 
     def scores(tensor_PH: Tensor, name: str) -> Scores:
-        shown, limit = name if progress else None, max_batch_tokens
-        found = score_rows(backbone, tensor_PH, examples, coder.label_ids, batch_size, "auto", shown, limit)
-        return Scores.one(found)
+        return Scores.one(score_rows(backbone, tensor_PH, examples, coder.label_ids, options, name))
 
     whole, records = scores(prompt_PH, "importance"), list[dict[str, Any]]()
     attention_P = attention(prompt_PH, backbone, examples)

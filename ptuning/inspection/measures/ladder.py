@@ -15,7 +15,7 @@ from torch import Tensor
 from ptuning.data import Example, Row, Task, Template, frame_ids, warn_of_cut
 from ptuning.errors import DataError, PromptError
 from ptuning.evaluation import Resampled, RowScores, Scores, Table, least, score_rows
-from ptuning.forward import embeddings_of
+from ptuning.forward import ReadOptions, embeddings_of
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.inspection.vocabulary.neighbours import top
 from ptuning.model import Backbone
@@ -79,9 +79,7 @@ def ladder(
     human: str | None = None,
     num_random: int = 20,
     seed: int = 0,
-    batch_size: int = 32,
-    max_batch_tokens: int | None = None,
-    progress: bool = False,
+    options: ReadOptions = ReadOptions(),
 ) -> Ladder:
     """Measures the task's score on every rung.
 
@@ -94,9 +92,7 @@ def ladder(
         human: A person's prompt, put in the first slot's place.
         num_random: Prompts of random tokens, each row being read with two of them.
         seed: Of the random tokens and of the bootstrap.
-        batch_size: Rows read at once.
-        max_batch_tokens: Tokens read at once; None: no limit.
-        progress: Whether to show a progress bar on stderr.
+        options: How rows are read.
 
     Raises:
         PromptError: When the prompt names no task.
@@ -108,10 +104,10 @@ def ladder(
         raise DataError(f"{len(rows)} rows to measure on", "two or more", "Give more rows")
     if num_random < 1:
         raise PromptError(f"num_random={num_random}", "a random prompt or more", "Raise it")
-    measure = _Measure(backbone, prompt, rows, batch_size, max_batch_tokens, progress)
+    measure = _Measure(backbone, prompt, rows, options)
     ids: Sequence[int] | Tensor = decoded_ids
     if prompt.is_conditioned:
-        ids = decoded_rows(prompt, backbone, measure.examples, batch_size)
+        ids = decoded_rows(prompt, backbone, measure.examples, options.batch_size)
     found: dict[str, Scores] = {}
     for name, task, tensor in _rungs(prompt, backbone, ids, human):
         measured = measure(name, task, tensor)
@@ -142,14 +138,11 @@ class _Measure:
         backbone: Backbone,
         prompt: SoftPrompt,
         rows: Sequence[Row],
-        batch_size: int,
-        max_batch_tokens: int | None,
-        progress: bool,
+        options: ReadOptions,
     ) -> None:
         assert prompt.task is not None
         self.backbone, self.rows, self.task = backbone, list(rows), prompt.task
-        self._options: dict[str, Any] = {"batch_size": batch_size, "max_batch_tokens": max_batch_tokens}
-        self._progress, self._done = progress, list[tuple[Task, Tensor, RowScores]]()
+        self._options, self._done = options, list[tuple[Task, Tensor, RowScores]]()
         self.examples = self.encode(self.task)
 
     def encode(self, task: Task) -> list[Example]:
@@ -165,12 +158,11 @@ class _Measure:
         if not all(example.ids for example in examples):
             return None
         label_ids = self.backbone.coder(task).label_ids
-        shown = name if self._progress else None
         is_all = chosen is None and isinstance(prompt, Tensor)
         for its_task, tensor, scores in self._done if is_all else ():  # such as a prompt that decodes to its start
             if its_task == task and tensor.shape == prompt.shape and torch.equal(tensor, prompt):
                 return scores
-        found = score_rows(self.backbone, prompt, examples, label_ids, progress=shown, **self._options)
+        found = score_rows(self.backbone, prompt, examples, label_ids, self._options, name)
         if is_all:
             self._done.append((task, prompt, found))
         return found

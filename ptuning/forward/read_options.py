@@ -1,0 +1,40 @@
+"""How rows are read: how many at once, by which way, and whether progress is shown.
+
+Knows nothing of prompts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ptuning.data import FEWEST_BATCHES, Example, by_length
+from ptuning.errors import PromptError
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Passed whole to everything that reads many rows."""
+
+    batch_size: int = 32
+    """The most rows read at once."""
+    max_batch_tokens: int | None = None
+    """The most tokens read at once, padding and virtual tokens included; None: no limit."""
+    path: str = "auto"
+    """The forward path, as in `label_logits`."""
+    progress: bool = False
+    """Whether progress bars are shown on stderr."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_batch_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise PromptError(f"{name}={value}", "a whole number above 0", "Use 1 or more")
+
+    def batches(
+        self,
+        examples: Sequence[Example],
+        num_new_tokens: int = 0,
+        overhead_tokens: int = FEWEST_BATCHES,
+        num_run: Sequence[int] | None = None,
+    ) -> list[list[int]]:
+        """Row numbers in batches that these options allow; arguments as in `data.by_length`."""
+        return by_length(examples, self.batch_size, self.max_batch_tokens, num_new_tokens, overhead_tokens, num_run)
