@@ -15,7 +15,6 @@ from ptuning.forward.batch_prompt import RowPrompts
 from ptuning.forward.placement import place
 from ptuning.forward.prefill import prefilled, prefixes_apart
 from ptuning.model import CausalBackbone
-from ptuning.model.kernels import fast_kernels
 
 _TOKENS_AT_ONCE = 512  # of all rows' answers: their logits are held together
 
@@ -42,7 +41,7 @@ def answer_log_probs(
     found = [[-torch.inf] * max(map(len, answers)) for _ in answers]
     for chosen in _parted(answers):
         tails = _Tails([[answers[b][c] for c in chosen if c < len(answers[b])] for b in range(len(answers))], rows)
-        with fast_kernels(backbone.model):
+        with backbone.fast_kernels():
             logits_NV = backbone.scored_logits(
                 tails.owner_BW >= 0,
                 inputs_embeds=place(backbone, prompt.embeddings, tails.ids_BW),

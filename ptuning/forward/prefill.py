@@ -15,7 +15,6 @@ from ptuning.forward.batch_prompt import RowPrompts
 from ptuning.forward.packing import Lines
 from ptuning.forward.shared_prefix import _inputs
 from ptuning.model import Backbone, CausalBackbone
-from ptuning.model.kernels import fast_kernels, only_scored
 
 
 def prefixes_apart(prompt: RowPrompts, examples: Sequence[Example], backbone: Backbone) -> Batch:
@@ -44,7 +43,7 @@ def prefilled(backbone: CausalBackbone, prompt: RowPrompts, batch: Batch) -> Dyn
     last_BT[:, -1] = 0  # as if it were to be predicted: what comes before it is run
     lines = Lines.of(dataclasses.replace(batch, labels_BT=last_BT), prompt.num_run, prompt.choice)
     inputs = _inputs(backbone, prompt, lines, packs=True)
-    with fast_kernels(backbone.model), only_scored(backbone.model, lines.scored_LW):
+    with backbone.fast_kernels(lines.scored_LW):
         backbone.fill(**inputs)
     num_kept, width, cache = max(prompt.num_run), lines.ids_LW.shape[1], backbone.new_cache()
     (rows_N, columns_N), (lines_N, at_N) = lines.columns, lines.places

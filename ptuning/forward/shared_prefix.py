@@ -16,7 +16,7 @@ from ptuning.forward.placement import place
 from ptuning.forward.prefix_cache import Prefix
 from ptuning.forward.splice import Prompt, splice
 from ptuning.model import OVERHEAD_TOKENS, Backbone, CausalBackbone, is_checkpointed
-from ptuning.model.kernels import FILLED_TO, SharedHead, fast_kernels, num_filling, only_scored
+from ptuning.model.kernels import FILLED_TO, JointPrefix, num_filling
 
 
 def can_share(backbone: Backbone, prompt: Prompt, batch: Batch) -> bool:
@@ -63,7 +63,7 @@ def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
     assert isinstance(prompt, RowPrompts)
     packs = can_pack(backbone, prompt, batch)
     lines = Lines.of(batch, prompt.num_run, prompt.choice if packs else None)
-    with fast_kernels(backbone.model), only_scored(backbone.model, lines.scored_LW):
+    with backbone.fast_kernels(lines.scored_LW):
         logits_NV = backbone.scored_logits(lines.scored_LW, **_inputs(backbone, prompt, lines, packs))
     return logits_NV[lines.order_N]
 
@@ -89,7 +89,7 @@ def _joined(backbone: CausalBackbone, prompt_PH: Tensor, batch: Batch, lines: Li
     """
     num_head = batch.num_shared
     num_empty = num_filling(num_head + lines.ids_LW.shape[1], backbone.dtype, backbone.device)
-    with fast_kernels(backbone.model), SharedHead(num_head, num_empty), only_scored(backbone.model, lines.scored_LW):
+    with backbone.fast_kernels(lines.scored_LW, JointPrefix(num_head, num_empty)):
         logits_NV = backbone.scored_logits(
             lines.scored_LW,
             inputs_embeds=place(backbone, prompt_PH, lines.ids_LW),

@@ -3,6 +3,7 @@
 Knows nothing of prompts or files. Each takes a `CausalBackbone`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ptuning.data import added, positions
-from ptuning.model.kernels import SharedHead, fast_kernels
+from ptuning.model.kernels import FastKernels, JointPrefix, LastLayerCut
 
 _SAME = 1e-2  # of the largest logit: more than rounding makes in any precision
 _FAR_NEARER = 0.25
@@ -91,7 +92,7 @@ def joins(backbone: Any) -> bool:
     masks_2134 = added(torch.cat([head_231, own_233], dim=2)[:, None], backbone.dtype)
     inputs = {"inputs_embeds": backbone.embed(ids_23), "position_ids": positions_23, "use_cache": False}
     try:
-        with fast_kernels(backbone.model), SharedHead(1):
+        with FastKernels(JointPrefix(1)):
             lines_23V = backbone.run(**inputs, attention_mask=masks_2134).logits
     except (ValueError, RuntimeError, IndexError):
         return False
@@ -107,6 +108,23 @@ def joins(backbone: Any) -> bool:
         if not _same(found_V, right_V) and not _is_rounding(found_V, right_V, wrong_V):
             return False
     return True
+
+
+@torch.no_grad()
+def last_layer_can_be_cut(backbone: Any, weights: Sequence[Tensor]) -> bool:
+    """Whether a token's logits stay the same where the last layer's products leave the others out.
+
+    They would not where layers are run more than once in a pass.
+    """
+    ids_24 = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]], device=backbone.device)
+    scored_24 = torch.zeros_like(ids_24, dtype=torch.bool)
+    scored_24[0, 2] = scored_24[1, 3] = True
+    inputs = {"inputs_embeds": backbone.embed(ids_24), "use_cache": False}
+    inputs["position_ids"] = torch.arange(4, device=backbone.device).expand(2, 4)
+    whole_2V = backbone.run(**inputs).logits[scored_24]
+    with FastKernels(cut=LastLayerCut(weights, scored_24)):
+        cut_2V = backbone.run(**inputs).logits[scored_24]
+    return all(map(_same, cut_2V, whole_2V))
 
 
 def _is_rounding(found_V: Tensor, right_V: Tensor, wrong_V: Tensor) -> bool:

@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from ptuning.data import Batch, Coder, Example, Task, collate, positions
 from ptuning.model import capabilities
 from ptuning.model.backbone import Backbone
+from ptuning.model.kernels import FastKernels, JointPrefix, LastLayerCut, token_by_token_weights
 from ptuning.model.loading import cannot_load
 
 _OPTIONAL = ("attention_mask", "position_ids")  # what an architecture may not take: ALiBi models number no positions
@@ -85,6 +86,23 @@ class CausalBackbone(Backbone):
     def heeds_gaps(self) -> bool:
         """Whether padding may stand between a kept prefix and the rest of a row."""
         return capabilities.heeds_gaps(self)
+
+    @cached_property
+    def _token_by_token_weights(self) -> list[Tensor]:
+        """What the last layer need not multiply with tokens that are not scored; nothing where it must."""
+        weights = token_by_token_weights(self.model)
+        return weights if weights and capabilities.last_layer_can_be_cut(self, weights) else []
+
+    def fast_kernels(self, scored_BT: Tensor | None = None, joint_prefix: JointPrefix | None = None) -> FastKernels:
+        """A mode for one forward pass in this thread; nothing of it is seen by others that run the model.
+
+        Args:
+            scored_BT: True at the tokens whose logits are needed, where others' are not; None: all.
+            joint_prefix: What stands before the keys and values of every row; None: nothing.
+        """
+        if scored_BT is None or not self._token_by_token_weights:
+            return FastKernels(joint_prefix)
+        return FastKernels(joint_prefix, LastLayerCut(self._token_by_token_weights, scored_BT))
 
     def coder(self, task: Task) -> Coder:
         """Turns the task's rows into examples."""

@@ -18,6 +18,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 
 from ptuning.errors import ModelError
 from ptuning.model.fingerprint import Fingerprint
+from ptuning.model.kernels import prefer_unrepeated
 
 
 def load(name: str, dtype: str, device: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
@@ -47,7 +48,10 @@ def load(name: str, dtype: str, device: str, revision: str | None, trust_remote_
     _require_ids(name, model, tokenizer)
     if info["missing_keys"]:
         raise cannot_load(name, f"it lacks weights such as {min(info['missing_keys'])}")
-    return model.to(place), tokenizer
+    model = model.to(place)
+    if place.type == "cpu":
+        prefer_unrepeated(model)
+    return model, tokenizer
 
 
 def load_embeddings(

@@ -60,6 +60,7 @@ def test_answers_score_as_each_by_itself(
 def test_labels_of_several_tokens_are_scored_behind_one_run_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, prompts, examples = asked("llama")
     assert backbone.packs
+    objective.label_scores(backbone, prompts, examples, ANSWERS)  # what the model can do is found out by running it
     num_tokens, run = [], type(backbone).run
     monkeypatch.setattr(
         type(backbone), "run", lambda self, **i: num_tokens.append(i["inputs_embeds"].shape[1]) or run(self, **i)

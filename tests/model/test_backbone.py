@@ -391,10 +391,10 @@ def test_a_model_whose_attention_is_its_own_runs_a_prefix_apart():
 
 
 def test_a_prefix_that_does_not_reach_every_line_is_found_out(monkeypatch):
-    def of_each_line(states, num_head, _):
-        return torch.cat([states[:, :, :num_head], states], dim=2)
+    def of_each_line(prefix, states):
+        return torch.cat([states[:, :, : prefix.num_tokens], states], dim=2)
 
-    monkeypatch.setattr("ptuning.model.kernels.attention._behind_head", of_each_line)
+    monkeypatch.setattr("ptuning.model.kernels.JointPrefix.before", of_each_line)
     assert not tiny_backbone().joins
     half = tiny_backbone()
     half.model.to(torch.bfloat16)

@@ -7,14 +7,13 @@ nothing of models.
 Shapes: B rows, N heads of queries and M of keys and values, N a multiple of M; T queries, S keys, D a head's width.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 FILLED_TO = 32  # keys: softmax in bfloat16 took up to 2.8 times as long for numbers that are no multiple of it
 _LONGEST = {torch.bfloat16: 1024, torch.float32: 256}  # keys, up to which this is used
@@ -68,33 +67,22 @@ def num_filling(num_keys: int, dtype: torch.dtype, device: torch.device) -> int:
     return -num_keys % FILLED_TO if dtype == torch.bfloat16 and device.type == "cpu" else 0
 
 
-class SharedHead(TorchFunctionMode):
-    """While it is on, the first row's leading keys and values stand before those of every row.
+@dataclass(frozen=True)
+class JointPrefix:
+    """What rows begin with, laid in front of the first one, whose keys and values stand before those of every row.
 
-    So what rows begin with, laid in front of the first one, is seen by all. Masks must have the columns for it.
-
-    Args:
-        size: How many there are.
-        num_empty: Keys and values of 0 that stand before them.
+    Masks must have the columns for it.
     """
 
-    def __init__(self, size: int, num_empty: int = 0) -> None:
-        super().__init__()
-        self._size, self._num_empty = size, num_empty
+    num_tokens: int
+    """How many leading tokens of the first row it is."""
+    num_empty: int = 0
+    """Keys and values of 0 that stand before them."""
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is functional.scaled_dot_product_attention:
-            query, key, value, *others = args
-            args = (query, *(_behind_head(each, self._size, self._num_empty) for each in (key, value)), *others)
-        return func(*args, **(kwargs or {}))
-
-
-def _behind_head(states: Tensor, size: int, num_empty: int) -> Tensor:
-    """Keys or values `[L, M, W, D]` with the first row's leading ones before each row's, and 0 before those."""
-    head = functional.pad(states[:1, :, :size], (0, 0, num_empty, 0))
-    return torch.cat([head.expand(len(states), -1, -1, -1), states], dim=2)
+    def before(self, states: Tensor) -> Tensor:
+        """Keys or values `[L, M, W, D]` with the prefix's before each row's."""
+        prefix = functional.pad(states[:1, :, : self.num_tokens], (0, 0, self.num_empty, 0))
+        return torch.cat([prefix.expand(len(states), -1, -1, -1), states], dim=2)
 
 
 def _is_short(query: Tensor, key: Tensor, mask: Tensor) -> bool:

@@ -1,12 +1,11 @@
 """Leaves out what the last layer computes for tokens whose logits nobody needs.
 
-Behind the last layer's keys and values a token matters to nothing but its own logits, so the modules that take each
-token by itself are given the scored tokens alone. Knows nothing of prompts.
+Behind the last layer's keys and values a token matters to nothing but its own logits, so products that take each token
+by itself are computed for the scored tokens alone. Knows nothing of prompts.
 """
 
-import inspect
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,27 +13,41 @@ from torch import Tensor, nn
 _TOKEN_BY_TOKEN = ("q_proj", "o_proj", "mlp")  # by the names that most architectures give them; others run whole
 
 
-@contextmanager
-def only_scored(model: Any, scored_LW: Tensor) -> Iterator[None]:
-    """While it lasts, the last layer's query, output and feed-forward modules run on the scored tokens alone.
+class LastLayerCut:
+    """The last layer's products for some tokens alone, for one forward pass.
 
     Args:
-        model: A decoder whose next forward pass reads `scored_LW.shape` tokens.
+        weights: Those of `token_by_token_weights`.
         scored_LW: True at the tokens whose logits are needed, one at least.
     """
 
-    def take(module: nn.Module, arguments: tuple[Any, ...]) -> Any:
-        (states_LWH,) = arguments
-        return (states_LWH[scored_LW][None],)
+    def __init__(self, weights: Sequence[Tensor], scored_LW: Tensor) -> None:
+        self._weights: Mapping[int, Tensor] = {id(each): each for each in weights}
+        self._shape, self._places = scored_LW.shape, scored_LW.nonzero(as_tuple=True)
 
-    def put(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
-        return (_whole(output[0], scored_LW), *output[1:]) if isinstance(output, tuple) else _whole(output, scored_LW)
+    def takes(self, input: Tensor, weight: Tensor) -> bool:
+        """Whether a product with these is needed for the scored tokens alone."""
+        return id(weight) in self._weights and input.shape[:-1] == self._shape
 
-    with ExitStack() as hooks:
-        for module in _modules(model):
-            hooks.callback(module.register_forward_pre_hook(take).remove)
-            hooks.callback(module.register_forward_hook(put).remove)
-        yield
+    def product(self, linear: Callable[..., Tensor], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """`linear` of the scored tokens, among zeros: `[L, W, F]` of `[L, W, H]`."""
+        found_1NF = linear(input[self._places][None], weight, bias)
+        whole_LWF = found_1NF.new_zeros(*self._shape, found_1NF.shape[-1])
+        return whole_LWF.index_put(self._places, found_1NF[0])
+
+
+def token_by_token_weights(model: Any) -> list[Tensor]:
+    """The weights of the last layer's linear modules that take each token by itself.
+
+    Those that another module has too are left out: what that one computes is needed for all tokens.
+    """
+    layers = decoder_layers(model)
+    if layers is None:
+        return []
+    owners = Counter(id(each) for _, each in model.named_parameters(remove_duplicate=False))
+    parts = [each for name, each in layers[-1].named_modules() if name.rpartition(".")[2] in _TOKEN_BY_TOKEN]
+    linear = {each for part in parts for each in part.modules() if isinstance(each, nn.Linear)}
+    return [each.weight for each in linear if owners[id(each.weight)] == 1]
 
 
 def decoder_layers(model: Any) -> nn.ModuleList | None:
@@ -42,19 +55,3 @@ def decoder_layers(model: Any) -> nn.ModuleList | None:
     num_layers = model.config.get_text_config().num_hidden_layers
     layers = [each for each in model.modules() if isinstance(each, nn.ModuleList) and len(each) == num_layers]
     return layers[0] if len(layers) == 1 else None
-
-
-def _whole(states_1NH: Tensor, scored_LW: Tensor) -> Tensor:
-    """The scored tokens' states among zeros."""
-    whole_LWH = states_1NH.new_zeros(*scored_LW.shape, states_1NH.shape[-1])
-    return whole_LWH.index_put(scored_LW.nonzero(as_tuple=True), states_1NH[0])
-
-
-def _modules(model: Any) -> list[nn.Module]:
-    """The last layer's modules that take each token by itself, none of which holds another."""
-    layers = decoder_layers(model)
-    if layers is None:
-        return []
-    named = layers[-1].named_modules()
-    found = [each for name, each in named if name.rpartition(".")[2] in _TOKEN_BY_TOKEN]
-    return [each for each in found if len(inspect.signature(each.forward).parameters) == 1]

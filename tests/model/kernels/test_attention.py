@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ptuning.model.kernels import attention
-from ptuning.model.kernels.attention import SharedHead, attend, num_filling
+from ptuning.model.kernels.attention import JointPrefix, attend, num_filling
 from ptuning.model.kernels.switch import FastKernels
 
 
@@ -75,7 +75,7 @@ def test_a_shared_head_stands_before_every_rows_keys_behind_what_nothing_sees(nu
     query, key, value, _ = inputs(torch.float32, num_keys, num_heads=2)
     sees = torch.ones(2, 1, 5, num_keys + 3, dtype=torch.bool)
     head = [torch.cat([each[:1, :, :3].expand(2, -1, -1, -1), each], dim=2) for each in (key, value)]
-    with FastKernels(), SharedHead(3, num_empty):
+    with FastKernels(JointPrefix(3, num_empty)):
         found = functional.scaled_dot_product_attention(
             query, key, value, functional.pad(sees, (num_empty, 0)), scale=0.3
         )

@@ -10,8 +10,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ptuning.model.backbone import Backbone
-from ptuning.model.kernels.grouped_query import unrepeated
-from ptuning.model.kernels.switch import fast_kernels
+from ptuning.model.kernels.grouped_query import NAME, prefer_unrepeated, unrepeated
+from ptuning.model.kernels.switch import FastKernels
 
 
 class Seen(TorchFunctionMode):
@@ -36,33 +36,41 @@ def logits_and_gradient(backbone: Backbone, mask: torch.Tensor | None = None) ->
     return logits.detach(), leaf.grad
 
 
+def unrepeating(family: str) -> Backbone:
+    """A tiny model as ptuning loads it."""
+    backbone = tiny_backbone(family)
+    prefer_unrepeated(backbone.model)
+    return backbone
+
+
 @pytest.mark.parametrize("family", sorted(ATTENTION))
 @pytest.mark.parametrize("padding", [None, 2])
 def test_logits_and_gradients_stay_the_same(family: str, padding: int | None) -> None:
-    backbone = tiny_backbone(family)
     mask = None if padding is None else torch.tensor([[1] * 7, [1] * (7 - padding) + [0] * padding])
-    expected = logits_and_gradient(backbone, mask)
-    with fast_kernels(backbone.model):
+    expected = logits_and_gradient(tiny_backbone(family), mask)
+    backbone = unrepeating(family)
+    with FastKernels():
         found = logits_and_gradient(backbone, mask)
-    for one, other in zip(found, expected, strict=True):
-        seen = slice(None) if padding is None else slice(0, 7 - padding)
-        torch.testing.assert_close(one[:, seen], other[:, seen], rtol=0, atol=1e-5 * float(other.abs().max()))
+    for each in (found, logits_and_gradient(backbone, mask)):
+        for one, other in zip(each, expected, strict=True):
+            seen = slice(None) if padding is None else slice(0, 7 - padding)
+            torch.testing.assert_close(one[:, seen], other[:, seen], rtol=0, atol=1e-5 * float(other.abs().max()))
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mixtral"])
 def test_keys_are_not_repeated(family: str) -> None:
-    backbone, mask = tiny_backbone(family), torch.tensor([[1] * 7, [1] * 6 + [0]])
+    backbone, mask = unrepeating(family), torch.tensor([[1] * 7, [1] * 6 + [0]])
     with Seen() as plain:
         logits_and_gradient(backbone, mask)
-    with fast_kernels(backbone.model), Seen() as fast:
+    with FastKernels(), Seen() as fast:
         logits_and_gradient(backbone, mask)
     assert (plain.heads, fast.heads) == ({(4, 4)}, {(4, 2)})
 
 
 def test_other_threads_run_the_model_as_before() -> None:
-    backbone, mask = tiny_backbone("llama"), torch.tensor([[1] * 7, [1] * 6 + [0]])
+    backbone, mask = unrepeating("llama"), torch.tensor([[1] * 7, [1] * 6 + [0]])
     expected, _ = logits_and_gradient(backbone, mask)
-    with fast_kernels(backbone.model), ThreadPoolExecutor(1) as others:
+    with FastKernels(), ThreadPoolExecutor(1) as others:
         fast, _ = logits_and_gradient(backbone, mask)
         plain, _ = others.submit(logits_and_gradient, backbone, mask).result()
     torch.testing.assert_close(plain, expected, rtol=0, atol=0)
@@ -70,30 +78,41 @@ def test_other_threads_run_the_model_as_before() -> None:
 
 
 def test_one_of_two_threads_may_end_first() -> None:
-    backbone, mask = tiny_backbone("llama"), torch.tensor([[1] * 7, [1] * 6 + [0]])
+    backbone, mask = unrepeating("llama"), torch.tensor([[1] * 7, [1] * 6 + [0]])
     expected, _ = logits_and_gradient(backbone, mask)
 
     def whole() -> None:
-        with fast_kernels(backbone.model):
+        with FastKernels():
             logits_and_gradient(backbone, mask)
 
-    with fast_kernels(backbone.model), ThreadPoolExecutor(1) as others:
+    with FastKernels(), ThreadPoolExecutor(1) as others:
         others.submit(whole).result()
-        found, _ = logits_and_gradient(backbone, mask)
+        with Seen() as seen:
+            found, _ = logits_and_gradient(backbone, mask)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    assert backbone.model.config._attn_implementation == "sdpa"
+    assert seen.heads == {(4, 2)}
 
 
-def test_nothing_is_left_on_the_model_when_it_fails() -> None:
-    backbone = tiny_backbone("llama")
-    with pytest.raises(ZeroDivisionError), unrepeated(backbone.model):
+def test_a_mode_that_fails_is_off() -> None:
+    backbone, mask = unrepeating("llama"), torch.tensor([[1] * 7, [1] * 6 + [0]])
+    with pytest.raises(ZeroDivisionError), unrepeated():
         raise ZeroDivisionError
-    assert backbone.model.config._attn_implementation == "sdpa"
+    with Seen() as seen:
+        logits_and_gradient(backbone, mask)
+    assert seen.heads == {(4, 4)}
+
+
+def test_a_run_changes_no_setting_of_the_model() -> None:
+    backbone = unrepeating("llama")
+    before = backbone.model.config._attn_implementation
+    with FastKernels():
+        assert (backbone.model.config._attn_implementation, before) == (NAME, NAME)
+    assert "ptuning" not in backbone.model.config.to_json_string()
 
 
 @pytest.mark.parametrize(("family", "attention"), [("llama", "eager"), ("falcon", "sdpa")])
 def test_another_attention_is_left_alone(family: str, attention: str) -> None:
     backbone = tiny_backbone(family)
     backbone.model.set_attn_implementation(attention)
-    with unrepeated(backbone.model):
-        assert backbone.model.config._attn_implementation == attention
+    prefer_unrepeated(backbone.model)
+    assert backbone.model.config._attn_implementation == attention

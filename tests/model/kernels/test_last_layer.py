@@ -7,8 +7,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ptuning.data.examples import Example
 from ptuning.forward import paths as forward
-from ptuning.forward import shared_prefix as shared_prefix_module
-from ptuning.model.kernels.last_layer import only_scored
+from ptuning.model import capabilities
+from ptuning.model.kernels.last_layer import LastLayerCut, token_by_token_weights
+from ptuning.model.kernels.switch import FastKernels
 from ptuning.prompts import initializers
 
 
@@ -18,7 +19,8 @@ def test_scored_tokens_get_the_same_logits_and_gradients(family: str) -> None:
     states = backbone.embed(torch.randint(3, 200, (2, 7), generator=torch.Generator().manual_seed(0))).detach()
     scored = torch.tensor([[0, 0, 1, 0, 0, 0, 1], [0, 0, 0, 0, 0, 1, 0]]) > 0
     found = []
-    for mode in (only_scored(backbone.model, scored), torch.enable_grad()):
+    cut = LastLayerCut(token_by_token_weights(backbone.model), scored)
+    for mode in (FastKernels(cut=cut), torch.enable_grad()):
         leaf = states.clone().requires_grad_()
         with mode:
             logits = backbone.model(inputs_embeds=leaf, use_cache=False).logits[scored]
@@ -36,17 +38,27 @@ def test_less_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backbone.joins  # found out by running it: before the operations are counted
     monkeypatch.setattr("ptuning.model.kernels.linear._PRODUCT", None)  # torch counts its own products only
     counted = []
-    for mode in (only_scored, lambda *_: torch.no_grad()):
-        monkeypatch.setattr(shared_prefix_module, "only_scored", mode)
+    for weights in (backbone._token_by_token_weights, []):
+        monkeypatch.setattr(backbone, "_token_by_token_weights", weights)
         with FlopCounterMode(display=False) as flops, torch.no_grad():
             forward.label_logits(backbone, prompt_PH, batch)
         counted.append(flops.get_total_flops())
     assert counted[0] < 0.85 * counted[1]  # of two layers and a head
 
 
-def test_nothing_is_left_on_the_model_when_it_fails() -> None:
+def test_weights_that_another_layer_has_too_are_multiplied_with_all_tokens() -> None:
+    model = tiny_backbone("llama").model
+    last, first = model.model.layers[-1], model.model.layers[0]
+    last.mlp.up_proj.weight = first.mlp.up_proj.weight
+    found = {id(each) for each in token_by_token_weights(model)}
+    assert id(last.mlp.up_proj.weight) not in found
+    assert {id(last.mlp.down_proj.weight), id(last.self_attn.q_proj.weight)} <= found
+
+
+def test_layers_that_run_more_than_once_in_a_pass_are_not_cut() -> None:
     backbone = tiny_backbone("llama")
-    scored = torch.ones(1, 3, dtype=torch.bool)
-    with pytest.raises(ZeroDivisionError), only_scored(backbone.model, scored):
-        raise ZeroDivisionError
-    assert not any(each._forward_hooks or each._forward_pre_hooks for each in backbone.model.modules())
+    layers = backbone.model.model.layers
+    assert capabilities.last_layer_can_be_cut(backbone, token_by_token_weights(backbone.model))
+    last, own = layers[-1], layers[-1].forward
+    last.forward = lambda states, **options: own(own(states, **options), **options)  # twice, as in looped models
+    assert not capabilities.last_layer_can_be_cut(backbone, token_by_token_weights(backbone.model))
