@@ -5,20 +5,20 @@ One small protocol, a class a family: `CausalBackbone` reads question and answer
 through the protocol. Knows nothing of prompts or training.
 """
 
+import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from ptuning.data import FEWEST_BATCHES, Batch, Coder, Example, Task
 from ptuning.errors import DataError
-from ptuning.model import checkpointing
+from ptuning.model.checkpointing import checkpointing_model
 from ptuning.model.fingerprint import Fingerprint, sha256_of
 from ptuning.model.loading import load, load_embeddings, quantize_int8
 
@@ -243,9 +243,15 @@ class Backbone(ABC):
         """How many columns stand before the new tokens in what transformers' `generate` writes."""
         return ids_BT.shape[1]
 
-    def checkpointed(self) -> AbstractContextManager[None]:
-        """While it lasts, layers are run again in the backward pass; raises `ModelError` where they cannot be."""
-        return checkpointing.checkpointed(self.model)
+    def with_checkpointing(self) -> Self:
+        """A backbone over the same weights whose layers are run again in the backward pass: less memory, slower.
+
+        Raises:
+            ModelError: When the model's layers cannot be run again one by one.
+        """
+        backbone = copy.copy(self)
+        backbone.model = checkpointing_model(self.model)
+        return backbone
 
     def weights_sha256(self) -> str:
         """SHA-256 over all weights' bytes in the order of their names: equal before and after any use of ours."""

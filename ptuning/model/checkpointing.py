@@ -3,9 +3,8 @@
 Knows nothing of prompts or of training loops.
 """
 
+import copy
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch.utils.checkpoint import checkpoint
@@ -14,33 +13,29 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ptuning.errors import ModelError
 
 
-@contextmanager
-def checkpointed(model: Any) -> Iterator[None]:
-    """Checkpoints the model's layers while it lasts, through a wrapper of each layer's `forward`.
+def checkpointing_model(model: Any) -> Any:
+    """Another model over the same weights, whose layers are run again in the backward pass.
 
-    Not through transformers' own switch, which works in training mode only, where there would be dropout, and drops a
-    cache without a word.
+    The given one is not changed: others may run it meanwhile. Not through transformers' own switch, which works in
+    training mode only, where there would be dropout, and drops a cache without a word.
 
     Raises:
         ModelError: When the model's layers cannot be run again one by one.
     """
-    layers = _layers(model)
-    if not layers:
+    if not _layers(model):
         raise ModelError(
             f"train.gradient_checkpointing with a {model.config.model_type} model",
             "a model with checkpointing layers",
             "Set train.gradient_checkpointing to false",
         )
-    own = [vars(layer).get("forward") for layer in layers]  # such as accelerate's
-    for layer in layers:
+    placing = [
+        each._hf_hook for each in model.modules() if hasattr(each, "_hf_hook")
+    ]  # accelerate's, and what it holds
+    shared = [*model.parameters(), *model.buffers(), *placing]
+    twin = copy.deepcopy(model, {id(each): each for each in shared})
+    for layer in _layers(twin):
         layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
-    try:
-        yield
-    finally:
-        for layer, forward in zip(layers, own, strict=True):
-            del layer.forward
-            if forward is not None:
-                layer.forward = forward
+    return twin
 
 
 def is_checkpointed(model: Any) -> bool:

@@ -12,7 +12,6 @@ import random
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,8 +101,7 @@ class Trainer:
         device = str(self.accelerator.device) if config.model.device == "auto" else config.model.device
         self.backbone = Backbone.from_pretrained(**{**dataclasses.asdict(config.model), "device": device})
         require_path(self.backbone, self.settings.forward)
-        with self._run_again_in_backward():  # says so now where the model cannot
-            pass
+        self.stepping = self.backbone.with_checkpointing() if self.settings.gradient_checkpointing else self.backbone
         self.weights_sha256 = self.backbone.weights_sha256()
         self.coder = self.backbone.coder(self.task)
         self.examples = {split: self.coder.encode(each) for split, each in self.rows.items()}
@@ -189,11 +187,10 @@ class Trainer:
         numbers = [self.stream[i] for i in range(first, first + self.batches_per_step, processes)]
         examples = [self.examples["train"][i] for rows in numbers for i in rows]
         num_label_tokens = self._sum(sum(len(example.answer_ids) for example in examples))
-        with self._run_again_in_backward():
-            prompt, scale = self._prompt(self.encoder), processes / num_label_tokens
-            settings = self.settings
-            limits = settings.per_device_train_batch_size, settings.max_batch_tokens
-            total = backward_in_parts(self.backbone, prompt, examples, scale, settings.forward, *limits)
+        prompt, scale = self._prompt(self.encoder), processes / num_label_tokens
+        settings = self.settings
+        limits = settings.per_device_train_batch_size, settings.max_batch_tokens
+        total = backward_in_parts(self.stepping, prompt, examples, scale, settings.forward, *limits)
         loss_total = self._sum(total)
         norm = self.accelerator.clip_grad_norm_(self.encoder.parameters(), self.settings.max_grad_norm).item()
         self._require_finite(loss_total, "loss")  # here every process has the same sum and stops at the same step
@@ -282,9 +279,6 @@ class Trainer:
     @torch.no_grad()
     def _trained_prompt(self) -> Prompt:
         return self._prompt(self.accelerator.unwrap_model(self.encoder))
-
-    def _run_again_in_backward(self) -> AbstractContextManager[None]:
-        return self.backbone.checkpointed() if self.settings.gradient_checkpointing else nullcontext()
 
     def _require_finite(self, value: float, what: str) -> None:
         if math.isfinite(value):

@@ -2,7 +2,6 @@
 
 import tempfile
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +102,9 @@ class Ours(System):
 
     def train_step(self, prompt_PH: Tensor, rows: list[Line], is_checkpointed: bool = False) -> tuple[Tensor, Tensor]:
         prompt_PH = prompt_PH.clone().requires_grad_()
-        context: AbstractContextManager[None] = self.backbone.checkpointed() if is_checkpointed else nullcontext()
-        with context:
-            loss = objective.loss(self.backbone, prompt_PH, self.backbone.collate(self._examples(prompt_PH, rows)))
-            loss.backward()
+        backbone = self.backbone.with_checkpointing() if is_checkpointed else self.backbone
+        loss = objective.loss(backbone, prompt_PH, backbone.collate(self._examples(prompt_PH, rows)))
+        loss.backward()
         assert prompt_PH.grad is not None
         return loss.detach(), prompt_PH.grad
 

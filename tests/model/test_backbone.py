@@ -1,6 +1,7 @@
 """The base model stays frozen, is recognised in any precision, and tells clearly why it cannot be used."""
 
 import copy
+import functools
 import json
 import shutil
 import sys
@@ -346,19 +347,20 @@ def test_int8_base_gives_a_gradient_that_points_the_same_way(real_backbone):
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
 
 
-def test_checkpointing_gives_back_a_layers_own_forward(backbone):
+def test_checkpointing_leaves_the_model_as_it_is_and_shares_its_weights(backbone):
     layer = backbone.model.model.layers[0]
-    own = layer.forward
-    layer.forward = own  # as accelerate's hooks do
+    layer.forward = own = functools.partial(layer.forward)  # as accelerate's hooks do
     try:
+        twin = backbone.with_checkpointing()
+        assert is_checkpointed(twin.model)
         assert not is_checkpointed(backbone.model)
-        with backbone.checkpointed():
-            assert is_checkpointed(backbone.model)
-            with backbone.checkpointed():
-                assert is_checkpointed(backbone.model)
-            assert is_checkpointed(backbone.model)
         assert vars(layer)["forward"] is own
         assert "forward" not in vars(backbone.model.model.layers[1])
+        assert twin.model.model.layers[0].forward.args[0].args == ()
+        assert twin.model.model.layers[0].forward.args[0].func.__self__ is twin.model.model.layers[0]
+        ours, theirs = ([*each.model.parameters(), *each.model.buffers()] for each in (backbone, twin))
+        assert all(one is other for one, other in zip(ours, theirs, strict=True))
+        assert twin.fingerprint == backbone.fingerprint
     finally:
         del layer.forward
 
