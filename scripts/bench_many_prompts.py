@@ -61,11 +61,11 @@ def ways(base: str, data: str, dtype: str) -> tuple[ptuning.PromptedLM, dict[str
     theirs = with_peft(lm, ptuning.Backbone.from_pretrained(base, dtype=dtype).model)
 
     def together() -> list[float]:
-        return [each.scores["negative"] for each in lm.classify(rows, names)]
+        return [each.probabilities["negative"] for each in lm.classify(rows, names)]
 
     def separately() -> list[float]:
         answers = {name: iter(lm.classify(rows[int(name) :: PROMPTS], name)) for name in lm.prompts}
-        return [next(answers[name]).scores["negative"] for name in names]
+        return [next(answers[name]).probabilities["negative"] for name in names]
 
     def peft_switching() -> list[float]:
         return switching(theirs, backbone.tokenizer, rows, [ids[0] for ids in label_ids])

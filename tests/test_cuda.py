@@ -72,9 +72,9 @@ def test_evaluation_and_answers_on_the_gpu_are_those_on_the_cpu(any_backbone):
     assert metrics[0].loss == pytest.approx(metrics[1].loss, abs=1e-4)
     prompt = ptuning.SoftPrompt(prompt_PH, TASK, any_backbone.name, any_backbone.fingerprint)
     cpu_lm, gpu_lm = (PromptedLM(each, {"p": prompt}) for each in (any_backbone, gpu))
-    expected = [each.scores["positive"] for each in cpu_lm.classify(ROWS)]
-    assert [each.scores["positive"] for each in gpu_lm.classify(ROWS)] == pytest.approx(expected, abs=1e-4)
-    assert gpu_lm.score(ROWS) == pytest.approx(cpu_lm.score(ROWS), abs=1e-3)
+    expected = [each.probabilities["positive"] for each in cpu_lm.classify(ROWS)]
+    assert [each.probabilities["positive"] for each in gpu_lm.classify(ROWS)] == pytest.approx(expected, abs=1e-4)
+    assert gpu_lm.log_probs(ROWS) == pytest.approx(cpu_lm.log_probs(ROWS), abs=1e-3)
     assert len(gpu_lm.generate(ROWS, max_new_tokens=4, num_beams=2)) == len(ROWS)
 
 
@@ -115,7 +115,7 @@ def test_many_prompts_on_the_gpu_answer_as_each_alone(any_backbone):
     lm, names = PromptedLM(gpu, prompts), ["4", "9", "2", "9"]
     alone = [lm.classify([row], name)[0] for row, name in zip(ROWS, names, strict=True)]
     for one, other in zip(lm.classify(ROWS, names), alone, strict=True):
-        assert one.scores == pytest.approx(other.scores, abs=1e-4)
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
     texts = lm.generate(ROWS, names, max_new_tokens=4)
     told = [""] * len(ROWS)
     for piece in lm.generate(ROWS, names, max_new_tokens=4, stream=True):
@@ -153,7 +153,7 @@ def test_parts_of_rows_and_labels_of_several_tokens_on_the_gpu(backbone):
         examples = Coder(TASK, each.tokenizer).encode([Row(row, "row") for row in ROWS])
         total = gradient.backward_in_parts(each, prompt_PH, examples, batch_size=3)
         lm = PromptedLM(each, {"p": ptuning.SoftPrompt(prompt_PH.detach().cpu(), task, each.name, each.fingerprint)})
-        scores = [row.scores["positive"] for row in lm.classify(ROWS)]
+        scores = [row.probabilities["positive"] for row in lm.classify(ROWS)]
         found.append((total, prompt_PH.grad.cpu(), scores))
     (total, grad_PH, scores), (its_total, its_grad_PH, its_scores) = found
     assert its_total == pytest.approx(total, rel=1e-4)

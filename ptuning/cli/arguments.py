@@ -66,7 +66,11 @@ def load_model(parsed: argparse.Namespace) -> Any:
 
     with base_of(parsed) as base:
         return PromptedLM.from_pretrained(
-            *(base, {"prompt": parsed.prompt}, parsed.dtype, parsed.device, parsed.allow_other_base),
+            base,
+            {"prompt": parsed.prompt},
+            dtype=parsed.dtype,
+            device=parsed.device,
+            allow_other_base=parsed.allow_other_base,
             trust_remote_code=parsed.trust_remote_code,
             quantization=parsed.quantization,
             batch_size=parsed.batch_size,

@@ -22,8 +22,8 @@ def run(parsed: argparse.Namespace) -> None:
     lm = load_model(parsed)
     rows = _rows(parsed, lm)
     if lm.task("prompt").is_classification:
-        answers = [{"label": each.label, "scores": each.scores} for each in lm.classify(rows)]
-        lines = [f"{each['label']} {each['scores'][each['label']]:.3f}" for each in answers]
+        answers = [{"label": each.label, "probabilities": each.probabilities} for each in lm.classify(rows)]
+        lines = [f"{each['label']} {each['probabilities'][each['label']]:.3f}" for each in answers]
     else:
         lines = lm.generate(rows, max_new_tokens=parsed.max_new_tokens, stop_strings=parsed.stop)
         answers = [{"text": text} for text in lines]

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptuning.data import Coder, Example, Row, Task, num_cut, shared_ids, warn_of_cut
-from ptuning.forward import Prefix, Prompt, ReadOptions, RowPrompts, answer_scores, begin, label_scores
+from ptuning.forward import Prompt, ReadOptions, answer_scores, as_batch_prompt, label_scores
 from ptuning.model import Backbone
 
 _log = logging.getLogger(__name__)
@@ -129,27 +129,20 @@ def score_rows(
         name: As in `evaluate`.
     """
     num_new = max(map(len, label_ids), default=0)  # a row is read with each label's text behind it
-    prefix = begin(backbone, prompt, shared_ids(examples), options.path)
+    prompt = as_batch_prompt(prompt)
+    if options.path != "splice":
+        prompt = prompt.with_prefix_run(backbone, shared_ids(examples), len(examples))
     places, parts = list[int](), list[tuple[Tensor, ...]]()
     with tqdm(total=len(examples), desc=name, unit="row", disable=not options.progress) as bar:
         for rows in options.batches(examples, num_new, backbone.overhead_tokens):
-            its_prompt = _of_rows(prompt, prefix, rows)
             chosen = [examples[i] for i in rows]
-            parts.append(tuple(each.cpu() for each in _scores(backbone, its_prompt, chosen, label_ids, options.path)))
+            found = _scores(backbone, prompt.part(rows), chosen, label_ids, options.path)
+            parts.append(tuple(each.cpu() for each in found))
             places += rows
             bar.update(len(rows))
     order_N = torch.tensor(places).argsort()
     log_probs_N, is_correct_N, *labels = (torch.cat(each)[order_N] for each in zip(*parts, strict=True))
     return RowScores(log_probs_N, is_correct_N, labels[0] if labels else None)
-
-
-def _of_rows(prompt: Prompt, prefix: Prefix | None, rows: Sequence[int]) -> Prompt:
-    """The prompt of a part of the rows."""
-    if not isinstance(prompt, Tensor):
-        return prompt
-    if prefix is not None:
-        return RowPrompts.same(prompt, prefix, len(rows))
-    return prompt[list(rows)] if prompt.ndim == 3 else prompt
 
 
 def sides(

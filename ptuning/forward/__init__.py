@@ -9,7 +9,10 @@ from ptuning.lazy import lazily
 
 if TYPE_CHECKING:
     from ptuning.forward import objective as objective
-    from ptuning.forward.batch_prompt import RowPrompts as RowPrompts
+    from ptuning.forward.batch_prompt import BatchPrompt as BatchPrompt
+    from ptuning.forward.batch_prompt import KeptPrompts as KeptPrompts
+    from ptuning.forward.batch_prompt import Prompt as Prompt
+    from ptuning.forward.batch_prompt import as_batch_prompt as as_batch_prompt
     from ptuning.forward.objective import answer_scores as answer_scores
     from ptuning.forward.objective import label_scores as label_scores
     from ptuning.forward.objective import loss as loss
@@ -21,25 +24,19 @@ if TYPE_CHECKING:
     from ptuning.forward.prefill import prefixes_apart as prefixes_apart
     from ptuning.forward.prefix_cache import Prefix as Prefix
     from ptuning.forward.read_options import ReadOptions as ReadOptions
-    from ptuning.forward.shared_prefix import begin as begin
-    from ptuning.forward.shared_prefix import can_begin as can_begin
     from ptuning.forward.shared_prefix import can_pack as can_pack
-    from ptuning.forward.shared_prefix import can_share as can_share
-    from ptuning.forward.splice import Prompt as Prompt
-    from ptuning.forward.splice import embeddings_of as embeddings_of
 
 __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "": ("objective",),
-        "batch_prompt": ("RowPrompts",),
+        "batch_prompt": ("BatchPrompt", "KeptPrompts", "Prompt", "as_batch_prompt"),
         "objective": ("answer_scores", "label_scores", "loss", "loss_sum"),
         "paths": ("label_logits", "require_path"),
         "placement": ("place",),
         "prefill": ("prefilled", "prefixes_apart"),
         "prefix_cache": ("Prefix",),
         "read_options": ("ReadOptions",),
-        "shared_prefix": ("begin", "can_begin", "can_pack", "can_share"),
-        "splice": ("Prompt", "embeddings_of"),
+        "shared_prefix": ("can_pack",),
     },
 )

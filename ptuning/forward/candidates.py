@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ptuning.data import Batch, Example, added
-from ptuning.forward.batch_prompt import RowPrompts
+from ptuning.forward.batch_prompt import KeptPrompts
 from ptuning.forward.placement import place
 from ptuning.forward.prefill import prefilled, prefixes_apart
 from ptuning.model import CausalBackbone
@@ -23,7 +23,7 @@ Answers = Sequence[Sequence[int]]
 
 @torch.no_grad()
 def answer_log_probs(
-    backbone: CausalBackbone, prompt: RowPrompts, examples: Sequence[Example], answers: Sequence[Answers]
+    backbone: CausalBackbone, prompt: KeptPrompts, examples: Sequence[Example], answers: Sequence[Answers]
 ) -> Tensor:
     """Log-probability of every answer after every row.
 
@@ -44,7 +44,7 @@ def answer_log_probs(
         with backbone.fast_kernels():
             logits_NV = backbone.scored_logits(
                 tails.owner_BW >= 0,
-                inputs_embeds=place(backbone, prompt.embeddings, tails.ids_BW),
+                inputs_embeds=place(backbone, prompt.rows_embeddings, tails.ids_BW),
                 attention_mask=tails.blocks(backbone.dtype),
                 position_ids=tails.positions_BW,
                 past_key_values=cache,

@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ptuning.data import Batch, Example, with_answer
-from ptuning.forward.batch_prompt import RowPrompts
+from ptuning.forward.batch_prompt import KeptPrompts, Prompt, as_batch_prompt
 from ptuning.forward.candidates import answer_log_probs, widest
 from ptuning.forward.paths import label_logits
-from ptuning.forward.shared_prefix import can_pack, can_share
-from ptuning.forward.splice import Prompt
+from ptuning.forward.shared_prefix import can_pack
 from ptuning.model import Backbone, CausalBackbone
 
 
@@ -72,10 +71,11 @@ def label_scores(
             others lack score -inf.
         path: The forward path.
     """
+    prompt = as_batch_prompt(prompt)
     if any(len(ids) > 1 for labels in label_ids for ids in labels):
-        if path != "splice" and isinstance(prompt, RowPrompts) and isinstance(backbone, CausalBackbone):
+        if path != "splice" and isinstance(prompt, KeptPrompts) and isinstance(backbone, CausalBackbone):
             rows, num_more = backbone.collate(examples).to(backbone.device), widest(label_ids)
-            if can_share(backbone, prompt, rows) and can_pack(backbone, prompt, rows, num_more):
+            if prompt.shares(rows) and can_pack(backbone, prompt, rows, num_more):
                 backbone.require_room(rows.ids_BT.shape[1] + max(len(ids) for labels in label_ids for ids in labels))
                 return answer_log_probs(backbone, prompt, examples, label_ids)
         return whole_label_scores(backbone, prompt, examples, label_ids, path)

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ptuning.data import Batch
 from ptuning.errors import ModelError
-from ptuning.forward.shared_prefix import _can_keep, shared_prefix
-from ptuning.forward.splice import Prompt, splice
+from ptuning.forward.batch_prompt import Prompt
+from ptuning.forward.shared_prefix import shared_prefix
+from ptuning.forward.splice import splice
 from ptuning.model import Backbone
 
 
@@ -19,7 +20,7 @@ def label_logits(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "
 
     Args:
         backbone: The frozen model.
-        prompt: The virtual tokens' embeddings: `[P, H]`, `[B, P, H]`, or what makes them.
+        prompt: The virtual tokens' embeddings, or what makes them.
         batch: Rows on the backbone's device.
         path: splice, shared_prefix, or auto: shared_prefix where the model's cache can be shared.
 
@@ -37,7 +38,7 @@ def label_logits(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "
 
 def require_path(backbone: Backbone, path: str) -> None:
     """Raises `ModelError` when the model cannot be run by that path."""
-    if path == "shared_prefix" and not _can_keep(backbone):
+    if path == "shared_prefix" and not backbone.keeps_prefix:
         raise ModelError(
             f"forward: shared_prefix with {backbone.name}",
             "a causal model whose layers are all attention, not run again in the backward pass",

@@ -11,13 +11,13 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from ptuning.data import IGNORED, Batch, Example, padded
-from ptuning.forward.batch_prompt import RowPrompts
+from ptuning.forward.batch_prompt import KeptPrompts
 from ptuning.forward.packing import Lines
-from ptuning.forward.shared_prefix import _inputs
+from ptuning.forward.shared_prefix import inputs_behind
 from ptuning.model import Backbone, CausalBackbone
 
 
-def prefixes_apart(prompt: RowPrompts, examples: Sequence[Example], backbone: Backbone) -> Batch:
+def prefixes_apart(prompt: KeptPrompts, examples: Sequence[Example], backbone: Backbone) -> Batch:
     """The rows with their prefixes, which have been run, in columns of their own, and both parts padded in front."""
     rows = [(each.ids[:num], each.ids[num:]) for each, num in zip(examples, prompt.num_run, strict=True)]
     parts = [padded(part, backbone.pad_id, "left") for part in zip(*rows, strict=True)]
@@ -26,7 +26,7 @@ def prefixes_apart(prompt: RowPrompts, examples: Sequence[Example], backbone: Ba
 
 
 @torch.no_grad()
-def prefilled(backbone: CausalBackbone, prompt: RowPrompts, batch: Batch) -> DynamicCache:
+def prefilled(backbone: CausalBackbone, prompt: KeptPrompts, batch: Batch) -> DynamicCache:
     """Runs rows up to their last token, end to end, and gives each its own keys and values.
 
     Args:
@@ -42,7 +42,7 @@ def prefilled(backbone: CausalBackbone, prompt: RowPrompts, batch: Batch) -> Dyn
     last_BT = torch.full_like(batch.ids_BT, IGNORED)
     last_BT[:, -1] = 0  # as if it were to be predicted: what comes before it is run
     lines = Lines.of(dataclasses.replace(batch, labels_BT=last_BT), prompt.num_run, prompt.choice)
-    inputs = _inputs(backbone, prompt, lines, packs=True)
+    inputs = inputs_behind(backbone, prompt, lines, packs=True)
     with backbone.fast_kernels(lines.scored_LW):
         backbone.fill(**inputs)
     num_kept, width, cache = max(prompt.num_run), lines.ids_LW.shape[1], backbone.new_cache()

@@ -3,48 +3,22 @@
 Knows nothing of losses or labels' meaning.
 """
 
-import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ptuning.data import Batch
-from ptuning.forward.batch_prompt import RowPrompts
+from ptuning.forward.batch_prompt import KeptPrompts, Prompt, as_batch_prompt
 from ptuning.forward.packing import WIDEST, Lines
 from ptuning.forward.placement import place
-from ptuning.forward.prefix_cache import Prefix
-from ptuning.forward.splice import Prompt, splice
-from ptuning.model import OVERHEAD_TOKENS, Backbone, CausalBackbone, is_checkpointed
+from ptuning.forward.splice import splice
+from ptuning.model import OVERHEAD_TOKENS, Backbone, CausalBackbone
 from ptuning.model.kernels import FILLED_TO, JointPrefix, num_filling
 
 
 def can_share(backbone: Backbone, prompt: Prompt, batch: Batch) -> bool:
     """Whether what the rows begin with can be run before the rows."""
-    if isinstance(prompt, RowPrompts):
-        return _can_keep(backbone) and prompt.begins(batch)
-    return can_begin(backbone, prompt, batch.shared_ids)
-
-
-def begin(backbone: Backbone, prompt: Prompt, shared_ids: Sequence[int], path: str = "auto") -> Prefix | None:
-    """What all rows of one prompt begin with, run once, to stand before any of them; None where that cannot be."""
-    if not can_begin(backbone, prompt, shared_ids, path):
-        return None
-    assert isinstance(backbone, CausalBackbone)
-    assert isinstance(prompt, Tensor)
-    backbone.require_room(len(shared_ids))
-    return Prefix.of(backbone, prompt, shared_ids)
-
-
-def can_begin(backbone: Backbone, prompt: Prompt, shared_ids: Sequence[int], path: str = "auto") -> bool:
-    """Whether what all rows of one prompt begin with can be run before any of them."""
-    is_one = isinstance(prompt, Tensor) and prompt.ndim == 2
-    return path != "splice" and is_one and len(shared_ids) > 0 and _can_keep(backbone)
-
-
-def _can_keep(backbone: Backbone) -> bool:
-    """Whether keys and values can be kept: not where layers are run again in the backward pass."""
-    return backbone.shares_prefix and not is_checkpointed(backbone.model)
+    return backbone.keeps_prefix and as_batch_prompt(prompt).shares(batch)
 
 
 def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
@@ -52,23 +26,23 @@ def shared_prefix(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
 
     Shapes as in `label_logits`.
     """
+    prompt = as_batch_prompt(prompt)
     if not can_share(backbone, prompt, batch):
         return splice(backbone, prompt, batch)
     assert isinstance(backbone, CausalBackbone)
-    if isinstance(prompt, Tensor):
-        lines = _lines_behind_head(backbone, batch)
-        if lines is not None:
-            return _joined(backbone, prompt, batch, lines)
-        prompt = RowPrompts.same(prompt, Prefix.of(backbone, prompt, batch.shared_ids), len(batch.ids_BT))
-    assert isinstance(prompt, RowPrompts)
-    packs = can_pack(backbone, prompt, batch)
-    lines = Lines.of(batch, prompt.num_run, prompt.choice if packs else None)
+    if prompt.has_prefix_to_run:
+        joint = _joint_lines(backbone, batch)
+        if joint is not None:
+            return _joined(backbone, prompt.embeddings(backbone, batch), batch, joint)
+    kept = prompt.kept(backbone, batch)
+    packs = can_pack(backbone, kept, batch)
+    lines = Lines.of(batch, kept.num_run, kept.choice if packs else None)
     with backbone.fast_kernels(lines.scored_LW):
-        logits_NV = backbone.scored_logits(lines.scored_LW, **_inputs(backbone, prompt, lines, packs))
+        logits_NV = backbone.scored_logits(lines.scored_LW, **inputs_behind(backbone, kept, lines, packs))
     return logits_NV[lines.order_N]
 
 
-def _lines_behind_head(backbone: CausalBackbone, batch: Batch) -> Lines | None:
+def _joint_lines(backbone: CausalBackbone, batch: Batch) -> Lines | None:
     """The rows laid end to end, what they begin with at the start of the first line; None where that cannot be.
 
     Nor where it leaves more empty than a run of what they begin with costs.
@@ -100,20 +74,20 @@ def _joined(backbone: CausalBackbone, prompt_PH: Tensor, batch: Batch, lines: Li
     return logits_NV[lines.order_N]
 
 
-def can_pack(backbone: CausalBackbone, prompt: RowPrompts, batch: Batch, num_more: int = 0) -> bool:
+def can_pack(backbone: CausalBackbone, prompt: KeptPrompts, batch: Batch, num_more: int = 0) -> bool:
     """Whether what is left of the rows can be laid end to end, and so many tokens more behind each."""
     most = FILLED_TO + max(prompt.num_run) + WIDEST * batch.ids_BT.shape[1] + num_more
     return backbone.packs and backbone.sees_all(most)
 
 
-def _inputs(backbone: CausalBackbone, prompt: RowPrompts, lines: Lines, packs: bool) -> dict[str, Any]:
+def inputs_behind(backbone: CausalBackbone, prompt: KeptPrompts, lines: Lines, packs: bool) -> dict[str, Any]:
     """What the model is given to run lines behind what has been run of them."""
-    prompt = dataclasses.replace(prompt, choice=tuple(prompt.choice[row] for row in lines.first))
+    prompt = prompt.part(lines.first)
     num_keys = max(prompt.num_run) + lines.ids_LW.shape[1]
     num_empty = num_filling(num_keys, backbone.dtype, backbone.device) if packs else 0
     cache, prefix_mask_LS = prompt.spread(backbone, num_empty)
     return {
-        "inputs_embeds": place(backbone, prompt.embeddings, lines.ids_LW),
+        "inputs_embeds": place(backbone, prompt.rows_embeddings, lines.ids_LW),
         "attention_mask": lines.blocks(prefix_mask_LS, backbone.dtype) if packs else lines.mask(prefix_mask_LS),
         "position_ids": lines.positions_LW,
         "past_key_values": cache,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ptuning.data import Batch, Coder, Example, as_row, text_ids, warn_of_cut
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
-from ptuning.forward import Prompt, RowPrompts, embeddings_of
+from ptuning.forward import KeptPrompts, Prompt, as_batch_prompt
 from ptuning.inference.generation import settings_of, written
 from ptuning.inference.row_text import texts_of
 from ptuning.model import Backbone, CausalBackbone
@@ -39,7 +39,7 @@ class Conversation:
             raise ModelError(
                 f"a conversation with {backbone.name}, an encoder-decoder", "a causal language model", "Use generate"
             )
-        self._backbone, self._prompt, self._coder = backbone, prompt, coder
+        self._backbone, self._prompt, self._coder = backbone, as_batch_prompt(prompt), coder
         self._prompt_PH: Tensor | None = None
         self._cache: Any = None
         self.ids: list[int] = []
@@ -49,7 +49,7 @@ class Conversation:
     def send(
         self,
         turn: str | Mapping[str, Any],
-        max_new_tokens: int = 50,
+        max_new_tokens: int | None = None,
         stop_strings: Sequence[str] = (),
         **options: Any,
     ) -> str:
@@ -57,7 +57,7 @@ class Conversation:
 
         Args:
             turn: The first time a row of the template's columns (or its text where there is one column); then text.
-            max_new_tokens: The most tokens the answer may have.
+            max_new_tokens: The most tokens the answer may have, as in `PromptedLM.generate`.
             stop_strings: Texts that end the answer, left out of it.
             options: As in `PromptedLM.generate`, but for beams and those that need a cache of their own.
 
@@ -70,10 +70,10 @@ class Conversation:
             raise PromptError(
                 "a conversation with beams or a cache of transformers' own", "one beam", "Leave the option out"
             )
-        ids = [*self.ids, *self._next_ids(turn)] if self.ids else self._first_ids(turn, max_new_tokens)
-        backbone.require_room(len(ids) + max_new_tokens)
+        ids = [*self.ids, *self._next_ids(turn)] if self.ids else self._first_ids(turn, settings.max_new_tokens)
+        backbone.require_room(len(ids) + settings.max_new_tokens)
         batch = backbone.collate([Example(ids, [])]).to(backbone.device)
-        made = embeddings_of(self._prompt, backbone, batch) if self._prompt_PH is None else self._prompt_PH
+        made = self._prompt.embeddings(backbone, batch) if self._prompt_PH is None else self._prompt_PH
         prompt_PH = made if made.ndim == 2 else made[0]
         cache, self._cache = self._cache or self._new_cache(batch), None  # none is left of a turn that fails
         new_1N = written(backbone, prompt_PH, batch.ids_BT, batch.mask_BT, cache, settings)
@@ -103,7 +103,7 @@ class Conversation:
         """A cache for the whole: with the prompt's kept prefix, empty, or None where the model has no other state."""
         if not self._backbone.shares_prefix:
             return None
-        if isinstance(self._prompt, RowPrompts) and self._prompt.begins(batch):
+        if isinstance(self._prompt, KeptPrompts) and self._prompt.shares(batch):
             return self._prompt.spread(self._backbone)[0]
         return self._backbone.new_cache()
 

@@ -19,8 +19,13 @@ class Classification:
 
     label: str
     """The most likely label."""
-    scores: dict[str, float]
+    probabilities: dict[str, float]
     """Label -> its probability among the labels, or its share of the votes; they sum to 1."""
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The same as `probabilities`."""
+        return self.probabilities
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,11 @@ class Ensemble:
         object.__setattr__(self, "prompts", tuple(self.prompts))
 
 
-def combined(scores: Sequence[Mapping[str, float]], combine: Combine) -> Classification:
+def combined(probabilities: Sequence[Mapping[str, float]], combine: Combine) -> Classification:
     """The answer of several prompts, or of one."""
-    mean = {label: sum(each[label] for each in scores) / len(scores) for label in scores[0]}
+    mean = {label: sum(each[label] for each in probabilities) / len(probabilities) for label in probabilities[0]}
     if combine == "mean":
         return Classification(max(mean, key=mean.__getitem__), mean)
-    votes = Counter(max(each, key=each.__getitem__) for each in scores)
-    shares = {label: votes[label] / len(scores) for label in mean}
+    votes = Counter(max(each, key=each.__getitem__) for each in probabilities)
+    shares = {label: votes[label] / len(probabilities) for label in mean}
     return Classification(max(mean, key=lambda label: (shares[label], mean[label])), shares)

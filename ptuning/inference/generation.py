@@ -12,10 +12,11 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from ptuning.data import Batch, Example
 from ptuning.errors import ModelError, PromptError
-from ptuning.forward import Prompt, RowPrompts, can_pack, can_share, embeddings_of, place, prefilled, prefixes_apart
+from ptuning.forward import KeptPrompts, Prompt, as_batch_prompt, can_pack, place, prefilled, prefixes_apart
 from ptuning.inference.row_text import Settings
 from ptuning.model import Backbone, CausalBackbone
 
+MAX_NEW_TOKENS = 50  # where nothing says how long answers may be
 _SEVERAL_TEXTS = {"num_return_sequences", "return_dict_in_generate"}
 
 
@@ -33,15 +34,15 @@ _ASSISTED = ("prompt_lookup_num_tokens", "assistant_model")
 
 
 def settings_of(
-    backbone: Backbone, max_new_tokens: int, stop_strings: Sequence[str], options: dict[str, Any]
+    backbone: Backbone, max_new_tokens: int | None, stop_strings: Sequence[str], options: dict[str, Any]
 ) -> Settings:
     """Settings for `write`: greedy by default, ended by the model's end-of-text tokens.
 
     Args:
         backbone: The model; what its generation configuration sets holds where nothing else is given.
-        max_new_tokens: The most tokens an answer may have.
+        max_new_tokens: The most tokens an answer may have; None: what a given `generation_config` says, else 50.
         stop_strings: Texts that end an answer.
-        options: Others of transformers' `generate`.
+        options: Others of transformers' `generate`; they win over a given `generation_config`, and that over defaults.
 
     Raises:
         PromptError: For an option that would not give one text a row, or that is ptuning's to set.
@@ -60,24 +61,30 @@ def settings_of(
     ):
         if refused & set(options):
             raise PromptError(f"generate({min(refused & set(options))}=…)", expected, "Leave it out")
-    if max_new_tokens < 1:
-        raise PromptError(f"max_new_tokens={max_new_tokens}", "a token or more", "Raise it")
     if isinstance(stop_strings, str) or not all(isinstance(each, str) and each for each in stop_strings or ()):
         raise PromptError(f"stop_strings={stop_strings!r}", "a list of texts, none of them empty", "Correct it")
-    config = options.get("generation_config", backbone.model.generation_config)
+    config = options.get("generation_config")
 
     def setting(name: str) -> Any:
-        return options.get(name, getattr(config, name, None))
+        """What is given, by an option or in a whole configuration; else the model's own, where it has one."""
+        own = getattr(backbone.model.generation_config, name, None)
+        return next((each for each in (options.get(name), getattr(config, name, None), own) if each is not None), None)
 
-    given = {"pad_token_id": backbone.pad_id, "eos_token_id": backbone.end_ids, "do_sample": False, **options}
-    ends = given["eos_token_id"]
-    own = {"max_new_tokens": max_new_tokens, "max_length": None, "stop_strings": None}
+    num_new = getattr(config, "max_new_tokens", None) if max_new_tokens is None else max_new_tokens
+    num_new = MAX_NEW_TOKENS if num_new is None else num_new
+    if num_new < 1:
+        raise PromptError(f"max_new_tokens={num_new}", "a token or more", "Use 1 or more")
+    defaults: dict[str, Any] = {"pad_token_id": backbone.pad_id, "eos_token_id": backbone.end_ids, "do_sample": False}
+    given = {name: each for name, each in defaults.items() if getattr(config, name, None) is None} | options
+    ends: Any = given.get("eos_token_id", getattr(config, "eos_token_id", None))
+    own = {"max_new_tokens": num_new, "max_length": None, "stop_strings": None}
     one_text = {"num_return_sequences": 1, "return_dict_in_generate": False}
     return Settings(
         options={**given, **own, **one_text},
         ends=frozenset(ends if isinstance(ends, list | tuple) else [ends]),
         stop_strings=tuple(stop_strings or setting("stop_strings") or ()),
         num_beams=setting("num_beams") or 1,
+        max_new_tokens=num_new,
         has_own_cache=any(setting(name) for name in _OWN_CACHE),
         is_assisted=any(setting(name) for name in _ASSISTED),
     )
@@ -104,13 +111,13 @@ def write(
         The new tokens, `[B, N]`; behind a row's end they are padding.
     """
     batch = backbone.collate(examples, backbone.side_to_write).to(backbone.device)
-    cache = None
-    if isinstance(prompt, RowPrompts) and isinstance(backbone, CausalBackbone) and can_share(backbone, prompt, batch):
+    cache, prompt = None, as_batch_prompt(prompt)
+    if isinstance(prompt, KeptPrompts) and isinstance(backbone, CausalBackbone) and prompt.shares(batch):
         apart = prefixes_apart(prompt, examples, backbone)
         if _may_continue(backbone, apart, max(prompt.num_run), settings):
             cache, batch = _begun(backbone, prompt, apart), apart
             cache.batch_repeat_interleave(settings.num_beams)
-    prompts = embeddings_of(prompt, backbone, batch)
+    prompts = prompt.embeddings(backbone, batch)
     return written(backbone, prompts, batch.ids_BT, batch.mask_BT, cache, settings, **listening)
 
 
@@ -140,7 +147,7 @@ def written(
         raise PromptError(f"generate ({error})", "options that transformers' generate takes", "Correct them") from error
 
 
-def _begun(backbone: CausalBackbone, prompt: RowPrompts, apart: Batch) -> DynamicCache:
+def _begun(backbone: CausalBackbone, prompt: KeptPrompts, apart: Batch) -> DynamicCache:
     """A cache of what has been run of the rows; on CPUs of all but their last tokens.
 
     There the padding of several rows costs more than a run, and torch copies the head's weights once a row to multiply
@@ -157,7 +164,7 @@ def _may_continue(backbone: CausalBackbone, apart: Batch, num_run: int, settings
         return False
     if not (apart.mask_BT == 0)[:, num_run:].any():
         return True
-    length = apart.ids_BT.shape[1] + settings.options["max_new_tokens"]
+    length = apart.ids_BT.shape[1] + settings.max_new_tokens
     return backbone.heeds_gaps and backbone.sees_all(length)
 
 

@@ -3,7 +3,8 @@
 Knows nothing of rows, answers or generation.
 """
 
-from collections.abc import Iterator, Mapping, MutableMapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptuning.data import Example
+from ptuning.data import Example, Task
 from ptuning.errors import PromptError
-from ptuning.forward import Prefix, RowPrompts
+from ptuning.forward import BatchPrompt, KeptPrompts, Prefix, as_batch_prompt
 from ptuning.model import Backbone, CausalBackbone
-from ptuning.prompts import Conditioned, SoftPrompt, Summary, is_prompt_directory
+from ptuning.prompts import PromptEncoder, SoftPrompt, Summary, is_prompt_directory
 
 
 @dataclass(frozen=True)
@@ -49,31 +50,89 @@ class PromptInfo:
         return f"{self.name}: {'; '.join(parts)} ({self.num_bytes / 1e6:.2f} MB held)"
 
 
-@dataclass(frozen=True)
-class Ready:
-    """A prompt on the model's device, what its rows begin with having been run."""
+class ReadyPrompt:
+    """A prompt on the model's device, and what its rows begin with, run once when that is first needed.
 
-    prompt: Tensor | Conditioned
-    """`[P, H]` in the model's precision, or the encoder that reads each row."""
-    prefix: Prefix | None
-    """What the model keeps of what the prompt's rows begin with; None where it can keep nothing."""
-    source: SoftPrompt
-    """What it was made of."""
-    made_for: tuple[Any, ...]
-    """What else it depends on: the model's device and precision, the versions of the source's numbers."""
+    A call takes it once and works with it to its end, whatever is added, replaced or removed meanwhile.
+
+    Args:
+        name: What it is called by.
+        source: What it is made of.
+        backbone: The frozen model.
+    """
+
+    def __init__(self, name: str, source: SoftPrompt, backbone: Backbone) -> None:
+        self.name, self.source, self._backbone = name, source, backbone
+        made = source.on(backbone.device)
+        self.made: Tensor | PromptEncoder = made.to(backbone.dtype) if isinstance(made, Tensor) else made
+        """`[P, H]` in the model's precision, or the encoder that reads each row."""
+        self._made_for = self._state()
+        self._prefix: Prefix | None = None
+        self._has_run, self._lock = False, threading.Lock()
+
+    def _state(self) -> tuple[Any, ...]:
+        """What else it depends on: the model's device and precision, the versions of the source's numbers."""
+        versions = (None if each.is_inference() else each._version for each in self.source.tensors)
+        return self._backbone.device, self._backbone.dtype, *versions
+
+    def is_of(self, source: SoftPrompt) -> bool:
+        """Whether it was made of that prompt, and neither that nor the model has changed since."""
+        return self.source is source and self._made_for == self._state()
+
+    @property
+    def prefix(self) -> Prefix | None:
+        """What the model keeps of what the prompt's rows begin with; None where it can keep nothing."""
+        with self._lock:
+            if not self._has_run:
+                self._prefix, self._has_run = self._run(), True
+            return self._prefix
+
+    @torch.no_grad()
+    def _run(self) -> Prefix | None:
+        backbone, made, task = self._backbone, self.made, self.source.task
+        if not (isinstance(made, Tensor) and isinstance(backbone, CausalBackbone) and backbone.shares_prefix):
+            return None
+        slot = tuple(range(-1, -len(made) - 1, -1))
+        return Prefix.of(backbone, made, backbone.coder(task).common_ids if task else slot)
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All it holds."""
-        own = [self.prompt] if isinstance(self.prompt, Tensor) else list(self.prompt.parameters())
-        return own + [each for layer in (self.prefix.layers if self.prefix else ()) for each in layer]
+        """All it holds now."""
+        own = [self.made] if isinstance(self.made, Tensor) else list(self.made.parameters())
+        return own + [each for layer in (self._prefix.layers if self._prefix else ()) for each in layer]
+
+    @property
+    def task(self) -> Task:
+        """How rows become text; raises `PromptError` where the prompt does not say."""
+        if self.source.task is None:
+            raise PromptError(
+                f"prompt {self.name!r} without a task (PEFT does not save one)",
+                "a template",
+                "Give it one: dataclasses.replace(prompt, task=ptuning.Task(template, ...))",
+            )
+        return self.source.task
+
+    def num_run(self, example: Example) -> int | None:
+        """How many of a row's leading tokens are kept as run; None where it does not begin as the prompt's rows do."""
+        ids = self.prefix.ids if self.prefix else ()
+        return len(ids) if len(example.ids) > len(ids) and tuple(example.ids[: len(ids)]) == ids else None
+
+
+def prompt_of_rows(ready: Sequence[ReadyPrompt]) -> BatchPrompt:
+    """The prompt of a batch, one of those that are ready a row; a conditioned one comes with no other."""
+    if ready[0].source.is_conditioned:
+        return as_batch_prompt(ready[0].made)
+    different = list(dict.fromkeys(ready))
+    prompts = [each.made for each in different if isinstance(each.made, Tensor)]
+    prefixes = [each.prefix for each in different if each.prefix is not None]
+    return KeptPrompts(prompts, prefixes, tuple(map(different.index, ready)))
 
 
 class PromptLibrary(MutableMapping[str, SoftPrompt]):
     """Name -> soft prompt, beside one frozen model.
 
-    Prompts are added, replaced and removed as in a dictionary, given as a `SoftPrompt` or a saved prompt's directory.
-    `print(library)` lists them.
+    Prompts are added, replaced and removed as in a dictionary, given as a `SoftPrompt` or a saved prompt's directory,
+    by any thread. `print(library)` lists them.
 
     Args:
         backbone: The frozen model.
@@ -90,7 +149,8 @@ class PromptLibrary(MutableMapping[str, SoftPrompt]):
     ) -> None:
         self._backbone, self._allow_other_base = backbone, allow_other_base
         self._held: dict[str, SoftPrompt | Path] = {}
-        self._ready: dict[str, Ready] = {}
+        self._ready: dict[str, ReadyPrompt] = {}
+        self._lock = threading.RLock()  # of both dictionaries
         if isinstance(prompts, Mapping):
             self.update(prompts)
         else:
@@ -98,27 +158,32 @@ class PromptLibrary(MutableMapping[str, SoftPrompt]):
 
     def __getitem__(self, name: str) -> SoftPrompt:
         """The prompt of that name, read from its directory where it has not been yet."""
-        held = self._held[name]
-        if isinstance(held, Path):
-            held = SoftPrompt.load(held)
-            self._require_base(held)
-            self._held[name] = held
-        return held
+        with self._lock:
+            held = self._held[name]
+            if isinstance(held, Path):
+                held = SoftPrompt.load(held)
+                self._require_base(held)
+                self._held[name] = held
+            return held
 
     def __setitem__(self, name: str, prompt: SoftPrompt | str | Path) -> None:
         """Adds a prompt, or replaces the one of that name; raises `PromptError` for one of another base model."""
         loaded = as_prompt(prompt)
         self._require_base(loaded)
-        self._held[name] = loaded
-        self._ready.pop(name, None)
+        with self._lock:
+            self._held[name] = loaded
+            self._ready.pop(name, None)
 
     def __delitem__(self, name: str) -> None:
-        """Removes a prompt and frees what it held."""
-        del self._held[name]
-        self._ready.pop(name, None)
+        """Removes a prompt; what it held is freed once no call works with it any more."""
+        with self._lock:
+            del self._held[name]
+            self._ready.pop(name, None)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._held)
+        """The names that are held now; they may change meanwhile."""
+        with self._lock:
+            return iter(list(self._held))
 
     def __contains__(self, name: object) -> bool:
         """Whether there is a prompt of that name; it is not read for that."""
@@ -133,60 +198,45 @@ class PromptLibrary(MutableMapping[str, SoftPrompt]):
 
     def infos(self) -> list[PromptInfo]:
         """What is known of each prompt; those that have not been used are not loaded for it."""
-        return [self._info(name) for name in self]
+        with self._lock:
+            held = [(name, each, self._ready.get(name)) for name, each in self._held.items()]
+        return [_info(*each) for each in held]
 
-    def ready(self, name: str) -> Ready:
+    def ready(self, name: str) -> ReadyPrompt:
         """The prompt as the forward pass wants it, made once and again only after it or the model has changed."""
-        prompt, backbone = self[name], self._backbone
-        versions = (None if each.is_inference() else each._version for each in prompt.tensors)
-        made_for = (backbone.device, backbone.dtype, *versions)
-        ready = self._ready.get(name)
-        if ready is None or ready.source is not prompt or ready.made_for != made_for:
-            ready = self._ready[name] = self._made_ready(prompt, made_for)
-        return ready
+        with self._lock:
+            prompt, ready = self[name], self._ready.get(name)
+            if ready is None or not ready.is_of(prompt):
+                ready = self._ready[name] = ReadyPrompt(name, prompt, self._backbone)
+            return ready
 
-    def num_run(self, name: str, example: Example) -> int | None:
-        """How many of a row's leading tokens are kept as run; None where it does not begin as the prompt's rows do."""
-        prefix = self.ready(name).prefix
-        ids = prefix.ids if prefix else ()
-        return len(ids) if len(example.ids) > len(ids) and tuple(example.ids[: len(ids)]) == ids else None
-
-    def of_rows(self, names: list[str]) -> RowPrompts:
-        """The named prompts, one a row, none of them conditioned."""
-        different = list(dict.fromkeys(names))
-        ready = [self.ready(name) for name in different]
-        prompts = [each.prompt for each in ready if isinstance(each.prompt, Tensor)]
-        prefixes = [each.prefix for each in ready if each.prefix is not None]
-        return RowPrompts(prompts, prefixes, tuple(map(different.index, names)))
-
-    @torch.no_grad()
-    def _made_ready(self, prompt: SoftPrompt, made_for: tuple[Any, ...]) -> Ready:
-        made = prompt.on(self._backbone.device)
-        if isinstance(made, Tensor):
-            made = made.to(self._backbone.dtype)
-        backbone, prefix = self._backbone, None
-        if isinstance(made, Tensor) and isinstance(backbone, CausalBackbone) and backbone.shares_prefix:
-            slot = tuple(range(-1, -len(made) - 1, -1))
-            prefix = Prefix.of(backbone, made, backbone.coder(prompt.task).common_ids if prompt.task else slot)
-        return Ready(made, prefix, prompt, made_for)
-
-    def _info(self, name: str) -> PromptInfo:
-        held = self._held[name]
-        try:
-            known = Summary.read(held) if isinstance(held, Path) else held
-        except PromptError as error:
-            return PromptInfo(name, None, None, (), {}, 0, str(error))
-        tensors = [] if isinstance(held, Path) else held.tensors
-        tensors = tensors + (self._ready[name].tensors if name in self._ready else [])
-        num_bytes = sum(
-            {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values()
-        )
-        template, labels = (known.task.template, tuple(known.task.verbalizer or ())) if known.task else (None, ())
-        return PromptInfo(name, known.num_virtual_tokens, template, labels, known.results, num_bytes)
+    def take(self, names: Iterable[str]) -> dict[str, ReadyPrompt]:
+        """The named prompts as they are at this moment; raises `PromptError` for one that is not held."""
+        with self._lock:
+            different = list(dict.fromkeys(names))
+            unknown = [name for name in different if name not in self._held]
+            if unknown:
+                held = f"one of {', '.join(self._held)}" if self._held else "a prompt, of which none is held"
+                raise PromptError(
+                    f"prompt={unknown[0]!r}", held, "Name a prompt that was loaded, or add it to lm.prompts"
+                )
+            return {name: self.ready(name) for name in different}
 
     def _require_base(self, prompt: SoftPrompt) -> None:
         own = self._backbone
         prompt.require_base(own.name, own.width, own.fingerprint, self._allow_other_base, own.task_type)
+
+
+def _info(name: str, held: SoftPrompt | Path, ready: ReadyPrompt | None) -> PromptInfo:
+    """What is known of a prompt."""
+    try:
+        known = Summary.read(held) if isinstance(held, Path) else held
+    except PromptError as error:
+        return PromptInfo(name, None, None, (), {}, 0, str(error))
+    tensors = [*([] if isinstance(held, Path) else held.tensors), *(ready.tensors if ready else [])]
+    num_bytes = sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
+    template, labels = (known.task.template, tuple(known.task.verbalizer or ())) if known.task else (None, ())
+    return PromptInfo(name, known.num_virtual_tokens, template, labels, known.results, num_bytes)
 
 
 def as_prompt(prompt: SoftPrompt | str | Path) -> SoftPrompt:

@@ -24,6 +24,8 @@ class Settings:
     """The texts that end an answer, left out of it."""
     num_beams: int
     """Beams a row."""
+    max_new_tokens: int
+    """The most tokens an answer may have."""
     has_own_cache: bool
     """Whether an option makes transformers handle its cache itself, which then cannot begin with a kept prefix."""
     is_assisted: bool
@@ -69,12 +71,10 @@ class RowText:
         return new
 
     def _num_uncertain(self, text: str) -> int:
-        """Characters at the end that may still change: bytes of half a character, or the beginning of a stop string."""
-        half = len(text) - len(text.rstrip("\ufffd"))
-        if half:
-            return half
+        """Characters at the end that may still change: half a character, and before it the start of a stop string."""
+        whole = text.rstrip("\ufffd")
         beginnings = (stop[:n] for stop in self._settings.stop_strings for n in range(1, len(stop)))
-        return max((len(each) for each in beginnings if text.endswith(each)), default=0)
+        return len(text) - len(whole) + max((len(each) for each in beginnings if whole.endswith(each)), default=0)
 
 
 def texts_of(backbone: Backbone, ids_BN: Tensor, settings: Settings) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ptuning.data import as_row
 from ptuning.errors import PromptError
 from ptuning.evaluation import Table
-from ptuning.forward import ReadOptions, embeddings_of
+from ptuning.forward import ReadOptions, as_batch_prompt
 from ptuning.inspection.measures.geometry import Geometry, cloud, geometry
 from ptuning.inspection.measures.importance import importance
 from ptuning.inspection.measures.ladder import Ladder, initial_ids, ladder
@@ -187,4 +187,4 @@ def prompt_of_row(prompt: SoftPrompt, backbone: Backbone, row: Mapping[str, Any]
         raise PromptError("a row for a prompt that is the same for every row", "no row", "Leave it out")
     coder = backbone.coder(prompt.task)
     batch = backbone.collate(coder.encode_questions([as_row(row, "the row", coder.columns)])).to(backbone.device)
-    return embeddings_of(prompt.on(backbone.device), backbone, batch)[0]
+    return as_batch_prompt(prompt.on(backbone.device)).embeddings(backbone, batch)[0]

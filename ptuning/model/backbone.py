@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ptuning.data import FEWEST_BATCHES, Batch, Coder, Example, Task
 from ptuning.errors import DataError
-from ptuning.model.checkpointing import checkpointing_model
+from ptuning.model.checkpointing import checkpointing_model, is_checkpointed
 from ptuning.model.fingerprint import Fingerprint, sha256_of
 from ptuning.model.loading import load, load_embeddings, quantize_int8
 
@@ -178,6 +178,11 @@ class Backbone(ABC):
     def shares_prefix(self) -> bool:
         """Whether leading tokens run once can stand before many rows."""
         return False
+
+    @property
+    def keeps_prefix(self) -> bool:
+        """Whether it can be done with this one: not where layers are run again in the backward pass."""
+        return self.shares_prefix and not is_checkpointed(self.model)
 
     @property
     def packs(self) -> bool:

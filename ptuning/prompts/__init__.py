@@ -11,7 +11,7 @@ from ptuning.lazy import lazily
 if TYPE_CHECKING:
     from ptuning.prompts import encoders as encoders
     from ptuning.prompts import initializers as initializers
-    from ptuning.prompts.encoders import Conditioned as Conditioned
+    from ptuning.prompts.encoders import PromptEncoder as PromptEncoder
     from ptuning.prompts.model_card import results_table as results_table
     from ptuning.prompts.soft_prompt import SoftPrompt as SoftPrompt
     from ptuning.prompts.storage import Summary as Summary
@@ -21,7 +21,7 @@ __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "": ("encoders", "initializers"),
-        "encoders": ("Conditioned",),
+        "encoders": ("PromptEncoder",),
         "model_card": ("results_table",),
         "soft_prompt": ("SoftPrompt",),
         "storage": ("Summary", "is_prompt_directory"),

@@ -6,8 +6,8 @@ its start as an anchor and adds a branch whose last layer is zero at first, so t
 whatever the encoder.
 """
 
-from collections.abc import Callable, Mapping
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import torch
 from einops import rearrange, repeat
@@ -31,6 +31,21 @@ class PromptEncoder(nn.Module):
     def __init__(self, start_PH: Tensor) -> None:
         super().__init__()
         self.num_virtual_tokens, self.width = start_PH.shape
+
+    @property
+    def base_PH(self) -> Tensor:
+        """The prompt itself, or what an encoder that reads text adds to, `[P, H]`."""
+        made_PH: Tensor = self()
+        return made_PH
+
+    @classmethod
+    def from_weights(cls, weights: Mapping[str, Tensor]) -> Self:
+        """The encoder whose `state_dict` these are, for a kind whose saved prompt needs it.
+
+        Raises:
+            PromptError: Where they are none's.
+        """
+        raise PromptError(f"the weights of a {cls.__name__} encoder", "those of one that reads text", "Give its prompt")
 
 
 class Embedding(PromptEncoder):
@@ -157,8 +172,13 @@ class Conditioned(PromptEncoder):
         )
         return self.prompt_PH + self.output(read_BPW)
 
+    @property
+    def base_PH(self) -> Tensor:
+        """The base prompt, `[P, H]`."""
+        return self.prompt_PH
+
     @classmethod
-    def from_weights(cls, weights: Mapping[str, Tensor]) -> "Conditioned":
+    def from_weights(cls, weights: Mapping[str, Tensor]) -> Self:
         """The encoder whose `state_dict` these are; raises `PromptError` where they are none's."""
         try:
             encoder = cls(weights["prompt_PH"], weights["queries_PW"].shape[1])
@@ -170,7 +190,7 @@ class Conditioned(PromptEncoder):
         return encoder
 
 
-BY_NAME: dict[str, Callable[..., PromptEncoder]] = {
+BY_NAME: dict[str, type[Any]] = {
     "embedding": Embedding,
     "mlp": MLP,
     "lstm": LSTM,
@@ -182,7 +202,16 @@ BY_NAME: dict[str, Callable[..., PromptEncoder]] = {
 def build(name: str, start_PH: Tensor, hidden_size: int | None = None) -> PromptEncoder:
     """The encoder of that name in a config; `hidden_size` None keeps its default width."""
     width = {} if hidden_size is None else {"hidden_size": hidden_size}
-    return BY_NAME[name](start_PH, **width)
+    encoder: PromptEncoder = BY_NAME[name](start_PH, **width)
+    return encoder
+
+
+def of_weights(name: str, weights: Mapping[str, Tensor]) -> PromptEncoder:
+    """The encoder of that name whose `state_dict` these are; raises `PromptError` where they are none's."""
+    if name not in BY_NAME:
+        raise PromptError(f"an encoder named {name!r}", f"one of {', '.join(BY_NAME)}", "Upgrade ptuning")
+    encoder: PromptEncoder = BY_NAME[name].from_weights(weights)
+    return encoder
 
 
 def _zero(layer: nn.Linear | nn.LayerNorm) -> nn.Module:

@@ -6,7 +6,6 @@ Knows nothing of models: loading a prompt needs none. Where a model is at hand, 
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -14,34 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ptuning.data import Task, Template
 from ptuning.errors import PromptError
-from ptuning.files import whole_directory
 from ptuning.model import Fingerprint
-from ptuning.prompts.encoders import Conditioned
-from ptuning.prompts.model_card import model_card
-from ptuning.prompts.storage import (
-    _DOES_NOT_LEAD,
-    _IS_CONDITIONED,
-    _LEADS,
-    _TENSOR,
-    CARD_FILE,
-    ENCODER_FILE,
-    FORMAT_VERSION,
-    OWN_FILE,
-    PEFT_FILE,
-    WEIGHTS_FILE,
-    _broken,
-    _digest,
-    _plain,
-    _read_embeddings,
-    _read_fields,
-    _read_tensors,
-    _require_replaceable,
-)
+from ptuning.prompts import encoders, storage
+from ptuning.prompts.encoders import PromptEncoder
+
+_LEADS = "All virtual tokens stand before the text, so this directory is also a PEFT prompt-tuning adapter."
+_DOES_NOT_LEAD = "Its virtual tokens do not all stand before the text, so it is no PEFT adapter: load it with ptuning."
+_IS_CONDITIONED = "It makes each row its own prompt from its text, so it is no PEFT adapter: load it with ptuning."
+_READS_TEXT = "conditioned"  # what an encoder is called that is not named
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,13 +57,13 @@ class SoftPrompt:
     """Version of ptuning that made it."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "embeddings_PH", _plain(self.embeddings_PH))
-        object.__setattr__(self, "weights", {name: _plain(each) for name, each in self.weights.items()})
-        if self.weights and Conditioned.from_weights(self.weights).prompt_PH.shape != self.embeddings_PH.shape:
+        object.__setattr__(self, "embeddings_PH", storage.plain(self.embeddings_PH))
+        object.__setattr__(self, "weights", {name: storage.plain(each) for name, each in self.weights.items()})
+        if self.weights and self._own_encoder().base_PH.shape != self.embeddings_PH.shape:
             raise PromptError(
                 f"embeddings_PH of shape {list(self.embeddings_PH.shape)} with an encoder's weights of another",
                 "the encoder's base prompt",
-                "Give weights['prompt_PH'] as embeddings_PH",
+                "Give the encoder's base_PH as embeddings_PH",
             )
         num_slots = self.task.num_virtual_tokens if self.task else len(self.embeddings_PH)
         if num_slots != len(self.embeddings_PH):
@@ -110,10 +93,9 @@ class SoftPrompt:
         """Whether each row's text makes the row's own prompt."""
         return bool(self.weights)
 
-    @property
-    def _tensors(self) -> Mapping[str, Tensor]:
-        """What is saved."""
-        return self.weights or {_TENSOR: self.embeddings_PH}
+    def _own_encoder(self) -> PromptEncoder:
+        """The encoder that reads each row's text, for a prompt that has one."""
+        return encoders.of_weights(self.encoder.get("name", _READS_TEXT), self.weights)
 
     @property
     def not_peft(self) -> str | None:
@@ -123,10 +105,10 @@ class SoftPrompt:
         is_leading = self.task is None or Template.parse(self.task.template).is_leading
         return None if is_leading else _DOES_NOT_LEAD
 
-    def on(self, device: torch.device) -> Tensor | Conditioned:
-        """What the forward pass takes: the embeddings `[P, H]` on that device, or the conditioned encoder."""
+    def on(self, device: torch.device) -> Tensor | PromptEncoder:
+        """What the forward pass takes: the embeddings `[P, H]` on that device, or the encoder that reads each row."""
         if self.is_conditioned:
-            return Conditioned.from_weights(self.weights).to(device).requires_grad_(False)
+            return self._own_encoder().to(device).requires_grad_(False)
         return self.embeddings_PH.to(device)
 
     def disabled(self) -> "SoftPrompt":
@@ -182,17 +164,9 @@ class SoftPrompt:
 
         What cannot be a PEFT adapter (`not_peft`) gets no `adapter_config.json`.
         """
-        path = Path(directory)
-        _require_replaceable(path)
-        with whole_directory(path) as beside:
-            file = beside / (ENCODER_FILE if self.is_conditioned else WEIGHTS_FILE)
-            tensors = {name: each.clone().contiguous() for name, each in self._tensors.items()}
-            save_file(tensors, file, metadata={"format": "pt"})
-            if self.not_peft is None:
-                (beside / PEFT_FILE).write_text(json.dumps(self._peft_config(), indent=2) + "\n", encoding="utf-8")
-            own = self._own_config()
-            (beside / OWN_FILE).write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
-            (beside / CARD_FILE).write_text(model_card(own, self.not_peft or _LEADS), encoding="utf-8")
+        path, tensors = Path(directory), self.weights or {storage.EMBEDDINGS: self.embeddings_PH}
+        peft = self._peft_config() if self.not_peft is None else None
+        storage.write(path, tensors, self._own_config(), peft, self.not_peft or _LEADS)
         return path
 
     @classmethod
@@ -202,21 +176,14 @@ class SoftPrompt:
         Raises:
             PromptError: When it is missing, truncated or of another kind.
         """
-        path = Path(directory)
-        if not path.is_dir():
-            raise PromptError(f"prompt directory {path} does not exist", "a saved prompt", "Check the path")
-        weights = _read_tensors(path / ENCODER_FILE) if (path / ENCODER_FILE).exists() else {}
-        embeddings_PH = Conditioned.from_weights(weights).prompt_PH if weights else _read_embeddings(path)
-        known = _read_fields(path)
-        if known.pop("embeddings_sha256", None) not in (None, _digest(weights or {_TENSOR: embeddings_PH})):
-            file = path / (ENCODER_FILE if weights else WEIGHTS_FILE)
-            raise _broken(file, f"its tensor is not the one {OWN_FILE} describes")
-        known.pop("num_virtual_tokens")
-        return cls(embeddings_PH, **known, weights=weights)
+        tensors, known = storage.read(Path(directory))
+        if storage.EMBEDDINGS in tensors:
+            return cls(tensors[storage.EMBEDDINGS], **known)
+        name = known.get("encoder", {}).get("name", _READS_TEXT)
+        return cls(encoders.of_weights(name, tensors).base_PH, **known, weights=tensors)
 
     def _own_config(self) -> dict[str, Any]:
         return {
-            "format_version": FORMAT_VERSION,
             "num_virtual_tokens": self.num_virtual_tokens,
             "width": self.width,
             "task": dataclasses.asdict(self.task) if self.task else None,
@@ -230,7 +197,6 @@ class SoftPrompt:
             "init": dict(self.init),
             "training": dict(self.training),
             "results": dict(self.results),
-            "embeddings_sha256": _digest(self._tensors),
             "library_version": self.library_version,
         }
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ptuning.data import Task
 from ptuning.errors import ConfigError, PromptError
+from ptuning.files import whole_directory
 from ptuning.model import Fingerprint
+from ptuning.prompts.model_card import model_card
 
 FORMAT_VERSION = 1
-
-
 WEIGHTS_FILE, PEFT_FILE, OWN_FILE, CARD_FILE, ENCODER_FILE = (
     "adapter_model.safetensors",
     "adapter_config.json",
@@ -29,23 +29,8 @@ WEIGHTS_FILE, PEFT_FILE, OWN_FILE, CARD_FILE, ENCODER_FILE = (
     "README.md",
     "encoder.safetensors",
 )
-
-
-_LEADS = "All virtual tokens stand before the text, so this directory is also a PEFT prompt-tuning adapter."
-
-
-_DOES_NOT_LEAD = "Its virtual tokens do not all stand before the text, so it is no PEFT adapter: load it with ptuning."
-
-
-_IS_CONDITIONED = "It makes each row its own prompt from its text, so it is no PEFT adapter: load it with ptuning."
-
-
-_TENSOR = "prompt_embeddings"
-
-
+EMBEDDINGS = "prompt_embeddings"  # the name that PEFT gives the tensor
 _PEFT_TYPES = ("PROMPT_TUNING", "P_TUNING")
-
-
 _TASK_TYPES = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
 
 
@@ -72,6 +57,54 @@ class Summary:
         return cls(**{"task": None, "results": {}, **{key: known[key] for key in fields if key in known}})
 
 
+def write(
+    directory: Path,
+    tensors: Mapping[str, Tensor],
+    own: Mapping[str, Any],
+    peft: Mapping[str, Any] | None,
+    placement: str,
+) -> None:
+    """Writes a prompt's directory whole, in place of an older one.
+
+    Args:
+        directory: Where.
+        tensors: `{"prompt_embeddings": [P, H]}`, or the state of an encoder that reads text.
+        own: What `ptuning.json` holds, but for the tensors' checksum and the format's version.
+        peft: What PEFT's own file holds; None for what cannot be a PEFT adapter.
+        placement: A sentence for the model card on what else can load it.
+
+    Raises:
+        PromptError: When something other than a saved prompt would be replaced.
+    """
+    _require_replaceable(directory)
+    own = {"format_version": FORMAT_VERSION, **own, "embeddings_sha256": _digest(tensors)}
+    with whole_directory(directory) as beside:
+        file = beside / (WEIGHTS_FILE if EMBEDDINGS in tensors else ENCODER_FILE)
+        save_file({name: each.clone().contiguous() for name, each in tensors.items()}, file, metadata={"format": "pt"})
+        if peft is not None:
+            (beside / PEFT_FILE).write_text(json.dumps(peft, indent=2) + "\n", encoding="utf-8")
+        (beside / OWN_FILE).write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
+        (beside / CARD_FILE).write_text(model_card(own, placement), encoding="utf-8")
+
+
+def read(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a prompt's directory: its tensors as in `write`, and fields of `SoftPrompt`.
+
+    Raises:
+        PromptError: When it is missing, truncated or of another kind.
+    """
+    if not directory.is_dir():
+        raise PromptError(f"prompt directory {directory} does not exist", "a saved prompt", "Check the path")
+    is_encoder = (directory / ENCODER_FILE).exists()
+    tensors = _read_tensors(directory / ENCODER_FILE) if is_encoder else {EMBEDDINGS: _read_embeddings(directory)}
+    known = _read_fields(directory)
+    if known.pop("embeddings_sha256", None) not in (None, _digest(tensors)):
+        file = directory / (ENCODER_FILE if is_encoder else WEIGHTS_FILE)
+        raise _broken(file, f"its tensor is not the one {OWN_FILE} describes")
+    known.pop("num_virtual_tokens")
+    return tensors, known
+
+
 def is_prompt_directory(path: Path) -> bool:
     """Whether a directory looks like a saved prompt of ours, or like a soft prompt of PEFT's."""
     if (path / OWN_FILE).is_file():
@@ -94,7 +127,7 @@ def _require_replaceable(path: Path) -> None:
         )
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def plain(tensor: Tensor) -> Tensor:
     """A copy of its own, fp32 on the CPU: a saved prompt does not change with further training."""
     return tensor.detach().to("cpu", torch.float32, copy=True)
 
@@ -102,7 +135,7 @@ def _plain(tensor: Tensor) -> Tensor:
 def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for _, tensor in sorted(tensors.items()):
-        digest.update(_plain(tensor).contiguous().numpy().tobytes())
+        digest.update(plain(tensor).contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -121,14 +154,14 @@ def _read_embeddings(path: Path) -> Tensor:
     """The `[P, H]` tensor of a prompt directory."""
     file = path / WEIGHTS_FILE
     tensors = _read_tensors(file)
-    if list(tensors) != [_TENSOR] or tensors[_TENSOR].ndim != 2:
+    if list(tensors) != [EMBEDDINGS] or tensors[EMBEDDINGS].ndim != 2:
         shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
         raise PromptError(
             f"{file} holds {str(shapes)[:200]}",
-            f"one tensor {_TENSOR} [P, H]",
+            f"one tensor {EMBEDDINGS} [P, H]",
             "Give a soft prompt, not another kind of adapter",
         )
-    return tensors[_TENSOR].float()
+    return tensors[EMBEDDINGS].float()
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -5,14 +5,11 @@ insides, optimizers or files.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
 
 import torch
-from torch import Tensor
 
 from ptuning.data import Example, by_length, require_small, shared_ids
-from ptuning.forward import Prefix, Prompt, RowPrompts, begin, can_begin, embeddings_of, loss_sum
+from ptuning.forward import BatchPrompt, Prompt, as_batch_prompt, loss_sum
 from ptuning.model import Backbone
 
 
@@ -46,18 +43,16 @@ def backward_in_parts(
         DataError: For a row that alone has more than `max_batch_tokens`.
     """
     require_small(examples, max_batch_tokens)
-    if isinstance(prompt, Tensor):
-        made = prompt
-    else:  # a conditioned encoder reads all rows at once: it is small
-        made = embeddings_of(prompt, backbone, backbone.collate(examples).to(backbone.device))
-    ids, limits = shared_ids(examples), (batch_size or len(examples), max_batch_tokens, 0, backbone.overhead_tokens)
-    num_run = len(ids) if can_begin(backbone, made, ids, path) else 0
+    made = as_batch_prompt(prompt).for_rows(backbone, examples)
+    ids = shared_ids(examples) if path != "splice" and backbone.keeps_prefix else ()
+    limits = batch_size or len(examples), max_batch_tokens, 0, backbone.overhead_tokens
+    num_run = len(ids) if made.has_prefix_to_run else 0
     parts = list(by_length(examples, *limits, [num_run] * len(examples)))
     if len(parts) == 1:
         loss = loss_sum(backbone, made, backbone.collate(examples), path)
         (loss * scale).backward()
         return loss.item()
-    shared, total = _Shared.of(made, begin(backbone, made, ids, path)), 0.0
+    shared, total = _Shared(made.with_prefix_run(backbone, ids, len(examples))), 0.0
     for rows in parts:
         batch = backbone.collate([examples[i] for i in rows])
         loss = loss_sum(backbone, shared.of_rows(rows), batch, path)
@@ -67,33 +62,24 @@ def backward_in_parts(
     return total
 
 
-@dataclass(frozen=True)
 class _Shared:
-    """What all parts of the rows take, apart from what made it, so that each part can be run backward by itself."""
+    """A prompt's numbers apart from what made them, so that each part of the rows can be run backward by itself.
 
-    made: tuple[Tensor, ...]
-    """The prompt, and each layer's keys and values of what the rows begin with."""
-    leaves: tuple[Tensor, ...]
-    """The same values in fp32, in which the parts' gradients gather."""
-    ids: tuple[int, ...]
-    """What the rows begin with."""
+    Args:
+        made: The prompt of all rows, what they begin with having been run where that can be.
+    """
 
-    @classmethod
-    def of(cls, prompt: Tensor, prefix: Prefix | None) -> Self:
-        prefix = prefix or Prefix((), ())
-        made = (prompt, *(each for layer in prefix.layers for each in layer))
-        return cls(made, tuple(each.detach().float().requires_grad_() for each in made), prefix.ids)
+    def __init__(self, made: BatchPrompt) -> None:
+        self._made = made
+        self._leaves = [each.detach().float().requires_grad_() for each in made.tensors]  # fp32: gradients gather there
 
-    def of_rows(self, rows: Sequence[int]) -> Tensor | RowPrompts:
+    def of_rows(self, rows: Sequence[int]) -> BatchPrompt:
         """The prompt of a part of the rows."""
-        prompt, *states = (leaf.to(made.dtype) for leaf, made in zip(self.leaves, self.made, strict=True))
-        if self.ids:
-            prefix = Prefix(tuple(zip(states[0::2], states[1::2], strict=True)), self.ids)
-            return RowPrompts.same(prompt, prefix, len(rows))
-        return prompt if prompt.ndim == 2 else prompt[list(rows)]
+        numbers = [leaf.to(made.dtype) for leaf, made in zip(self._leaves, self._made.tensors, strict=True)]
+        return self._made.with_tensors(numbers).part(rows)
 
     def backward(self) -> None:
-        """Hands the gathered gradients on to what made the leaves."""
-        gathered = [(made, leaf.grad) for made, leaf in zip(self.made, self.leaves, strict=True)]
+        """Hands the gathered gradients on to what made the prompt."""
+        gathered = [(made, leaf.grad) for made, leaf in zip(self._made.tensors, self._leaves, strict=True)]
         pairs = [(made, grad.to(made.dtype)) for made, grad in gathered if grad is not None and made.requires_grad]
         torch.autograd.backward([made for made, _ in pairs], [grad for _, grad in pairs])

@@ -594,7 +594,7 @@ def test_a_prompt_that_cannot_be_written_is_told_and_can_be_written_later(
     def failing_save(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("ptuning.prompts.soft_prompt.save_file", failing_save)
+    monkeypatch.setattr("ptuning.prompts.storage.save_file", failing_save)
     status, out, err = run("train", "--config", run_config)
     assert (status, out) == (2, "")
     assert re.search(match, err.splitlines()[-1])

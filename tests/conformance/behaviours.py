@@ -250,7 +250,7 @@ def mixed_templates(system: System) -> None:
         line_, prompt_PH = Line(tuple(example.ids), tuple(example.answer_ids)), prompts[name].embeddings_PH
         scores.append(-definition.loss(system.plain, prompt_PH, [line_]) * len(example.answer_ids))
         texts.append(" ".join(map(str, definition.greedy(system.plain, prompt_PH, line_.ids, NUM_NEW))))
-    require_close(torch.tensor(lm.score(rows, list(templates))), torch.stack(scores).detach())
+    require_close(torch.tensor(lm.log_probs(rows, list(templates))), torch.stack(scores).detach())
     require_equal(lm.generate(rows, list(templates), max_new_tokens=NUM_NEW), texts)
 
 

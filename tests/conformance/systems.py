@@ -17,6 +17,7 @@ from ptuning.data.examples import Example
 from ptuning.data.task import Task
 from ptuning.forward import objective
 from ptuning.forward.paths import label_logits
+from ptuning.inference.prompt_library import prompt_of_rows
 from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.model.loading import quantize_int8
 from ptuning.prompts.soft_prompt import SoftPrompt
@@ -118,7 +119,7 @@ class Ours(System):
         lm = PromptedLM(self.backbone, {f"p{k}": self.soft_prompt(each) for k, each in enumerate(prompts)})
         examples = [self._examples(prompts[k], [row])[0] for k, row in zip(choice, rows, strict=True)]
         return label_logits(
-            self.backbone, lm.prompts.of_rows([f"p{k}" for k in choice]), self.backbone.collate(examples)
+            self.backbone, prompt_of_rows([lm.prompts.ready(f"p{k}") for k in choice]), self.backbone.collate(examples)
         )
 
     def second_turn(self, prompt_PH: Tensor, first: str, second: str, num_tokens: int) -> tuple[list[int], list[int]]:
@@ -133,7 +134,9 @@ class Ours(System):
         lm = PromptedLM(self.backbone, {"p": prompt, "off": prompt.disabled()})
         lm.generate([{"text": "the film"}], "p", max_new_tokens=3)
         examples = self._examples(prompt_PH[:0], rows)
-        return label_logits(self.backbone, lm.prompts.of_rows(["off"] * len(rows)), self.backbone.collate(examples))
+        return label_logits(
+            self.backbone, prompt_of_rows([lm.prompts.ready("off")] * len(rows)), self.backbone.collate(examples)
+        )
 
     def save(self, prompt_PH: Tensor, directory: Path) -> None:
         self.soft_prompt(prompt_PH).save(directory)

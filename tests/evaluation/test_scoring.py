@@ -7,8 +7,8 @@ from families import tiny_backbone
 from ptuning.data.readers import Row
 from ptuning.data.task import Task
 from ptuning.evaluation.scoring import evaluate, score_rows
+from ptuning.forward.batch_prompt import KeptPrompts, as_batch_prompt
 from ptuning.forward.read_options import ReadOptions
-from ptuning.forward.shared_prefix import begin
 
 LABELS = {"negative": " negative", "positive": " positive"}
 TASK = Task("{prompt:3}review: {text} sentiment", verbalizer=LABELS)
@@ -49,9 +49,9 @@ def test_metrics_sum_up_the_rows_scores(tiny):
 def test_words_that_all_rows_begin_with_are_run_once_without_a_prompt_too(tiny):
     coder = tiny.coder(TASK.without_prompt())
     examples, nothing_0H = coder.encode(ROWS), tiny.vocabulary_VH[:0]
-    prefix = begin(tiny, nothing_0H, examples[0].ids[:3])
-    assert prefix is not None
-    assert begin(tiny, nothing_0H, ()) is None
+    run = as_batch_prompt(nothing_0H).with_prefix_run(tiny, examples[0].ids[:3], len(examples))
+    assert run.part([0]).num_run == (3,)
+    assert not isinstance(as_batch_prompt(nothing_0H).with_prefix_run(tiny, (), len(examples)), KeptPrompts)
     found, expected = (
         score_rows(tiny, nothing_0H, examples, coder.label_ids, ReadOptions(path=path)) for path in ("auto", "splice")
     )

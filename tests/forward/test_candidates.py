@@ -14,7 +14,7 @@ from ptuning.forward import candidates as choices
 from ptuning.forward import objective
 from ptuning.forward import paths as forward
 from ptuning.forward import shared_prefix as shared_prefix_module
-from ptuning.forward.batch_prompt import RowPrompts
+from ptuning.forward.batch_prompt import KeptPrompts
 from ptuning.forward.prefix_cache import Prefix
 from ptuning.forward.shared_prefix import can_pack
 from ptuning.model.causal import CausalBackbone
@@ -27,7 +27,7 @@ ANSWERS = [[[40, 41, 42], [50], [60, 61]], [[7], [9, 8, 7, 6]], [[40, 41, 42], [
 
 def asked(
     family: str, num_virtual: tuple[int, int] = (5, 2), window: int = 200
-) -> tuple[CausalBackbone, RowPrompts, list[Example]]:
+) -> tuple[CausalBackbone, KeptPrompts, list[Example]]:
     """Rows with two prompts of unequal lengths, and their templates."""
     wide = {"sliding_window": window} if "sliding_window" in tiny_backbone(family).model.config.to_dict() else {}
     backbone = tiny_backbone(family, **wide)
@@ -39,7 +39,7 @@ def asked(
     examples = [
         coders[k].encode_questions([Row({"text": text}, "row")])[0] for k, text in zip(choice, TEXTS, strict=True)
     ]
-    return backbone, RowPrompts(prompts, prefixes, choice), examples
+    return backbone, KeptPrompts(prompts, prefixes, choice), examples
 
 
 @pytest.mark.parametrize("family", sorted(set(ATTENTION) - {"bloom", "mpt"}))

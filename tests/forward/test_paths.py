@@ -14,9 +14,10 @@ from ptuning.data.readers import Row, read_rows
 from ptuning.data.task import Task, Verbalizer
 from ptuning.errors import ModelError
 from ptuning.forward import shared_prefix as shared_prefix_module
-from ptuning.forward.batch_prompt import RowPrompts
+from ptuning.forward.batch_prompt import KeptPrompts
 from ptuning.forward.objective import label_scores
 from ptuning.forward.paths import label_logits
+from ptuning.forward.prefix_cache import Prefix
 from ptuning.forward.shared_prefix import can_share, shared_prefix
 from ptuning.forward.splice import splice
 from ptuning.model.kernels import attention
@@ -111,9 +112,7 @@ def test_in_bfloat16_attention_gets_numbers_of_keys_that_softmax_is_fast_for(mon
     batch = collate([example(4, *each, seed=i) for i, each in enumerate([(3, 1), (12, 2), (7, 1)])], backbone.pad_id)
     assert backbone.joins  # found out by running it, before keys are counted
     assert backbone.packs
-    apart = RowPrompts.same(
-        prompt_PH, shared_prefix_module.begin(backbone, prompt_PH, batch.shared_ids), len(batch.ids_BT)
-    )
+    apart = KeptPrompts.same(prompt_PH, Prefix.of(backbone, prompt_PH, batch.shared_ids), len(batch.ids_BT))
     counted, attend = [], attention.attend
     monkeypatch.setattr(attention, "attend", lambda q, k, *rest: counted.append(k.shape[2]) or attend(q, k, *rest))
     for prompt in (prompt_PH, apart):

@@ -10,12 +10,12 @@ SCORES = [{"x": 0.9, "y": 0.1}, {"x": 0.4, "y": 0.6}, {"x": 0.2, "y": 0.8}]
 
 def test_mean_is_that_of_the_probabilities():
     answer = combined(SCORES, "mean")
-    assert (answer.label, answer.scores) == ("x", pytest.approx({"x": 0.5, "y": 0.5}))
+    assert (answer.label, answer.probabilities) == ("x", pytest.approx({"x": 0.5, "y": 0.5}))
 
 
 def test_majority_is_that_of_the_labels():
     answer = combined(SCORES, "majority")
-    assert (answer.label, answer.scores) == ("y", pytest.approx({"x": 1 / 3, "y": 2 / 3}))
+    assert (answer.label, answer.probabilities) == ("y", pytest.approx({"x": 1 / 3, "y": 2 / 3}))
 
 
 def test_equal_votes_go_to_the_likelier_label():

@@ -212,7 +212,7 @@ def test_model_that_can_only_begin_from_ids_is_told(monkeypatch):
     lm = prompted(tiny_backbone("falcon_h1"))
     with pytest.raises(ModelError, match=r"lets FalconH1ForCausalLM begin from ids only.*Use classify or score"):
         lm.generate(ROWS)
-    assert len(lm.score([{**row, "answer": "x"} for row in ROWS])) == len(ROWS)
+    assert len(lm.log_probs([{**row, "answer": "x"} for row in ROWS])) == len(ROWS)
 
 
 def test_settings_are_greedy_and_end_at_the_models_ends(backbone):

@@ -39,7 +39,11 @@ def directory(backbone, tmp_path):
 
 @pytest.fixture
 def runs(backbone, monkeypatch):
-    """The shapes of the model's runs from here on."""
+    """The shapes of the model's runs from here on, what it can do having been found out by running it."""
+    assert backbone.joins
+    assert backbone.heeds_mask
+    assert backbone.heeds_gaps
+    assert backbone._token_by_token_weights
     shapes = []
     run = type(backbone).run
 
@@ -94,11 +98,12 @@ def test_what_is_kept_is_made_again_after_a_change(backbone, runs):
     assert lm.prompts.ready("a") is first
     lm.prompts["a"] = prompt_of(backbone, seed=1)
     replaced = lm.prompts.ready("a")
-    assert not torch.equal(replaced.prompt, first.prompt)
+    keys_before = replaced.prefix.layers[0][0]
+    assert not torch.equal(replaced.made, first.made)
     lm.prompts["a"].embeddings_PH[0] += 1
     changed = lm.prompts.ready("a")
-    assert torch.equal(changed.prompt, lm.prompts["a"].embeddings_PH)
-    assert not torch.equal(changed.prefix.layers[0][0], replaced.prefix.layers[0][0])
+    assert torch.equal(changed.made, lm.prompts["a"].embeddings_PH)
+    assert not torch.equal(changed.prefix.layers[0][0], keys_before)
     assert len([shape for shape in runs if shape[0] == 1]) == 3
 
 
@@ -108,7 +113,7 @@ def test_what_is_kept_follows_the_models_precision():
     lm.classify([{"text": "a"}])
     own.model.to(torch.bfloat16)
     ready = lm.prompts.ready("a")
-    assert {ready.prompt.dtype, ready.prefix.layers[0][0].dtype} == {torch.bfloat16}
+    assert {ready.made.dtype, ready.prefix.layers[0][0].dtype} == {torch.bfloat16}
     lm.classify([{"text": "a"}])
 
 
@@ -139,7 +144,7 @@ def test_memory_of_a_held_prompt_is_what_is_told(backbone):
     config = backbone.model.config
     numbers = 5 * config.hidden_size * 4  # as it was given, fp32
     assert held.infos()[0].num_bytes == numbers
-    held.ready("a")
+    assert held.ready("a").prefix is not None
     head_size = config.hidden_size // config.num_attention_heads
     num_run = len(backbone.coder(held["a"].task).common_ids)
     states = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size * num_run * 4
@@ -147,7 +152,7 @@ def test_memory_of_a_held_prompt_is_what_is_told(backbone):
     own = tiny_backbone()
     own.model.to(torch.bfloat16)
     half = PromptLibrary(own, {"a": prompt_of(own, 5)}, allow_other_base=True)
-    half.ready("a")
+    assert half.ready("a").prefix is not None
     assert half.infos()[0].num_bytes == numbers + (numbers + states) / 2
 
 
@@ -179,10 +184,10 @@ def test_change_of_an_encoders_weights_is_seen(backbone):
     held = SoftPrompt(encoder.prompt_PH, task, backbone.name, backbone.fingerprint, weights=encoder.state_dict())
     lm = PromptedLM(backbone, {"a": held})
     rows = [{"text": "a film", "label": "positive"}]
-    before = lm.score(rows)
+    before = lm.log_probs(rows)
     lm.prompts["a"].weights["output.2.weight"].mul_(3)
-    assert lm.score(rows) != before
-    assert lm.score(rows) == PromptedLM(backbone, {"a": lm.prompts["a"]}).score(rows)
+    assert lm.log_probs(rows) != before
+    assert lm.log_probs(rows) == PromptedLM(backbone, {"a": lm.prompts["a"]}).log_probs(rows)
 
 
 def test_training_on_does_not_change_a_prompt_that_was_made(backbone):

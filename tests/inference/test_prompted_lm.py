@@ -18,6 +18,7 @@ from ptuning.forward import objective
 from ptuning.forward.paths import label_logits
 from ptuning.forward.splice import splice
 from ptuning.inference.ensemble import Classification, Ensemble
+from ptuning.inference.prompt_library import prompt_of_rows
 from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.prompts.initializers import from_vocabulary
 from ptuning.prompts.soft_prompt import SoftPrompt
@@ -64,6 +65,10 @@ def greedy(lm, name, example, num_tokens):
     return written
 
 
+def asked(lm, rows, name, encode):
+    return lm._asked(rows, lm._single(len(rows), name, ""), lm.prompts.take([name]), encode)
+
+
 def log_probability(lm, name, row, answer_ids):
     """Of an answer given by its ids, by the reference path."""
     example = dataclasses.replace(examples_of(lm, name, [row])[0][0], answer_ids=answer_ids)
@@ -98,8 +103,8 @@ def test_classification_is_the_softmax_of_the_label_scores_in_the_rows_order(bac
     assert len({answer.label for answer in answers}) == 2
     for answer, (negative, positive) in zip(answers, expected, strict=True):
         assert isinstance(answer, Classification)
-        assert answer.scores == pytest.approx({"negative": negative, "positive": positive}, abs=1e-5)
-        assert sum(answer.scores.values()) == pytest.approx(1, abs=1e-6)
+        assert answer.probabilities == pytest.approx({"negative": negative, "positive": positive}, abs=1e-5)
+        assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-6)
         assert answer.label == ("negative" if negative > positive else "positive")
 
 
@@ -109,7 +114,7 @@ def test_labels_of_several_tokens_are_compared_whole(backbone):
     examples, label_ids = examples_of(lm, "p")
     for answer, row in zip(lm.classify(ROWS), ROWS, strict=True):
         scores = torch.tensor([log_probability(lm, "p", row, ids) for ids in label_ids]).softmax(dim=0).tolist()
-        assert list(answer.scores.values()) == pytest.approx(scores, abs=1e-5)
+        assert list(answer.probabilities.values()) == pytest.approx(scores, abs=1e-5)
     assert len(examples) == len(ROWS)
 
 
@@ -117,7 +122,7 @@ def test_score_is_the_log_probability_of_each_rows_own_answer(lm):
     rows = [{**row, "label": ("negative", "positive")[i % 2]} for i, row in enumerate(ROWS)]
     _, label_ids = examples_of(lm, "sentiment")
     expected = [log_probability(lm, "sentiment", row, label_ids[i % 2]) for i, row in enumerate(ROWS)]
-    assert lm.score(rows, "sentiment") == pytest.approx(expected, abs=1e-4)
+    assert lm.log_probs(rows, "sentiment") == pytest.approx(expected, abs=1e-4)
 
 
 def test_score_of_an_answer_in_words_counts_its_end_too(lm):
@@ -125,13 +130,13 @@ def test_score_of_an_answer_in_words_counts_its_end_too(lm):
     tokenizer = lm.backbone.tokenizer
     answers = [[*tokenizer(row["capital"], add_special_tokens=False).input_ids, tokenizer.eos_token_id] for row in rows]
     expected = [log_probability(lm, "free", row, ids) for row, ids in zip(ROWS, answers, strict=True)]
-    assert lm.score(rows, "free") == pytest.approx(expected, abs=1e-4)
+    assert lm.log_probs(rows, "free") == pytest.approx(expected, abs=1e-4)
 
 
 def test_score_takes_whole_numbers_as_labels(backbone):
     task = dataclasses.replace(SENTIMENT, verbalizer={"0": " negative", "1": " positive"})
     lm = PromptedLM(backbone, {"p": prompt_for(backbone, task)})
-    assert lm.score([{"text": "good", "label": 1}]) == lm.score([{"text": "good", "label": "1"}])
+    assert lm.log_probs([{"text": "good", "label": 1}]) == lm.log_probs([{"text": "good", "label": "1"}])
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
@@ -192,7 +197,7 @@ def test_sampling_depends_on_its_seed(lm):
     assert sample(0) != sample(1)
 
 
-@pytest.mark.parametrize("method", ["classify", "score", "generate"])
+@pytest.mark.parametrize("method", ["classify", "log_probs", "generate"])
 def test_each_row_may_have_its_own_prompt(backbone, method):
     prompts = {"one": prompt_for(backbone, SENTIMENT), "other": prompt_for(backbone, SENTIMENT, seed=5)}
     lm = PromptedLM(backbone, prompts, batch_size=2)
@@ -205,7 +210,7 @@ def test_each_row_may_have_its_own_prompt(backbone, method):
     swapped = call(rows, names[::-1], **options)
 
     def plain(answer):
-        return answer.scores["positive"] if isinstance(answer, Classification) else answer
+        return answer.probabilities["positive"] if isinstance(answer, Classification) else answer
 
     if method == "generate":
         assert mixed == separate
@@ -216,8 +221,10 @@ def test_each_row_may_have_its_own_prompt(backbone, method):
 
 def test_rows_of_prompts_with_other_templates_are_told_apart(lm):
     rows = [{"text": "good", "capital": " bright"}, {"text": "good", "label": "positive"}]
-    scores = lm.score(rows, ["free", "sentiment"])
-    assert scores == pytest.approx([lm.score(rows[:1], "free")[0], lm.score(rows[1:], "sentiment")[0]], abs=1e-5)
+    scores = lm.log_probs(rows, ["free", "sentiment"])
+    assert scores == pytest.approx(
+        [lm.log_probs(rows[:1], "free")[0], lm.log_probs(rows[1:], "sentiment")[0]], abs=1e-5
+    )
 
 
 def test_only_prompt_needs_no_name(backbone, lm):
@@ -232,7 +239,7 @@ def test_saved_prompts_are_loaded_by_name(backbone, lm, model_directory, tmp_pat
     given = PromptedLM.from_pretrained(model_directory, lm.prompts, dtype="float32", device="cpu", batch_size=2)
     for other in (loaded, given):
         answers = zip(other.classify(ROWS, "sentiment"), lm.classify(ROWS, "sentiment"), strict=True)
-        assert all(one.scores == pytest.approx(same.scores, abs=1e-6) for one, same in answers)
+        assert all(one.probabilities == pytest.approx(same.probabilities, abs=1e-6) for one, same in answers)
     assert loaded.generate(ROWS, "free", max_new_tokens=4) == lm.generate(ROWS, "free", max_new_tokens=4)
 
 
@@ -279,7 +286,7 @@ def test_classifying_needs_a_verbalizer(lm):
         lm.classify(ROWS, "free")
 
 
-@pytest.mark.parametrize("method", ["classify", "score", "generate"])
+@pytest.mark.parametrize("method", ["classify", "log_probs", "generate"])
 def test_prompt_without_a_task_is_told(backbone, lm, method):
     bare = dataclasses.replace(lm.prompts["sentiment"], task=None)
     with pytest.raises(PromptError, match=r"prompt 'bare' without a task .* Give it one: dataclasses\.replace"):
@@ -305,7 +312,7 @@ def test_bad_row_is_named_by_its_number(lm, row, told):
 
 def test_score_names_a_row_without_an_answer(lm):
     with pytest.raises(DataError, match="row 1 has no column 'label'"):
-        lm.score([{"text": "a", "label": "positive"}, {"text": "a"}], "sentiment")
+        lm.log_probs([{"text": "a", "label": "positive"}, {"text": "a"}], "sentiment")
 
 
 def test_answer_longer_than_the_models_positions_is_refused():
@@ -347,7 +354,7 @@ def test_options_may_name_another_end(lm, monkeypatch):
     assert noted["eos_token_id"] == first
 
 
-@pytest.mark.parametrize("method", ["classify", "score", "generate"])
+@pytest.mark.parametrize("method", ["classify", "log_probs", "generate"])
 def test_rows_that_were_cut_are_told(lm, caplog, method):
     task = dataclasses.replace(SENTIMENT, max_length=40)
     short = PromptedLM(lm.backbone, {"p": prompt_for(lm.backbone, task)})
@@ -363,8 +370,8 @@ def test_hub_model_is_loaded_at_the_revision_that_the_prompt_was_tuned_on(backbo
     directory = prompt.save(tmp_path / "prompt")
     asked = []
 
-    def from_pretrained(*arguments):
-        asked.append(arguments)
+    def from_pretrained(base, **options):
+        asked.append((base, *options.values()))
         return backbone
 
     monkeypatch.setattr("ptuning.inference.prompted_lm.Backbone.from_pretrained", from_pretrained)
@@ -389,7 +396,7 @@ def test_rows_with_different_prompts_are_read_in_one_forward(backbone, monkeypat
     together = lm.classify(ROWS, names)
     assert len(sizes) == 1
     for one, other in zip(together, alone, strict=True):
-        assert one.scores == pytest.approx(other.scores, abs=1e-5)
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
 
 
 def test_prompts_may_have_different_labels(backbone):
@@ -400,8 +407,8 @@ def test_prompts_may_have_different_labels(backbone):
     alone = [lm.classify([row], name)[0] for row, name in zip(ROWS, names, strict=True)]
     for one, other in zip(lm.classify(ROWS, names), alone, strict=True):
         assert one.label == other.label
-        assert one.scores == pytest.approx(other.scores, abs=1e-5)
-    assert set(alone[1].scores) == set(three)
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+    assert set(alone[1].probabilities) == set(three)
 
 
 @pytest.fixture
@@ -412,9 +419,9 @@ def three(backbone):
 def test_ensemble_averages_its_prompts_probabilities(three):
     single = [three.classify(ROWS, name) for name in "abc"]
     for i, answer in enumerate(three.classify(ROWS, Ensemble(("a", "b", "c")))):
-        mean = sum(each[i].scores["positive"] for each in single) / 3
-        assert answer.scores["positive"] == pytest.approx(mean, abs=1e-6)
-        assert sum(answer.scores.values()) == pytest.approx(1, abs=1e-6)
+        mean = sum(each[i].probabilities["positive"] for each in single) / 3
+        assert answer.probabilities["positive"] == pytest.approx(mean, abs=1e-6)
+        assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-6)
         assert answer.label == ("positive" if mean > 0.5 else "negative")
 
 
@@ -423,16 +430,16 @@ def test_ensemble_may_count_votes(three):
     answers = three.classify(ROWS, Ensemble(("a", "b", "c"), "majority"))
     for i, answer in enumerate(answers):
         votes = sum(each[i].label == "positive" for each in single)
-        assert answer.scores == pytest.approx({"negative": 1 - votes / 3, "positive": votes / 3})
+        assert answer.probabilities == pytest.approx({"negative": 1 - votes / 3, "positive": votes / 3})
         assert answer.label == ("positive" if votes > 1 else "negative")
-    assert len({answer.scores["positive"] for answer in answers}) > 1
+    assert len({answer.probabilities["positive"] for answer in answers}) > 1
 
 
 def test_ensembles_and_single_prompts_share_a_batch(three):
     choices = ["a", Ensemble(("b", "c")), "b", Ensemble(("a",)), Ensemble(("a", "c"), "majority")]
     alone = [three.classify([row], choice)[0] for row, choice in zip(ROWS, choices, strict=True)]
     for one, other in zip(three.classify(ROWS, choices), alone, strict=True):
-        assert (one.label, one.scores) == (other.label, pytest.approx(other.scores, abs=1e-5))
+        assert (one.label, one.probabilities) == (other.label, pytest.approx(other.probabilities, abs=1e-5))
 
 
 def test_ensembles_that_cannot_be_are_refused(three, backbone):
@@ -442,12 +449,12 @@ def test_ensembles_that_cannot_be_are_refused(three, backbone):
             three.classify(ROWS, Ensemble(prompts))
     with pytest.raises(PromptError, match="prompt='z'"):
         three.classify(ROWS, Ensemble(("a", "z")))
-    for method in (three.score, three.generate):
-        with pytest.raises(PromptError, match=r"(score|generate) with an ensemble; expected a prompt's name"):
+    for method in (three.log_probs, three.generate):
+        with pytest.raises(PromptError, match=r"(log_probs|generate) with an ensemble; expected a prompt's name"):
             method(ROWS, Ensemble(("a", "b")))
 
 
-@pytest.mark.parametrize("method", ["classify", "score", "generate"])
+@pytest.mark.parametrize("method", ["classify", "log_probs", "generate"])
 @pytest.mark.parametrize("limit", [60, 100])
 def test_no_batch_has_more_tokens_than_allowed_and_rows_keep_their_order(backbone, method, limit, monkeypatch):
     sizes = []
@@ -477,7 +484,7 @@ def test_no_batch_has_more_tokens_than_allowed_and_rows_keep_their_order(backbon
         bounded.prompts.ready(name)
     monkeypatch.setattr(backbone.model, "forward", noted)
     received = answers(bounded)
-    assert received == (pytest.approx(expected, abs=1e-4) if method == "score" else expected)
+    assert received == (pytest.approx(expected, abs=1e-4) if method == "log_probs" else expected)
     assert limit / 2 < max(sizes) <= limit
 
 
@@ -507,32 +514,32 @@ def test_disabled_prompt_is_the_base_model_with_the_same_words(backbone, method)
     for i, answer in offs.items():
         if method == "classify":
             scores = logits[i][label_ids].softmax(dim=0).tolist()
-            assert list(answer.scores.values()) == pytest.approx(scores, abs=1e-5)
+            assert list(answer.probabilities.values()) == pytest.approx(scores, abs=1e-5)
         else:
             assert answer == backbone.tokenizer.decode(written[i][0, len(ids[i]) :], skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("method", ["classify", "score", "generate"])
+@pytest.mark.parametrize("method", ["classify", "log_probs", "generate"])
 def test_row_whose_text_joins_the_words_before_it_is_read_whole(backbone, method):
     task = dataclasses.replace(SENTIMENT, template="{prompt:4} the go{text}:")
     lm = PromptedLM(backbone, {"p": prompt_for(backbone, task)}, batch_size=32)
     rows = [{"text": text, "label": "positive"} for text in ("od", "ne", "", "od film", " and")]  # good is one token
-    run = [lm.prompts.num_run("p", each.example) for each in lm._asked(rows, lm._single(5, "p", ""), Coder.encode)]
+    run = [each.prompt.num_run(each.example) for each in asked(lm, rows, "p", Coder.encode)]
     assert [num is None for num in run] == [True, False, False, True, False]
     reference = PromptedLM(backbone, {"p": prompt_for(backbone, task)})
     expected = []
     for row in rows:
-        example = reference._asked([row], reference._single(1, "p", ""), Coder.encode)[0].example
+        example = asked(reference, [row], "p", Coder.encode)[0].example
         expected.append(log_probability(reference, "p", row, example.answer_ids))
-    assert lm.score(rows) == pytest.approx(expected, abs=1e-4)
+    assert lm.log_probs(rows) == pytest.approx(expected, abs=1e-4)
     options = {"max_new_tokens": 4} if method == "generate" else {}
     together = getattr(lm, method)(rows, **options)
     for row, answer in zip(rows, together, strict=True):
         alone = getattr(lm, method)([row], **options)[0]
         if method == "classify":
-            assert answer.scores == pytest.approx(alone.scores, abs=1e-5)
+            assert answer.probabilities == pytest.approx(alone.probabilities, abs=1e-5)
         else:
-            assert answer == (pytest.approx(alone, abs=1e-4) if method == "score" else alone)
+            assert answer == (pytest.approx(alone, abs=1e-4) if method == "log_probs" else alone)
 
 
 def test_batch_that_does_not_begin_with_the_kept_prefixes_is_spliced(backbone):
@@ -540,11 +547,11 @@ def test_batch_that_does_not_begin_with_the_kept_prefixes_is_spliced(backbone):
     other = PromptedLM(
         backbone, {"p": prompt_for(backbone, dataclasses.replace(SENTIMENT, template="{prompt:4}x{text}"))}
     )
-    examples = [each.example for each in other._asked(ROWS, other._single(5, "p", ""), Coder.encode_questions)]
+    examples = [each.example for each in asked(other, ROWS, "p", Coder.encode_questions)]
     batch = backbone.collate([dataclasses.replace(each, answer_ids=[5]) for each in examples])
-    prompts = lm.prompts.of_rows(["sentiment"] * 5)
-    assert not prompts.begins(batch)
-    assert other.prompts.of_rows(["p"] * 5).begins(batch)
+    prompts = prompt_of_rows([lm.prompts.ready("sentiment")] * 5)
+    assert not prompts.shares(batch)
+    assert prompt_of_rows([other.prompts.ready("p")] * 5).shares(batch)
     with torch.no_grad():
         logits_NV = label_logits(backbone, prompts, batch)
         assert torch.equal(logits_NV, splice(backbone, lm.prompts["sentiment"].embeddings_PH, batch))
@@ -556,7 +563,7 @@ def test_row_before_whose_answer_nothing_stands_is_told(backbone, monkeypatch):
     prompt = prompt_for(backbone, task)
     lm = PromptedLM(backbone, {"on": prompt, "off": prompt.disabled()})
     rows = [{"text": "a", "label": "positive"}, {"text": "", "label": "positive"}]
-    for method in (lm.classify, lm.score, lm.generate):
+    for method in (lm.classify, lm.log_probs, lm.generate):
         assert len(method(rows, "on")) == 2
         with pytest.raises(DataError, match=r"row 1, of which nothing stands before the answer .prompt 'off'."):
             method(rows, "off")
@@ -591,5 +598,5 @@ def test_eight_prompts_answer_real_reviews_in_one_batch_as_each_alone(real_backb
         start_PH = from_vocabulary(real_backbone.vocabulary_VH, length, seed=k)
         prompts[str(k)] = SoftPrompt(start_PH, own, real_backbone.name, real_backbone.fingerprint)
     lm, names = PromptedLM(real_backbone, prompts), [str(i % 8) for i in range(16)]
-    alone = [lm.classify([row], name)[0].scores["positive"] for row, name in zip(rows, names, strict=True)]
-    assert [each.scores["positive"] for each in lm.classify(rows, names)] == pytest.approx(alone, abs=1e-4)
+    alone = [lm.classify([row], name)[0].probabilities["positive"] for row, name in zip(rows, names, strict=True)]
+    assert [each.probabilities["positive"] for each in lm.classify(rows, names)] == pytest.approx(alone, abs=1e-4)

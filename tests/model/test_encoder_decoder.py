@@ -96,7 +96,9 @@ def test_labels_are_scored_whole(t5):
                 float(objective.answer_scores(t5, lm.prompts["p"].embeddings_PH, t5.collate([Example(ids, each)]))[0])
                 for each in label_ids
             ]
-        assert list(answer.scores.values()) == pytest.approx(torch.tensor(scores).softmax(dim=0).tolist(), abs=1e-5)
+        assert list(answer.probabilities.values()) == pytest.approx(
+            torch.tensor(scores).softmax(dim=0).tolist(), abs=1e-5
+        )
 
 
 def test_many_prompts_stream_and_stop(t5):

@@ -12,9 +12,9 @@ from ptuning.data.examples import Example
 from ptuning.data.readers import Row
 from ptuning.data.task import Task
 from ptuning.errors import PromptError
+from ptuning.forward.batch_prompt import as_batch_prompt
 from ptuning.forward.paths import label_logits
 from ptuning.forward.shared_prefix import can_share
-from ptuning.forward.splice import embeddings_of
 from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.inspection.report import inspect
 from ptuning.model.backbone import Backbone
@@ -54,7 +54,7 @@ def test_run_learns_and_comes_back_from_its_directory(run: TrainResult, backbone
     assert again.encoder["name"] == "conditioned"
     lm = PromptedLM(backbone, {"p": again})
     good, bad = lm.classify([{"text": "1 the film was good"}, {"text": "1 the film was bad"}])
-    assert good.scores["positive"] > bad.scores["positive"]
+    assert good.probabilities["positive"] > bad.probabilities["positive"]
 
 
 def test_directory_is_no_peft_adapter_and_says_so(run_config: Path, capsys) -> None:
@@ -74,10 +74,13 @@ def test_answer_is_never_read(backbone):
     encoder = encoder_of(backbone)
     question = [-1, -2, -3, -4, 0, 5, 6, -5]
     made = [
-        embeddings_of(encoder, backbone, backbone.collate([Example(question, answer)])) for answer in ([7], [8, 9, 10])
+        as_batch_prompt(encoder).embeddings(backbone, backbone.collate([Example(question, answer)]))
+        for answer in ([7], [8, 9, 10])
     ]
     assert torch.allclose(*made, atol=1e-6)
-    other = embeddings_of(encoder, backbone, backbone.collate([Example([*question[:5], 7, *question[6:]], [7])]))
+    other = as_batch_prompt(encoder).embeddings(
+        backbone, backbone.collate([Example([*question[:5], 7, *question[6:]], [7])])
+    )
     assert not torch.allclose(other, made[0], atol=1e-2)
 
 
@@ -99,7 +102,7 @@ def test_gradients_reach_the_encoder_through_the_model(backbone):
     assert all(parameter.grad.abs().max() > 0 for parameter in encoder.parameters())
 
 
-@pytest.mark.parametrize("method", ["classify", "score", "generate"])
+@pytest.mark.parametrize("method", ["classify", "log_probs", "generate"])
 def test_conditioned_and_static_prompts_answer_rows_of_one_call(backbone, method):
     static = SoftPrompt(torch.randn(5, backbone.width), TASK, backbone.name, backbone.fingerprint)
     lm = PromptedLM(backbone, {"own": prompt_of(backbone), "other": prompt_of(backbone, seed=1), "static": static})
@@ -111,11 +114,11 @@ def test_conditioned_and_static_prompts_answer_rows_of_one_call(backbone, method
     mixed = call(rows, names, **options)
     if method == "generate":
         assert mixed == alone
-    elif method == "score":
+    elif method == "log_probs":
         assert mixed == pytest.approx(alone, abs=1e-4)
     else:
         for one, other in zip(mixed, alone, strict=True):
-            assert one.scores == pytest.approx(other.scores, abs=1e-5)
+            assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
 
 
 def test_inspection_shows_each_rows_own_prompt(backbone):
@@ -129,7 +132,7 @@ def test_inspection_shows_each_rows_own_prompt(backbone):
     coder = backbone.coder(TASK)
     with torch.no_grad():
         batch = backbone.collate(coder.encode_questions([Row(ROWS[0], "row")]))
-        made_PH = embeddings_of(prompt.on(backbone.device), backbone, batch)[0]
+        made_PH = as_batch_prompt(prompt.on(backbone.device)).embeddings(backbone, batch)[0]
     assert one.geometry.table.column("norm") == pytest.approx(made_PH.norm(dim=1).tolist())
 
 

@@ -19,8 +19,7 @@ from ptuning.data.task import Task
 from ptuning.data.template import Template
 from ptuning.errors import PromptError
 from ptuning.forward.paths import label_logits
-from ptuning.prompts import initializers
-from ptuning.prompts import soft_prompt as prompt
+from ptuning.prompts import initializers, storage
 from ptuning.prompts.soft_prompt import SoftPrompt
 
 TASK = Task("{prompt:4}review: {text}\nsentiment:", verbalizer={"negative": " negative", "positive": " positive"})
@@ -199,7 +198,7 @@ def test_failed_overwriting_keeps_the_older_prompt_whole(backbone, tmp_path, mon
     def fail(*_):
         raise KeyboardInterrupt("in the middle of saving")
 
-    monkeypatch.setattr(prompt, "model_card", fail)
+    monkeypatch.setattr(storage, "model_card", fail)
     with pytest.raises(KeyboardInterrupt, match="in the middle of saving"):
         whole_prompt(backbone, embeddings_PH=embeddings(seed=1)).save(directory)
     assert files(directory) == before

@@ -80,6 +80,7 @@ def test_the_prompt_is_run_once_and_the_encoder_backward_once(monkeypatch: pytes
     backbone = tiny_backbone()
     examples, encoder = examples_of(backbone, "{prompt:5}the {text} is"), encoder_of(backbone)
     assert backbone.packs
+    gradient.backward_in_parts(backbone, encoder(), examples, batch_size=1)  # what it can do is found out by running it
     lines, run, passes = [], type(backbone).run, []
     monkeypatch.setattr(
         type(backbone), "run", lambda self, **i: lines.append(i["inputs_embeds"].shape[1]) or run(self, **i)

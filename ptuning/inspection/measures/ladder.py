@@ -15,7 +15,7 @@ from torch import Tensor
 from ptuning.data import Example, Row, Task, Template, frame_ids, warn_of_cut
 from ptuning.errors import DataError, PromptError
 from ptuning.evaluation import Resampled, RowScores, Scores, Table, least, score_rows
-from ptuning.forward import ReadOptions, embeddings_of
+from ptuning.forward import ReadOptions, as_batch_prompt
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.inspection.vocabulary.neighbours import top
 from ptuning.model import Backbone
@@ -242,7 +242,7 @@ def decoded_rows(prompt: SoftPrompt, backbone: Backbone, examples: Sequence[Exam
     vocabulary, found = Vocabulary.of(backbone), []
     for start in range(0, len(examples), batch_size):
         batch = backbone.collate(examples[start : start + batch_size]).to(backbone.device)
-        own_BPH = embeddings_of(prompt.on(backbone.device), backbone, batch)
+        own_BPH = as_batch_prompt(prompt.on(backbone.device)).embeddings(backbone, batch)
         _, ids_M1 = top(rearrange(own_BPH, "b p h -> (b p) h"), vocabulary, 1)
         found.append(rearrange(ids_M1, "(b p) 1 -> b p", b=len(own_BPH)))
     return torch.cat(found)
