@@ -7,14 +7,16 @@ through the protocol. Knows nothing of prompts or training.
 
 import copy
 import inspect
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptuning.data import FEWEST_BATCHES, Batch, Coder, Example, Task
 from ptuning.errors import DataError
@@ -50,6 +52,7 @@ class Backbone(ABC):
         self.tokenizer = tokenizer
         self.name = name or model.name_or_path
         self._accepted = inspect.signature(model.forward).parameters
+        self._turns = threading.RLock()
 
     def __init_subclass__(cls) -> None:
         """A subclass is a family, found by `of` through what it `fits`."""
@@ -151,13 +154,17 @@ class Backbone(ABC):
         ids = [self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
         return sorted({i for i in ids if i is not None})
 
-    @cached_property
+    @property
     def vocabulary_VH(self) -> Tensor:
-        """The input embedding of every token, `[V, H]` in the model's precision, through its embedding module.
+        """The input embedding of every token, `[V, H]` in the model's precision, exactly as `embed` gives it.
 
-        Through the module and not its weight, because some architectures scale inside it.
+        The model's own matrix, not a copy (nothing may be written to it), where its module looks rows up and no more.
+        Where the module does more, as those that scale, the rows are made anew on each use, and nothing keeps them.
         """
-        ids_V = torch.arange(self.model.get_input_embeddings().num_embeddings, device=self.device)
+        module = self.model.get_input_embeddings()
+        if type(module) is nn.Embedding and "forward" not in vars(module) and not module._forward_hooks:
+            return module.weight.detach()
+        ids_V = torch.arange(module.num_embeddings, device=self.device)
         with torch.no_grad():
             return torch.cat([self.embed(chunk) for chunk in ids_V.split(_EMBED_CHUNK)])
 
@@ -198,6 +205,17 @@ class Backbone(ABC):
     def begins_from_embeddings(self) -> bool:
         """Whether transformers can write with the model from embeddings."""
         return True
+
+    @cached_property
+    def _changes_when_run(self) -> bool:
+        """Whether the model keeps something of each run in its modules: rotary embeddings that follow the length."""
+        kinds = (getattr(module, "rope_type", None) for module in self.model.modules())
+        names = (name for kind in kinds for name in (kind.values() if isinstance(kind, dict) else [kind]) if name)
+        return any("dynamic" in name or name == "longrope" for name in names)
+
+    def in_turn(self) -> AbstractContextManager[Any]:
+        """Threads wait here for one another where the model could not be run by several at once."""
+        return self._turns if self._changes_when_run else nullcontext()
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings, `[..., H]` of ids `[...]`, exactly as the model makes them itself."""

@@ -130,9 +130,9 @@ class CausalBackbone(Backbone):
 
     def run(self, **inputs: Any) -> Any:
         """The model's forward, without those optional inputs that the architecture does not take."""
-        return self.model(
-            **{key: each for key, each in inputs.items() if key in self._accepted or key not in _OPTIONAL}
-        )
+        taken = {key: each for key, each in inputs.items() if key in self._accepted or key not in _OPTIONAL}
+        with self.in_turn():
+            return self.model(**taken)
 
     def fill(self, **inputs: Any) -> None:
         """Runs the model for the keys and values alone, which `past_key_values` takes up; no logits are made."""
@@ -145,12 +145,13 @@ class CausalBackbone(Backbone):
     def generate(self, embeddings_BTH: Tensor, ids_BT: Tensor, mask_BT: Tensor, **settings: Any) -> Tensor:
         """Writes after each row; its own words count as written where an option looks at that (repetition penalty)."""
         is_text_BT = (mask_BT > 0) & (ids_BT >= 0)
-        written_BN = self.model.generate(
-            inputs_embeds=embeddings_BTH,
-            input_ids=torch.where(is_text_BT, ids_BT, self._filling_id),
-            attention_mask=mask_BT,
-            **settings,
-        )
+        with self.in_turn():
+            written_BN = self.model.generate(
+                inputs_embeds=embeddings_BTH,
+                input_ids=torch.where(is_text_BT, ids_BT, self._filling_id),
+                attention_mask=mask_BT,
+                **settings,
+            )
         return written_BN[:, self.num_columns_before(ids_BT) :]
 
     @property

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ptuning.errors import PromptError
 
+_COLUMNS = 64  # of the vocabulary in fp32 at a time
 NUM_FREQUENT = 5000  # Lester et al. 2021, section 3.2: the 5,000 most common tokens
 
 
@@ -82,7 +83,9 @@ def at_random(vocabulary_VH: Tensor, num_virtual_tokens: int, seed: int = 0) -> 
     """Gaussian rows with the mean and standard deviation the vocabulary has in each dimension: `[P, H]`."""
     generator = torch.Generator().manual_seed(seed)
     noise_PH = torch.randn(num_virtual_tokens, vocabulary_VH.shape[1], generator=generator).to(vocabulary_VH.device)
-    return vocabulary_VH.mean(dim=0) + noise_PH * vocabulary_VH.std(dim=0)
+    columns = (part_VC.float() for part_VC in vocabulary_VH.split(_COLUMNS, dim=1))  # the whole is not copied
+    means, deviations = zip(*((part_VC.mean(dim=0), part_VC.std(dim=0)) for part_VC in columns), strict=True)
+    return torch.cat(means) + noise_PH * torch.cat(deviations)
 
 
 def from_ids(vocabulary_VH: Tensor, ids: Sequence[int], num_virtual_tokens: int | None = None) -> Tensor:
@@ -102,8 +105,9 @@ def most_frequent(token_ids: Iterable[Sequence[int]], excluded: Iterable[int] = 
 def ids_of(vocabulary_VH: Tensor, start_PH: Tensor) -> list[int | None]:
     """The vocabulary id whose embedding each row equals exactly, the lowest where there are several; else None."""
     ids: list[int | None] = []
-    for row_H in start_PH.to(vocabulary_VH):
-        candidates = (vocabulary_VH[:, 0] == row_H[0]).nonzero().flatten()
-        equal = candidates[(vocabulary_VH[candidates] == row_H).all(dim=1)]
+    first_V = vocabulary_VH[:, 0].float()  # a column alone: the whole is not copied
+    for row_H in start_PH.to(vocabulary_VH.device, torch.float32):
+        candidates = (first_V == row_H[0]).nonzero().flatten()
+        equal = candidates[(vocabulary_VH[candidates].float() == row_H).all(dim=1)]
         ids.append(int(equal[0]) if len(equal) else None)
     return ids

@@ -371,7 +371,7 @@ class Trainer:
         config, progress = self.config, self.progress
         encoder = self.accelerator.unwrap_model(self.encoder)
         init = {"kind": config.prompt.init, "text": config.prompt.init_text, "prompt": config.prompt.init_prompt}
-        token_ids = initializers.ids_of(self.backbone.vocabulary_VH.float(), self.start_PH)
+        token_ids = initializers.ids_of(self.backbone.vocabulary_VH, self.start_PH)
         return SoftPrompt(
             encoder.prompt_PH if encoder.reads_text else encoder(),
             self.task,

@@ -32,4 +32,4 @@ def start_embeddings(config: RunConfig, backbone: Backbone, coder: Coder, exampl
             saved = SoftPrompt.load(config.prompt.init_prompt or "")
             return initializers.from_prompt(vocabulary_VH, saved.embeddings_PH, num_virtual_tokens)
         case "random":
-            return initializers.at_random(vocabulary_VH.float(), num_virtual_tokens, seed)
+            return initializers.at_random(vocabulary_VH, num_virtual_tokens, seed)

@@ -5,6 +5,7 @@ import functools
 import json
 import shutil
 import sys
+import threading
 
 import pytest
 import torch
@@ -363,6 +364,33 @@ def test_checkpointing_leaves_the_model_as_it_is_and_shares_its_weights(backbone
         assert twin.fingerprint == backbone.fingerprint
     finally:
         del layer.forward
+
+
+def test_no_second_matrix_of_embeddings_is_kept(backbone, monkeypatch):
+    weight_VH = backbone.model.get_input_embeddings().weight
+    assert backbone.vocabulary_VH.data_ptr() == weight_VH.data_ptr()
+    gemma = tiny_backbone("gemma3_text")
+    assert gemma.vocabulary_VH.data_ptr() != gemma.vocabulary_VH.data_ptr()
+    assert not [each for each in vars(gemma).values() if isinstance(each, torch.Tensor)]
+
+
+def test_threads_take_turns_where_a_model_changes_when_it_is_run():
+    scaled = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    for parameters, waits in ((scaled, True), ({"rope_type": "default", "rope_theta": 10000.0}, False)):
+        backbone, began = tiny_backbone(rope_parameters=parameters), threading.Event()
+        ids_1T = torch.tensor([[1, 2]])
+
+        def run(backbone=backbone, began=began, ids_1T=ids_1T):
+            backbone.run(inputs_embeds=backbone.embed(ids_1T), use_cache=False)
+            began.set()
+
+        assert backbone.is_causal  # found out by running it
+        with backbone.in_turn():
+            thread = threading.Thread(target=run)
+            thread.start()
+            assert began.wait(0.5) is not waits
+        thread.join()
+        assert began.is_set()
 
 
 def test_quantized_model_of_ones_own_has_a_fingerprint(model_directory):

@@ -75,7 +75,7 @@ def test_run_trains_resumes_and_is_used_from_the_command_line(t5_config: Path, t
         assert cli.main([name, str(result.directory), *options, "--dtype", "float32", "--json"]) == 0
         told.append(json.loads(capsys.readouterr().out))
     assert told[0]["results"]["soft prompt"]["loss"] == pytest.approx(tuned["loss"], abs=1e-4)
-    assert set(told[1]["answers"][0]["scores"]) == {"negative", "positive"}
+    assert set(told[1]["answers"][0]["probabilities"]) == {"negative", "positive"}
     assert len(told[2]["geometry"]["table"]["records"]) == 4
 
 

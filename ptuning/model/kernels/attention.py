@@ -7,6 +7,7 @@ nothing of models.
 Shapes: B rows, N heads of queries and M of keys and values, N a multiple of M; T queries, S keys, D a head's width.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +121,30 @@ class _Attend(torch.autograd.Function):
         query, key, value, probabilities = ctx.saved_tensors
         grad = rearrange(grads[0], "b (m g) t d -> b m (g t) d", m=key.shape[1])
         by_probability = grad @ value.mT
-        by_score = torch._softmax_backward_data(by_probability, probabilities, -1, probabilities.dtype)
+        by_score = _softmax_backward(by_probability, probabilities)
         by_score.mul_(ctx.scale)
         by_query = rearrange(by_score @ key, "b m (g t) d -> b (m g) t d", t=ctx.num_queries)
         return by_query, by_score.mT @ query, probabilities.mT @ grad, None, None
+
+
+def _softmax_backward(grad: Tensor, probabilities: Tensor) -> Tensor:
+    """The gradient of softmax over the last dimension, by torch's own operator where it is as we know it."""
+    if _has_softmax_backward():
+        return torch._softmax_backward_data(grad, probabilities, -1, probabilities.dtype)
+    return _plain_softmax_backward(grad, probabilities)
+
+
+def _plain_softmax_backward(grad: Tensor, probabilities: Tensor) -> Tensor:
+    weighted = grad.float() * probabilities.float()
+    return (weighted - probabilities.float() * weighted.sum(dim=-1, keepdim=True)).to(probabilities.dtype)
+
+
+@functools.cache
+def _has_softmax_backward() -> bool:
+    """Whether torch's private operator is there and gives what it should."""
+    probabilities, grad = torch.tensor([[0.25, 0.75]]), torch.tensor([[1.0, 0.0]])
+    try:
+        found = torch._softmax_backward_data(grad, probabilities, -1, probabilities.dtype)
+    except (AttributeError, RuntimeError, TypeError):  # it is another one in this version of torch
+        return False
+    return torch.allclose(found, _plain_softmax_backward(grad, probabilities))

@@ -5,6 +5,7 @@ backward for 256 to 2,000 tokens with SmolLM2-135M's layers on a Xeon with AVX-5
 head; in bfloat16 torch uses it already. Knows nothing of models.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -12,7 +13,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _FEWEST = 8  # rows: from here on oneDNN was the faster one
-_PRODUCT = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+
+@functools.cache
+def _has_product() -> bool:
+    """Whether torch's private operator for oneDNN's product is there and gives what torch's own function gives."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    input, weight, bias = torch.arange(6.0).reshape(2, 3), torch.arange(12.0).reshape(4, 3), torch.arange(4.0)
+    try:
+        found = _product(input, weight, bias)
+    except (RuntimeError, TypeError):  # its arguments are others in this version of torch
+        return False
+    return torch.equal(found, functional.linear(input, weight, bias))
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -21,7 +34,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         each.dtype == torch.float32 and each.device.type == "cpu" for each in (input, weight)
     )
     is_frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
-    if _PRODUCT is None or not is_plain or not is_frozen or input.ndim < 2 or input.shape[:-1].numel() < _FEWEST:
+    is_large = input.ndim >= 2 and input.shape[:-1].numel() >= _FEWEST
+    if not (is_plain and is_frozen and is_large and _has_product()):
         return functional.linear(input, weight, bias)
     product: Tensor = _Product.apply(input, weight, bias)
     return product
@@ -42,6 +56,5 @@ class _Product(torch.autograd.Function):
 
 
 def _product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    assert _PRODUCT is not None
-    product: Tensor = _PRODUCT(input, weight, bias, "none", [], "")
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
     return product

@@ -1,5 +1,6 @@
 """Attention as matrix products equals torch's own, gradients included, and steps aside where it should."""
 
+import functools
 from typing import Any
 
 import pytest
@@ -142,3 +143,30 @@ def test_scores_that_take_much_memory_are_left_to_torchs_own_kernel(monkeypatch:
     *tensors, _ = inputs(torch.bfloat16)
     with FastKernels():
         functional.scaled_dot_product_attention(*tensors, masks(torch.bfloat16)["added"])
+
+
+@pytest.mark.parametrize("changed", ["missing", "other arguments", "other numbers"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_torchs_private_gradient_of_softmax_the_numbers_are_the_same(
+    changed: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *tensors, grad = inputs(dtype)
+    mask = masks(dtype)["added"]
+
+    def gradients() -> list[torch.Tensor]:
+        leaves = [each.detach().clone().requires_grad_() for each in tensors]
+        attend(*leaves, mask, 0.3).backward(grad)
+        return [each.grad for each in leaves if each.grad is not None]
+
+    expected = gradients()
+    if changed == "missing":
+        monkeypatch.delattr(torch, "_softmax_backward_data")
+    else:
+        other = {"other arguments": lambda grad: grad, "other numbers": lambda grad, *_: grad}[changed]
+        monkeypatch.setattr(torch, "_softmax_backward_data", other)
+    monkeypatch.setattr(
+        attention, "_has_softmax_backward", functools.cache(attention._has_softmax_backward.__wrapped__)
+    )
+    for one, other_grad in zip(gradients(), expected, strict=True):
+        tolerance = 1e-6 if dtype == torch.float32 else 2e-2  # a last bit of bfloat16
+        torch.testing.assert_close(one, other_grad, rtol=tolerance, atol=tolerance * float(other_grad.abs().max()))

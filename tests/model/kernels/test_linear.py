@@ -1,5 +1,7 @@
 """Products by oneDNN equal torch's own, gradients included, and step aside where they should."""
 
+import functools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from ptuning.model.kernels import linear as module
 from ptuning.model.kernels.linear import linear
 from ptuning.model.kernels.switch import FastKernels
 
-pytestmark = pytest.mark.skipif(module._PRODUCT is None, reason="torch was built without oneDNN")
+pytestmark = pytest.mark.skipif(not module._has_product(), reason="torch was built without oneDNN")
 
 
 def tensors(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -69,8 +71,8 @@ class Wrapped(nn.Parameter):
 )
 def test_it_acts_where_it_is_faster(changed: dict[str, Tensor], is_ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    product = module._PRODUCT
-    monkeypatch.setattr(module, "_PRODUCT", lambda *each: calls.append(len(each)) or product(*each))
+    product = module._product
+    monkeypatch.setattr(module, "_product", lambda *each: calls.append(len(each)) or product(*each))
     given = dict(zip(("input", "weight", "bias"), tensors((8, 3)), strict=False)) | changed
     functional.linear(**given)
     assert not calls
@@ -83,6 +85,25 @@ def test_it_acts_where_it_is_faster(changed: dict[str, Tensor], is_ours: bool, m
 def test_without_onednn_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     input, weight, bias, _ = tensors((8, 3))
     expected = functional.linear(input, weight, bias)
-    monkeypatch.setattr(module, "_PRODUCT", None)
+    monkeypatch.setattr(module, "_has_product", lambda: False)
+    with FastKernels():
+        assert torch.equal(functional.linear(input, weight, bias), expected)
+
+
+@pytest.mark.parametrize("changed", ["missing", "other arguments", "other numbers"])
+def test_another_private_operator_is_not_used(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    input, weight, bias, _ = tensors((8, 3))
+    expected = functional.linear(input, weight, bias)
+
+    def taking_less(input: Tensor, weight: Tensor) -> Tensor:
+        return functional.linear(input, weight)
+
+    def giving_others(input: Tensor, weight: Tensor, bias: Tensor, *_: Any) -> Tensor:
+        return functional.linear(input, weight, bias) + 1
+
+    ways = {"missing": {}, "other arguments": {"_linear_pointwise": taking_less}}
+    ways["other numbers"] = {"_linear_pointwise": giving_others}
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**ways[changed]))
+    monkeypatch.setattr(module, "_has_product", functools.cache(module._has_product.__wrapped__))
     with FastKernels():
         assert torch.equal(functional.linear(input, weight, bias), expected)
