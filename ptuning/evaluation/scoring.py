@@ -40,18 +40,20 @@ class Metrics:
 
     @property
     def accuracy(self) -> float:
-        """Share of the rows that are correct."""
-        return self.num_correct / self.num_rows
+        """Share of the rows that are correct; not a number where there are none."""
+        return self.num_correct / self.num_rows if self.num_rows else math.nan
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy an answer token, in nats."""
-        return self.loss_sum / self.num_label_tokens
+        """Mean cross-entropy of an answer token, in nats; not a number where there are none."""
+        return self.loss_sum / self.num_label_tokens if self.num_label_tokens else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
         """95 % interval of the accuracy (Wilson 1927)."""
         n, p = self.num_rows, self.accuracy
+        if not n:
+            return 0.0, 1.0
         centre, half = p + _Z**2 / (2 * n), _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
         scale = 1 + _Z**2 / n
         return (centre - half) / scale, (centre + half) / scale
@@ -118,7 +120,7 @@ def score_rows(
     options: ReadOptions = ReadOptions(),
     name: str = "",
 ) -> RowScores:
-    """Scores rows in batches of similar length, and gives them back in their own order.
+    """Scores rows in batches of similar length, and gives them back in their own order; no rows give no scores.
 
     Args:
         backbone: The frozen model.
@@ -140,6 +142,9 @@ def score_rows(
             parts.append(tuple(each.cpu() for each in found))
             places += rows
             bar.update(len(rows))
+    if not places:
+        labels_NC = torch.zeros(0, len(label_ids)) if label_ids else None
+        return RowScores(torch.zeros(0), torch.zeros(0, dtype=torch.bool), labels_NC)
     order_N = torch.tensor(places).argsort()
     log_probs_N, is_correct_N, *labels = (torch.cat(each)[order_N] for each in zip(*parts, strict=True))
     return RowScores(log_probs_N, is_correct_N, labels[0] if labels else None)

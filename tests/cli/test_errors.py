@@ -423,7 +423,7 @@ def test_a_prompt_of_another_base_is_refused_unless_allowed(
     refused(*asked, match="a prompt tuned on .*tiny-llama .*/other .*expected the base .*--allow-other-base")
     status, out, err = run(*asked, "--allow-other-base", "--json")
     assert (status, err) == (0, "")
-    assert set(json.loads(out)["answers"][0]["scores"]) == {"negative", "positive"}
+    assert set(json.loads(out)["answers"][0]["probabilities"]) == {"negative", "positive"}
 
 
 def test_a_prompt_of_another_width_is_refused_even_if_another_base_is_allowed(

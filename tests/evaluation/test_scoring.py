@@ -1,5 +1,8 @@
 """Rows are scored in batches and come back in their own order, each with the prompt that is its own."""
 
+import dataclasses
+import math
+
 import pytest
 import torch
 from families import tiny_backbone
@@ -63,3 +66,16 @@ def test_written_answers_have_no_labels(tiny):
     scores = score_rows(tiny, torch.zeros(3, tiny.width), tiny.coder(task).encode(ROWS), [])
     assert scores.labels_NC is None
     assert len(scores.log_probs_N) == len(ROWS)
+
+
+@pytest.mark.parametrize("verbalizer", [TASK.verbalizer, None])
+def test_no_rows_have_no_scores(tiny, verbalizer):
+    task = TASK if verbalizer else Task("{prompt:3}review: {text}", answer=" {label}")
+    label_ids = tiny.coder(task).label_ids
+    scores = score_rows(tiny, torch.zeros(3, tiny.width), [], label_ids)
+    assert (scores.log_probs_N.shape, scores.is_correct_N.shape) == ((0,), (0,))
+    assert (scores.labels_NC is None) == (verbalizer is None)
+    metrics = evaluate(tiny, torch.zeros(3, tiny.width), [], label_ids)
+    assert dataclasses.astuple(metrics) == (0, 0, 0, 0.0, 0)
+    assert math.isnan(metrics.accuracy)
+    assert metrics.interval == (0.0, 1.0)

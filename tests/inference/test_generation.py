@@ -6,7 +6,7 @@ import pytest
 import torch
 from families import FAMILIES, tiny_backbone, tiny_model
 from tokenizers import Tokenizer, decoders, models
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from ptuning.data.task import Task
 from ptuning.errors import ModelError, PromptError
@@ -357,3 +357,34 @@ def test_rows_read_end_to_end_are_written_on_as_padded_ones_are(family, options,
     monkeypatch.setattr(generation, "can_pack", lambda *_: False)
     assert lm.generate(rows, **asked) == end_to_end
     assert len(read) == 1
+
+
+def test_nothing_of_a_stop_string_is_told_before_half_of_one_of_its_characters(backbone):
+    settings = settings_of(backbone, 20, ["né", "ab"], {})
+    tokenizer = backbone.tokenizer
+    ids = [i for text in ("x", "n") for i in tokenizer(text, add_special_tokens=False).input_ids]
+    e_acute = tokenizer("é", add_special_tokens=False).input_ids
+    assert len(e_acute) == 2  # a token a byte
+    row = RowText(backbone, settings)
+    pieces = [row.add([i]) for i in [*ids, *e_acute]]
+    assert "".join(pieces) + row.finish() == "x"
+    assert pieces[:3] == ["x", "", ""]
+
+
+def test_a_given_generation_config_holds(backbone):
+    lm = prompted(backbone)
+    config = GenerationConfig(do_sample=True, temperature=50.0, max_new_tokens=3, eos_token_id=-1)
+    settings = settings_of(backbone, None, (), {"generation_config": config})
+    assert settings.max_new_tokens == 3
+    assert settings.ends == frozenset([-1])
+    written = {tuple(lm.generate(ROWS[:1], generation_config=config)) for seed in range(5) if torch.manual_seed(seed)}
+    assert len(written) > 1  # sampled
+    plain = settings_of(backbone, None, (), {})
+    assert (plain.max_new_tokens, plain.options["do_sample"]) == (50, False)
+    assert plain.ends == frozenset(backbone.end_ids)
+
+
+def test_an_option_wins_over_a_given_generation_config(backbone):
+    config = GenerationConfig(do_sample=True, max_new_tokens=3, num_beams=2)
+    settings = settings_of(backbone, 7, (), {"generation_config": config, "do_sample": False, "num_beams": 1})
+    assert (settings.max_new_tokens, settings.options["do_sample"], settings.num_beams) == (7, False, 1)

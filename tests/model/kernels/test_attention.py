@@ -164,9 +164,8 @@ def test_without_torchs_private_gradient_of_softmax_the_numbers_are_the_same(
     else:
         other = {"other arguments": lambda grad: grad, "other numbers": lambda grad, *_: grad}[changed]
         monkeypatch.setattr(torch, "_softmax_backward_data", other)
-    monkeypatch.setattr(
-        attention, "_has_softmax_backward", functools.cache(attention._has_softmax_backward.__wrapped__)
-    )
+    anew = functools.cache(attention._has_softmax_backward.__wrapped__)
+    monkeypatch.setattr(attention, "_has_softmax_backward", anew)
     for one, other_grad in zip(gradients(), expected, strict=True):
         tolerance = 1e-6 if dtype == torch.float32 else 2e-2  # a last bit of bfloat16
         torch.testing.assert_close(one, other_grad, rtol=tolerance, atol=tolerance * float(other_grad.abs().max()))
