@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ptuning.data.examples import Example, shared_ids
+from ptuning.data.examples import Example, prefix_ids
 
 IGNORED = -100  # a label that is not a label, as everywhere in the field
 
@@ -28,13 +28,13 @@ class Batch:
     """The answers' ids where they stand in the row, elsewhere -100, `[B, T]`."""
     num_unscored: tuple[int, ...]
     """How many tokens each row has before the first position whose logits are needed."""
-    shared_ids: tuple[int, ...]
+    prefix_ids: tuple[int, ...]
     """What all rows begin with, before every such position; nothing where there is one row only."""
 
     @property
-    def num_shared(self) -> int:
+    def num_prefix_tokens(self) -> int:
         """How many tokens all rows begin with."""
-        return len(self.shared_ids)
+        return len(self.prefix_ids)
 
     @property
     def scored_BT(self) -> Tensor:
@@ -99,8 +99,8 @@ def collate_pairs(examples: Sequence[Example], pad_id: int, padding_side: str = 
 
 
 def _beginnings(examples: Sequence[Example]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """`num_unscored` and `shared_ids` of a batch."""
-    return tuple(len(each.ids) - 1 for each in examples), shared_ids(examples)
+    """`num_unscored` and `prefix_ids` of a batch."""
+    return tuple(len(each.ids) - 1 for each in examples), prefix_ids(examples)
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int, padding_side: str) -> tuple[Tensor, Tensor]:

@@ -187,7 +187,7 @@ class Coder:
         return self._max_positions - (0 if self._has_apart else num_answer_tokens)
 
     @cached_property
-    def common_ids(self) -> tuple[int, ...]:
+    def prefix_ids(self) -> tuple[int, ...]:
         """What every row begins with, virtual tokens and words, and which is never all of a row."""
         rows = [Row(dict.fromkeys(self.columns, text), "a row") for text in _PROBES]
         ids = [each.ids for each in self._questions(rows, [sys.maxsize] * len(rows))]

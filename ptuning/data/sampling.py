@@ -76,7 +76,7 @@ def by_length(
     max_batch_tokens: int | None = None,
     num_new_tokens: int = 0,
     overhead_tokens: int = FEWEST_BATCHES,
-    num_run: Sequence[int] | None = None,
+    prefix_lengths: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Row numbers in batches of similar length, the longest first: the cheapest way to part the sorted rows.
 
@@ -87,13 +87,13 @@ def by_length(
         num_new_tokens: What each row may grow by.
         overhead_tokens: What a batch costs besides its tokens, in tokens; by default so much that there are as few
             batches as can be.
-        num_run: How many leading tokens of each row have been run already.
+        prefix_lengths: How many leading tokens of each row have been run already.
 
     Raises:
         DataError: For a row that alone has too many tokens.
     """
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i]))
-    shapes = [(num_run[i] if num_run else 0, len(examples[i]) + num_new_tokens) for i in order]
+    shapes = [(prefix_lengths[i] if prefix_lengths else 0, len(examples[i]) + num_new_tokens) for i in order]
     limit = math.inf if max_batch_tokens is None else max_batch_tokens
     require_small(examples, max_batch_tokens, num_new_tokens)
     costs, ends = [0] * (len(order) + 1), [0] * len(order)  # of the rows from each place on; where its batch ends

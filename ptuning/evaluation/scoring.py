@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ptuning.data import Coder, Example, Row, Task, num_cut, shared_ids, warn_of_cut
-from ptuning.forward import Prompt, ReadOptions, answer_scores, as_batch_prompt, label_scores
+from ptuning.data import Coder, Example, Row, Task, num_cut, prefix_ids, warn_of_cut
+from ptuning.forward import Prompt, ReadOptions, answer_log_probs, as_batch_prompt, label_log_probs
 from ptuning.model import Backbone
 
 _log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def score_rows(
     num_new = max(map(len, label_ids), default=0)  # a row is read with each label's text behind it
     prompt = as_batch_prompt(prompt)
     if options.path != "splice":
-        prompt = prompt.with_prefix_run(backbone, shared_ids(examples), len(examples))
+        prompt = prompt.with_prefix_run(backbone, prefix_ids(examples), len(examples))
     places, parts = list[int](), list[tuple[Tensor, ...]]()
     with tqdm(total=len(examples), desc=name, unit="row", disable=not options.progress) as bar:
         for rows in options.batches(examples, num_new, backbone.overhead_tokens):
@@ -150,7 +150,7 @@ def score_rows(
     return RowScores(log_probs_N, is_correct_N, labels[0] if labels else None)
 
 
-def sides(
+def with_and_without(
     backbone: Backbone, prompt: Prompt, task: Task, rows: Sequence[Row], with_baseline: bool
 ) -> Iterator[tuple[str, Prompt, list[Example], Coder]]:
     """What is compared: the same words without the soft prompt (where asked for and possible), and with it.
@@ -179,7 +179,7 @@ def evaluate_rows(
 ) -> dict[str, Metrics]:
     """Evaluates a prompt on rows, and the same words without it where `with_baseline`; name -> metrics."""
     results = {}
-    for name, its_prompt, examples, coder in sides(backbone, prompt, task, rows, with_baseline):
+    for name, its_prompt, examples, coder in with_and_without(backbone, prompt, task, rows, with_baseline):
         warn_of_cut(name, examples)
         results[name] = evaluate(backbone, its_prompt, examples, coder.label_ids, options, name)
     return results
@@ -194,7 +194,7 @@ def _scores(
 ) -> tuple[Tensor, ...]:
     """The fields of `RowScores` for a batch, the last one left out without labels."""
     if not label_ids:
-        return answer_scores(backbone, prompt, backbone.collate(examples), path)
-    scores_BC = label_scores(backbone, prompt, examples, [label_ids] * len(examples), path)
+        return answer_log_probs(backbone, prompt, backbone.collate(examples), path)
+    scores_BC = label_log_probs(backbone, prompt, examples, [label_ids] * len(examples), path)
     labels_B = torch.tensor([example.label for example in examples], device=scores_BC.device)
     return scores_BC.gather(1, labels_B[:, None])[:, 0], scores_BC.argmax(1) == labels_B, scores_BC

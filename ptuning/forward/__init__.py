@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from ptuning.forward.batch_prompt import KeptPrompts as KeptPrompts
     from ptuning.forward.batch_prompt import Prompt as Prompt
     from ptuning.forward.batch_prompt import as_batch_prompt as as_batch_prompt
-    from ptuning.forward.objective import answer_scores as answer_scores
-    from ptuning.forward.objective import label_scores as label_scores
+    from ptuning.forward.objective import answer_log_probs as answer_log_probs
+    from ptuning.forward.objective import label_log_probs as label_log_probs
     from ptuning.forward.objective import loss as loss
     from ptuning.forward.objective import loss_sum as loss_sum
     from ptuning.forward.paths import label_logits as label_logits
@@ -31,7 +31,7 @@ __getattr__, __dir__, __all__ = lazily(
     {
         "": ("objective",),
         "batch_prompt": ("BatchPrompt", "KeptPrompts", "Prompt", "as_batch_prompt"),
-        "objective": ("answer_scores", "label_scores", "loss", "loss_sum"),
+        "objective": ("answer_log_probs", "label_log_probs", "loss", "loss_sum"),
         "paths": ("label_logits", "require_path"),
         "placement": ("place",),
         "prefill": ("prefilled", "prefixes_apart"),

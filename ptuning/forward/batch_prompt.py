@@ -88,16 +88,16 @@ class StaticPrompt(BatchPrompt):
 
     def shares(self, batch: Batch) -> bool:
         """Whether the rows begin with something."""
-        return bool(batch.shared_ids)
+        return bool(batch.prefix_ids)
 
     def kept(self, backbone: CausalBackbone, batch: Batch) -> "KeptPrompts":
         """Runs what the rows begin with."""
-        prefix = Prefix.of(backbone, self.prompt_PH, batch.shared_ids)
+        prefix = Prefix.of(backbone, self.prompt_PH, batch.prefix_ids)
         return KeptPrompts.same(self.prompt_PH, prefix, len(batch.ids_BT))
 
     def with_prefix_run(self, backbone: Backbone, ids: Sequence[int], num_rows: int) -> BatchPrompt:
         """Runs the ids, where the model can keep what that gives."""
-        if not ids or not backbone.keeps_prefix:
+        if not ids or not backbone.can_keep_prefix:
             return self
         assert isinstance(backbone, CausalBackbone)
         backbone.require_room(len(ids))
@@ -189,21 +189,21 @@ class KeptPrompts(BatchPrompt):
         return replace(self, prompts=prompts, prefixes=prefixes)
 
     @property
-    def num_run(self) -> tuple[int, ...]:
+    def prefix_lengths(self) -> tuple[int, ...]:
         """How many leading tokens of each row have been run."""
         return tuple(len(self.prefixes[k].ids) for k in self.choice)
 
     def shares(self, batch: Batch) -> bool:
         """Whether each row of a batch begins with its prefix, no position of which is scored."""
-        if not self.prefixes or not any(self.num_run):
+        if not self.prefixes or not any(self.prefix_lengths):
             return False
-        if any(own < num for own, num in zip(batch.num_unscored, self.num_run, strict=True)):
+        if any(own < num for own, num in zip(batch.num_unscored, self.prefix_lengths, strict=True)):
             return False
-        device, length = batch.ids_BT.device, max(self.num_run)
+        device, length = batch.ids_BT.device, max(self.prefix_lengths)
         order_BS = batch.mask_BT.argsort(dim=1, descending=True, stable=True)[:, :length]
         chosen = [torch.tensor(self.prefixes[k].ids, dtype=torch.long) for k in self.choice]
         expected_BS = pad_sequence(chosen, batch_first=True).to(device)
-        is_run_BS = torch.arange(length, device=device) < torch.tensor(self.num_run, device=device)[:, None]
+        is_run_BS = torch.arange(length, device=device) < torch.tensor(self.prefix_lengths, device=device)[:, None]
         return bool(((batch.ids_BT.gather(1, order_BS) == expected_BS) | ~is_run_BS).all())
 
     def embeddings(self, backbone: Backbone, batch: Batch) -> Tensor:
@@ -234,14 +234,14 @@ class KeptPrompts(BatchPrompt):
         Shorter prefixes are padded in front, so that text follows each directly and a sliding window sees what it
         should.
         """
-        length = max(self.num_run) + num_empty
+        length = max(self.prefix_lengths) + num_empty
         some = next(prefix for prefix in self.prefixes if prefix.ids)
         none = tuple((keys[:, :, :0], values[:, :, :0]) for keys, values in some.layers)
         cache, rows_B = backbone.new_cache(), self._choice_on(backbone.device)
         for i, layer in enumerate(zip(*(prefix.layers or none for prefix in self.prefixes), strict=True)):
             keys, values = (_of_rows(each, length, rows_B) for each in zip(*layer, strict=True))
             cache.update(keys, values, i)
-        num_padded_B = length - torch.tensor(self.num_run, device=backbone.device)
+        num_padded_B = length - torch.tensor(self.prefix_lengths, device=backbone.device)
         return cache, (torch.arange(length, device=backbone.device) >= num_padded_B[:, None]).long()
 
 

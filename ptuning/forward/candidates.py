@@ -22,7 +22,7 @@ Answers = Sequence[Sequence[int]]
 
 
 @torch.no_grad()
-def answer_log_probs(
+def candidate_log_probs(
     backbone: CausalBackbone, prompt: KeptPrompts, examples: Sequence[Example], answers: Sequence[Answers]
 ) -> Tensor:
     """Log-probability of every answer after every row.

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ptuning.data import Batch, Example, with_answer
 from ptuning.forward.batch_prompt import KeptPrompts, Prompt, as_batch_prompt
-from ptuning.forward.candidates import answer_log_probs, widest
+from ptuning.forward.candidates import candidate_log_probs, widest
 from ptuning.forward.paths import label_logits
 from ptuning.forward.shared_prefix import can_pack
 from ptuning.model import Backbone, CausalBackbone
@@ -35,7 +35,7 @@ def loss_sum(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto
     return functional.cross_entropy(label_logits(backbone, prompt, batch, path), batch.targets_N, reduction="sum")
 
 
-def answer_scores(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto") -> tuple[Tensor, Tensor]:
+def answer_log_probs(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto") -> tuple[Tensor, Tensor]:
     """How likely each row's own answer is.
 
     Returns:
@@ -51,7 +51,7 @@ def answer_scores(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = 
     return scores_B, num_wrong_B == 0
 
 
-def label_scores(
+def label_log_probs(
     backbone: Backbone,
     prompt: Prompt,
     examples: Sequence[Example],
@@ -77,8 +77,8 @@ def label_scores(
             rows, num_more = backbone.collate(examples).to(backbone.device), widest(label_ids)
             if prompt.shares(rows) and can_pack(backbone, prompt, rows, num_more):
                 backbone.require_room(rows.ids_BT.shape[1] + max(len(ids) for labels in label_ids for ids in labels))
-                return answer_log_probs(backbone, prompt, examples, label_ids)
-        return whole_label_scores(backbone, prompt, examples, label_ids, path)
+                return candidate_log_probs(backbone, prompt, examples, label_ids)
+        return whole_label_log_probs(backbone, prompt, examples, label_ids, path)
     most = max(map(len, label_ids))
     first_BC = torch.tensor([[*(ids[0] for ids in labels), *[-1] * (most - len(labels))] for labels in label_ids])
     first_BC = first_BC.to(backbone.device)
@@ -88,19 +88,19 @@ def label_scores(
     return scores_BV.gather(1, first_BC.clamp(min=0)).masked_fill(first_BC < 0, -torch.inf)
 
 
-def whole_label_scores(
+def whole_label_log_probs(
     backbone: Backbone,
     prompt: Prompt,
     examples: Sequence[Example],
     label_ids: Sequence[Sequence[Sequence[int]]],
     path: str = "auto",
 ) -> Tensor:
-    """The reference of `label_scores`: every row with every label's text behind it."""
+    """The reference of `label_log_probs`: every row with every label's text behind it."""
     columns = []
     for c in range(max(map(len, label_ids))):  # one label at a time, so that memory does not grow with the labels
         answers = [list(labels[min(c, len(labels) - 1)]) for labels in label_ids]
         batch = backbone.collate([with_answer(*each) for each in zip(examples, answers, strict=True)])
-        scores_B, _ = answer_scores(backbone, prompt, batch, path)
+        scores_B, _ = answer_log_probs(backbone, prompt, batch, path)
         has_label_B = torch.tensor([c < len(labels) for labels in label_ids], device=scores_B.device)
         columns.append(scores_B.masked_fill(~has_label_B, -torch.inf))
     return torch.stack(columns, dim=1)

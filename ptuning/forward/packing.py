@@ -22,7 +22,7 @@ _DEARER = 5000  # tokens: at a width of so many, attention would double the cost
 
 
 @dataclass(frozen=True)
-class Lines:
+class PackedLines:
     """The last tokens of a batch's rows in L lines of width W."""
 
     ids_LW: Tensor
@@ -46,33 +46,36 @@ class Lines:
     def of(
         cls,
         batch: Batch,
-        num_run: Sequence[int],
+        prefix_lengths: Sequence[int],
         groups: Sequence[Hashable] | None = None,
-        head_ids: Sequence[int] = (),
+        prefix_ids: Sequence[int] = (),
     ) -> Self:
         """Lays out a batch, without what no scored position needs.
 
         Args:
             batch: The rows.
-            num_run: How many leading tokens of each row are left out, having been run.
+            prefix_lengths: How many leading tokens of each row are left out, having been run.
             groups: Rows with equal ones may share a line; None: each row has its own.
-            head_ids: What all rows begin with, where it is run with them, at the start of the first line.
+            prefix_ids: What all rows begin with, where it is run with them, at the start of the first line.
         """
-        device, num_run_B1 = batch.ids_BT.device, torch.tensor(num_run, device=batch.ids_BT.device)[:, None]
+        device, prefix_lengths_B1 = (
+            batch.ids_BT.device,
+            torch.tensor(prefix_lengths, device=batch.ids_BT.device)[:, None],
+        )
         is_needed_BT = batch.scored_BT.flip(1).cumsum(dim=1).flip(1) > 0  # up to the last scored position
         position_BT = batch.mask_BT.cumsum(dim=1) - 1
-        is_rest_BT = (batch.mask_BT > 0) & (position_BT >= num_run_B1) & is_needed_BT
+        is_rest_BT = (batch.mask_BT > 0) & (position_BT >= prefix_lengths_B1) & is_needed_BT
         lengths = is_rest_BT.sum(dim=1).tolist()
         head, num_rows = len(lengths), len(lengths)  # laid out like a row behind the others
-        if head_ids:
-            lengths, groups = [*lengths, len(head_ids)], [0] * (num_rows + 1)
+        if prefix_ids:
+            lengths, groups = [*lengths, len(prefix_ids)], [0] * (num_rows + 1)
         rows = [[b] for b in range(num_rows)] if groups is None else laid(lengths, groups)
         rows = sorted([sorted(line, key=lambda b: b != head) for line in rows], key=lambda line: line[0] != head)
         width = max(sum(lengths[b] for b in line) for line in rows)
         starts = {b: (i, sum(lengths[b] for b in line[:k])) for i, line in enumerate(rows) for k, b in enumerate(line)}
         line_B, start_B = torch.tensor([starts[b] for b in range(num_rows)], device=device).unbind(dim=1)
         row_N, column_N = is_rest_BT.nonzero(as_tuple=True)
-        places = line_B[row_N], (start_B[:, None] + position_BT - num_run_B1)[is_rest_BT]
+        places = line_B[row_N], (start_B[:, None] + position_BT - prefix_lengths_B1)[is_rest_BT]
 
         def spread(values: Tensor, empty: int = 0) -> Tensor:
             lines_LW = torch.full((len(rows), width), empty, dtype=values.dtype, device=device)
@@ -82,10 +85,10 @@ class Lines:
         order_N = spread(torch.arange(len(row_N), device=device))[scored_LW].argsort()
         position_LW = spread(position_BT[is_rest_BT])
         ids_LW, row_LW = spread(batch.ids_BT[is_rest_BT]), spread(row_N, -1)
-        if head_ids:
-            own = slice(0, len(head_ids))
-            ids_LW[0, own], row_LW[0, own] = torch.tensor(head_ids, device=device), head
-            position_LW[0, own] = torch.arange(len(head_ids), device=device)
+        if prefix_ids:
+            own = slice(0, len(prefix_ids))
+            ids_LW[0, own], row_LW[0, own] = torch.tensor(prefix_ids, device=device), head
+            position_LW[0, own] = torch.arange(len(prefix_ids), device=device)
         first = tuple(line[0] for line in rows)
         return cls(ids_LW, row_LW, position_LW, scored_LW, order_N, (row_N, column_N), places, first)
 

@@ -38,7 +38,7 @@ def label_logits(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "
 
 def require_path(backbone: Backbone, path: str) -> None:
     """Raises `ModelError` when the model cannot be run by that path."""
-    if path == "shared_prefix" and not backbone.keeps_prefix:
+    if path == "shared_prefix" and not backbone.can_keep_prefix:
         raise ModelError(
             f"forward: shared_prefix with {backbone.name}",
             "a causal model whose layers are all attention, not run again in the backward pass",

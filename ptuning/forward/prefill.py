@@ -12,14 +12,14 @@ from transformers import DynamicCache
 
 from ptuning.data import IGNORED, Batch, Example, padded
 from ptuning.forward.batch_prompt import KeptPrompts
-from ptuning.forward.packing import Lines
+from ptuning.forward.packing import PackedLines
 from ptuning.forward.shared_prefix import inputs_behind
 from ptuning.model import Backbone, CausalBackbone
 
 
 def prefixes_apart(prompt: KeptPrompts, examples: Sequence[Example], backbone: Backbone) -> Batch:
     """The rows with their prefixes, which have been run, in columns of their own, and both parts padded in front."""
-    rows = [(each.ids[:num], each.ids[num:]) for each, num in zip(examples, prompt.num_run, strict=True)]
+    rows = [(each.ids[:num], each.ids[num:]) for each, num in zip(examples, prompt.prefix_lengths, strict=True)]
     parts = [padded(part, backbone.pad_id, "left") for part in zip(*rows, strict=True)]
     ids_BT, mask_BT = (torch.cat(each, dim=1).to(backbone.device) for each in zip(*parts, strict=True))
     return Batch(ids_BT, mask_BT, torch.full_like(ids_BT, IGNORED), (), ())
@@ -37,15 +37,15 @@ def prefilled(backbone: CausalBackbone, prompt: KeptPrompts, batch: Batch) -> Dy
     Returns:
         Keys and values of all columns but the last, `B` rows; 0 where a row has no token.
     """
-    if batch.ids_BT.shape[1] == max(prompt.num_run) + 1:
+    if batch.ids_BT.shape[1] == max(prompt.prefix_lengths) + 1:
         return prompt.spread(backbone)[0]
     last_BT = torch.full_like(batch.ids_BT, IGNORED)
     last_BT[:, -1] = 0  # as if it were to be predicted: what comes before it is run
-    lines = Lines.of(dataclasses.replace(batch, labels_BT=last_BT), prompt.num_run, prompt.choice)
+    lines = PackedLines.of(dataclasses.replace(batch, labels_BT=last_BT), prompt.prefix_lengths, prompt.choice)
     inputs = inputs_behind(backbone, prompt, lines, packs=True)
     with backbone.fast_kernels(lines.scored_LW):
         backbone.fill(**inputs)
-    num_kept, width, cache = max(prompt.num_run), lines.ids_LW.shape[1], backbone.new_cache()
+    num_kept, width, cache = max(prompt.prefix_lengths), lines.ids_LW.shape[1], backbone.new_cache()
     (rows_N, columns_N), (lines_N, at_N) = lines.columns, lines.places
     kept, _ = prompt.spread(backbone)
     for i, (of_lines, of_rows) in enumerate(zip(inputs["past_key_values"], kept, strict=True)):

@@ -34,7 +34,9 @@ class ReadOptions:
         examples: Sequence[Example],
         num_new_tokens: int = 0,
         overhead_tokens: int = FEWEST_BATCHES,
-        num_run: Sequence[int] | None = None,
+        prefix_lengths: Sequence[int] | None = None,
     ) -> list[list[int]]:
         """Row numbers in batches that these options allow; arguments as in `data.by_length`."""
-        return by_length(examples, self.batch_size, self.max_batch_tokens, num_new_tokens, overhead_tokens, num_run)
+        return by_length(
+            examples, self.batch_size, self.max_batch_tokens, num_new_tokens, overhead_tokens, prefix_lengths
+        )

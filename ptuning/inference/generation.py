@@ -13,7 +13,7 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from ptuning.data import Batch, Example
 from ptuning.errors import ModelError, PromptError
 from ptuning.forward import KeptPrompts, Prompt, as_batch_prompt, can_pack, place, prefilled, prefixes_apart
-from ptuning.inference.row_text import Settings
+from ptuning.inference.row_text import WritingOptions
 from ptuning.model import Backbone, CausalBackbone
 
 MAX_NEW_TOKENS = 50  # where nothing says how long answers may be
@@ -33,10 +33,10 @@ _OWN_CACHE = ("cache_implementation", "prompt_lookup_num_tokens", "assistant_mod
 _ASSISTED = ("prompt_lookup_num_tokens", "assistant_model")
 
 
-def settings_of(
+def writing_options(
     backbone: Backbone, max_new_tokens: int | None, stop_strings: Sequence[str], options: dict[str, Any]
-) -> Settings:
-    """Settings for `write`: greedy by default, ended by the model's end-of-text tokens.
+) -> WritingOptions:
+    """WritingOptions for `write`: greedy by default, ended by the model's end-of-text tokens.
 
     Args:
         backbone: The model; what its generation configuration sets holds where nothing else is given.
@@ -48,7 +48,7 @@ def settings_of(
         PromptError: For an option that would not give one text a row, or that is ptuning's to set.
         ModelError: For a model that cannot be written with.
     """
-    if not backbone.begins_from_embeddings:
+    if not backbone.generates_from_embeddings:
         raise ModelError(
             f"generate with {backbone.name}: transformers lets {type(backbone.model).__name__} begin from ids only",
             "a model that can begin from embeddings",
@@ -79,7 +79,7 @@ def settings_of(
     ends: Any = given.get("eos_token_id", getattr(config, "eos_token_id", None))
     own = {"max_new_tokens": num_new, "max_length": None, "stop_strings": None}
     one_text = {"num_return_sequences": 1, "return_dict_in_generate": False}
-    return Settings(
+    return WritingOptions(
         options={**given, **own, **one_text},
         ends=frozenset(ends if isinstance(ends, list | tuple) else [ends]),
         stop_strings=tuple(stop_strings or setting("stop_strings") or ()),
@@ -95,7 +95,7 @@ def write(
     backbone: Backbone,
     prompt: Prompt,
     examples: Sequence[Example],
-    settings: Settings,
+    settings: WritingOptions,
     **listening: Any,
 ) -> Tensor:
     """Writes after each row.
@@ -110,11 +110,11 @@ def write(
     Returns:
         The new tokens, `[B, N]`; behind a row's end they are padding.
     """
-    batch = backbone.collate(examples, backbone.side_to_write).to(backbone.device)
+    batch = backbone.collate(examples, backbone.generation_padding_side).to(backbone.device)
     cache, prompt = None, as_batch_prompt(prompt)
     if isinstance(prompt, KeptPrompts) and isinstance(backbone, CausalBackbone) and prompt.shares(batch):
         apart = prefixes_apart(prompt, examples, backbone)
-        if _may_continue(backbone, apart, max(prompt.num_run), settings):
+        if _may_continue(backbone, apart, max(prompt.prefix_lengths), settings):
             cache, batch = _begun(backbone, prompt, apart), apart
             cache.batch_repeat_interleave(settings.num_beams)
     prompts = prompt.embeddings(backbone, batch)
@@ -127,7 +127,7 @@ def written(
     ids_BT: Tensor,
     mask_BT: Tensor,
     cache: Any,
-    settings: Settings,
+    settings: WritingOptions,
     stopping_criteria: Sequence[StoppingCriteria] = (),
     **listening: Any,
 ) -> Tensor:
@@ -158,14 +158,14 @@ def _begun(backbone: CausalBackbone, prompt: KeptPrompts, apart: Batch) -> Dynam
     return prompt.spread(backbone)[0]
 
 
-def _may_continue(backbone: CausalBackbone, apart: Batch, num_run: int, settings: Settings) -> bool:
+def _may_continue(backbone: CausalBackbone, apart: Batch, prefix_length: int, settings: WritingOptions) -> bool:
     """Whether generation may go on from kept prefixes, behind which shorter rows are padded."""
     if settings.has_own_cache:
         return False
-    if not (apart.mask_BT == 0)[:, num_run:].any():
+    if not (apart.mask_BT == 0)[:, prefix_length:].any():
         return True
     length = apart.ids_BT.shape[1] + settings.max_new_tokens
-    return backbone.heeds_gaps and backbone.sees_all(length)
+    return backbone.ignores_padding_gaps and backbone.sees_all(length)
 
 
 class _Stops(StoppingCriteria):

@@ -90,10 +90,10 @@ class ReadyPrompt:
     @torch.no_grad()
     def _run(self) -> Prefix | None:
         backbone, made, task = self._backbone, self.made, self.source.task
-        if not (isinstance(made, Tensor) and isinstance(backbone, CausalBackbone) and backbone.shares_prefix):
+        if not (isinstance(made, Tensor) and isinstance(backbone, CausalBackbone) and backbone.supports_prefix_cache):
             return None
         slot = tuple(range(-1, -len(made) - 1, -1))
-        return Prefix.of(backbone, made, backbone.coder(task).common_ids if task else slot)
+        return Prefix.of(backbone, made, backbone.coder(task).prefix_ids if task else slot)
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -112,7 +112,7 @@ class ReadyPrompt:
             )
         return self.source.task
 
-    def num_run(self, example: Example) -> int | None:
+    def prefix_length(self, example: Example) -> int | None:
         """How many of a row's leading tokens are kept as run; None where it does not begin as the prompt's rows do."""
         ids = self.prefix.ids if self.prefix else ()
         return len(ids) if len(example.ids) > len(ids) and tuple(example.ids[: len(ids)]) == ids else None

@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from ptuning.data import FEWEST_BATCHES, Coder, Example, Row, Task, as_row, require_small, warn_of_cut
 from ptuning.errors import DataError, PromptError
-from ptuning.forward import BatchPrompt, ReadOptions, answer_scores, label_scores
+from ptuning.forward import BatchPrompt, ReadOptions, answer_log_probs, label_log_probs
 from ptuning.inference.conversation import Conversation
 from ptuning.inference.ensemble import Classification, Ensemble, combined
-from ptuning.inference.generation import settings_of, write
+from ptuning.inference.generation import write, writing_options
 from ptuning.inference.prompt_library import PromptLibrary, ReadyPrompt, as_prompt, base_revision, prompt_of_rows
-from ptuning.inference.row_text import Settings, texts_of
+from ptuning.inference.row_text import WritingOptions, texts_of
 from ptuning.inference.streaming import Piece, stream
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt
@@ -150,7 +150,7 @@ class PromptedLM:
         def probabilities(batch: list[Asked]) -> list[dict[str, float]]:
             coders_B = [coders[each.prompt.name] for each in batch]
             examples, label_ids = [each.example for each in batch], [each.label_ids for each in coders_B]
-            log_probs_BC = label_scores(self.backbone, _prompt_of(batch), examples, label_ids)
+            log_probs_BC = label_log_probs(self.backbone, _prompt_of(batch), examples, label_ids)
             rows = zip(coders_B, log_probs_BC.softmax(dim=1).tolist(), strict=True)
             return [dict(zip(each.labels, own[: len(each.labels)], strict=True)) for each, own in rows]
 
@@ -177,7 +177,7 @@ class PromptedLM:
 
         def log_probs(batch: list[Asked]) -> list[float]:
             collated = self.backbone.collate([each.example for each in batch])
-            log_probs_B, _ = answer_scores(self.backbone, _prompt_of(batch), collated)
+            log_probs_B, _ = answer_log_probs(self.backbone, _prompt_of(batch), collated)
             return log_probs_B.tolist()
 
         return self._in_batches(asked, log_probs)
@@ -230,7 +230,7 @@ class PromptedLM:
             PromptError: As in `log_probs`, and for options that `generate` cannot take.
             ModelError: For a model that transformers cannot write with from embeddings.
         """
-        settings = settings_of(self.backbone, max_new_tokens, stop_strings, options)
+        settings = writing_options(self.backbone, max_new_tokens, stop_strings, options)
         choices = self._single(len(rows), prompt, "generate")
         held = self.prompts.take(name for each in choices for name in each.prompts)
 
@@ -327,14 +327,14 @@ class PromptedLM:
         limit, examples = self.options.max_batch_tokens, [each.example for each in asked]
         options = replace(self.options, max_batch_tokens=limit and max(limit // max(num_beams, 1), 1))
         require_small(examples, options.max_batch_tokens, num_new_tokens, [f"row {each.row}" for each in asked])
-        num_run = [each.prompt.num_run(each.example) for each in asked]
+        lengths = [each.prompt.prefix_length(each.example) for each in asked]
         groups: dict[Any, list[int]] = {}
         for i, each in enumerate(asked):
             own = each.prompt if each.prompt.source.is_conditioned else None
-            alone = i if num_beams and len(asked) > 1 and not self.backbone.heeds_mask else None
-            groups.setdefault((own, alone, num_run[i] is None), []).append(i)
+            alone = i if num_beams and len(asked) > 1 and not self.backbone.ignores_left_padding else None
+            groups.setdefault((own, alone, lengths[i] is None), []).append(i)
         overhead = FEWEST_BATCHES if num_beams else self.backbone.overhead_tokens  # each step of writing costs a run
-        parts = [(group, [examples[i] for i in group], [num_run[i] or 0 for i in group]) for group in groups.values()]
+        parts = [(group, [examples[i] for i in group], [lengths[i] or 0 for i in group]) for group in groups.values()]
         return [
             [group[i] for i in batch]
             for group, its_examples, its_run in parts
@@ -357,7 +357,7 @@ class PromptedLM:
                 bar.update(len(batch))
         return [answers[i] for i in range(len(asked))]
 
-    def _streamed(self, asked: Sequence[Asked], settings: Settings) -> Iterator[Piece]:
+    def _streamed(self, asked: Sequence[Asked], settings: WritingOptions) -> Iterator[Piece]:
         warn_of_cut("answering", [each.example for each in asked])
         prompted = []
         for places in self._batches(asked, settings.max_new_tokens, settings.num_beams):

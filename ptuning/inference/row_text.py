@@ -13,7 +13,7 @@ from ptuning.model import Backbone
 
 
 @dataclass(frozen=True)
-class Settings:
+class WritingOptions:
     """How answers are written."""
 
     options: dict[str, Any]
@@ -40,7 +40,7 @@ class RowText:
         settings: What ends it.
     """
 
-    def __init__(self, backbone: Backbone, settings: Settings) -> None:
+    def __init__(self, backbone: Backbone, settings: WritingOptions) -> None:
         self._decode, self._settings = backbone.tokenizer.decode, settings
         self._ids: list[int] = []
         self._num_told = 0
@@ -77,7 +77,7 @@ class RowText:
         return len(text) - len(whole) + max((len(each) for each in beginnings if whole.endswith(each)), default=0)
 
 
-def texts_of(backbone: Backbone, ids_BN: Tensor, settings: Settings) -> list[str]:
+def texts_of(backbone: Backbone, ids_BN: Tensor, settings: WritingOptions) -> list[str]:
     """Each row's answer in words."""
     texts = []
     for ids in ids_BN.tolist():

@@ -17,7 +17,7 @@ from ptuning.data import Example
 from ptuning.errors import PromptError
 from ptuning.forward import Prompt
 from ptuning.inference.generation import write
-from ptuning.inference.row_text import RowText, Settings
+from ptuning.inference.row_text import RowText, WritingOptions
 from ptuning.model import Backbone
 
 PromptedRows: TypeAlias = tuple[Prompt, Sequence[int], Sequence[Example]]
@@ -58,7 +58,7 @@ class _RowStreamer(BaseStreamer):
         """Nothing is held back here."""
 
 
-def stream(backbone: Backbone, batches: Sequence[PromptedRows], settings: Settings) -> Iterator[Piece]:
+def stream(backbone: Backbone, batches: Sequence[PromptedRows], settings: WritingOptions) -> Iterator[Piece]:
     """Writes batch after batch in a thread of its own, and yields the text as it comes.
 
     Args:
@@ -75,7 +75,7 @@ def stream(backbone: Backbone, batches: Sequence[PromptedRows], settings: Settin
     return _streamed(backbone, batches, settings)
 
 
-def _streamed(backbone: Backbone, batches: Sequence[PromptedRows], settings: Settings) -> Iterator[Piece]:
+def _streamed(backbone: Backbone, batches: Sequence[PromptedRows], settings: WritingOptions) -> Iterator[Piece]:
     steps: queue.Queue[Any] = queue.Queue()  # tokens of a step, ended rows, an error, or None behind all
     cancelled = threading.Event()
 

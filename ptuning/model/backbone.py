@@ -43,7 +43,7 @@ class Backbone(ABC):
 
     task_type: ClassVar[str]
     """What PEFT calls the family."""
-    side_to_write: ClassVar[str]
+    generation_padding_side: ClassVar[str]
     """Where rows are padded that are to be continued."""
     _families: ClassVar[list[type["Backbone"]]] = []
 
@@ -176,33 +176,33 @@ class Backbone(ABC):
     @property
     def overhead_tokens(self) -> int:
         """What parting a batch must save, in tokens; nothing is saved where rows are laid end to end."""
-        return OVERHEAD_TOKENS if self.device.type == "cpu" and not self.packs else FEWEST_BATCHES
+        return OVERHEAD_TOKENS if self.device.type == "cpu" and not self.supports_packing else FEWEST_BATCHES
 
     def require_readable(self) -> None:  # noqa: B027 - most families read as they should
         """Raises `ModelError` when the model does not read as its family must."""
 
     @property
-    def shares_prefix(self) -> bool:
+    def supports_prefix_cache(self) -> bool:
         """Whether leading tokens run once can stand before many rows."""
         return False
 
     @property
-    def keeps_prefix(self) -> bool:
+    def can_keep_prefix(self) -> bool:
         """Whether it can be done with this one: not where layers are run again in the backward pass."""
-        return self.shares_prefix and not is_checkpointed(self.model)
+        return self.supports_prefix_cache and not is_checkpointed(self.model)
 
     @property
-    def packs(self) -> bool:
+    def supports_packing(self) -> bool:
         """Whether rows may be laid end to end, so that rows of all lengths fill a batch."""
         return False
 
     @property
-    def heeds_mask(self) -> bool:
+    def ignores_left_padding(self) -> bool:
         """Whether rows may be continued together."""
         return True
 
     @property
-    def begins_from_embeddings(self) -> bool:
+    def generates_from_embeddings(self) -> bool:
         """Whether transformers can write with the model from embeddings."""
         return True
 

@@ -28,7 +28,7 @@ def is_causal(backbone: Any) -> bool:
 
 
 @torch.no_grad()
-def heeds_mask(backbone: Any) -> bool:
+def ignores_left_padding(backbone: Any) -> bool:
     """Whether padding in front of a row changes nothing, so that rows may be continued together.
 
     RWKV reads it as text, and in transformers 5.23 it and MiniMax mix up the states of rows that they continue.
@@ -40,7 +40,7 @@ def heeds_mask(backbone: Any) -> bool:
 
 
 @torch.no_grad()
-def heeds_gaps(backbone: Any) -> bool:
+def ignores_padding_gaps(backbone: Any) -> bool:
     """Whether padding between two tokens of a row changes nothing; MPT, for one, counts it in their distance."""
     ids_1T = torch.tensor([[1, *[3] * _GAP, 2, 4]], device=backbone.device)
     mask_1T = torch.tensor([[1, *[0] * _GAP, 1, 1]], device=backbone.device)
@@ -57,7 +57,7 @@ def heeds_gaps(backbone: Any) -> bool:
 
 
 @torch.no_grad()
-def heeds_blocks(backbone: Any) -> bool:
+def supports_block_masks(backbone: Any) -> bool:
     """Whether a mask for each pair of tokens is heeded as it is given: two rows in one line, behind a kept token."""
     ids_15 = torch.tensor([[1, 2, 3, 4, 5]], device=backbone.device)
     sees_55 = torch.ones(5, 5, dtype=torch.bool, device=backbone.device).tril()
@@ -82,7 +82,7 @@ def heeds_blocks(backbone: Any) -> bool:
 
 
 @torch.no_grad()
-def joins(backbone: Any) -> bool:
+def supports_joint_prefix(backbone: Any) -> bool:
     """Whether keys of the first line's head reach every line: attention must go through torch's own function."""
     ids_23 = torch.tensor([[1, 2, 3], [4, 5, 0]], device=backbone.device)  # the head and a row; another row
     positions_23 = torch.tensor([[0, 1, 2], [1, 2, 0]], device=backbone.device)

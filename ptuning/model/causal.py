@@ -25,7 +25,7 @@ _OPTIONAL = ("attention_mask", "position_ids")  # what an architecture may not t
 class CausalBackbone(Backbone):
     """A causal language model: question and answer are one sequence."""
 
-    task_type, side_to_write = "CAUSAL_LM", "left"
+    task_type, generation_padding_side = "CAUSAL_LM", "left"
 
     @classmethod
     def fits(cls, model: Any) -> bool:
@@ -45,7 +45,7 @@ class CausalBackbone(Backbone):
         return self.new_cache().layers
 
     @property
-    def shares_prefix(self) -> bool:
+    def supports_prefix_cache(self) -> bool:
         """Whether all layers are plain attention, so that keys and values are all there is to keep of a prefix."""
         kinds = {type(layer) for layer in self.cache_layers}
         return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
@@ -62,15 +62,15 @@ class CausalBackbone(Backbone):
         return self.window is None or num_tokens <= self.window
 
     @cached_property
-    def packs(self) -> bool:
+    def supports_packing(self) -> bool:
         """Whether rows may be laid end to end in one line, each blind to the others, behind a kept prefix."""
         takes_positions = "position_ids" in self._accepted  # each row of a line begins anew
-        return self.shares_prefix and takes_positions and capabilities.heeds_blocks(self)
+        return self.supports_prefix_cache and takes_positions and capabilities.supports_block_masks(self)
 
     @cached_property
-    def joins(self) -> bool:
+    def supports_joint_prefix(self) -> bool:
         """Whether a prefix may be run in the same pass as the rows behind it."""
-        return self.packs and capabilities.joins(self)
+        return self.supports_packing and capabilities.supports_joint_prefix(self)
 
     @cached_property
     def is_causal(self) -> bool:
@@ -78,14 +78,14 @@ class CausalBackbone(Backbone):
         return capabilities.is_causal(self)
 
     @cached_property
-    def heeds_mask(self) -> bool:
+    def ignores_left_padding(self) -> bool:
         """Whether rows may be continued together, padded in front."""
-        return capabilities.heeds_mask(self)
+        return capabilities.ignores_left_padding(self)
 
     @cached_property
-    def heeds_gaps(self) -> bool:
+    def ignores_padding_gaps(self) -> bool:
         """Whether padding may stand between a kept prefix and the rest of a row."""
-        return capabilities.heeds_gaps(self)
+        return capabilities.ignores_padding_gaps(self)
 
     @cached_property
     def _token_by_token_weights(self) -> list[Tensor]:
@@ -155,7 +155,7 @@ class CausalBackbone(Backbone):
         return written_BN[:, self.num_columns_before(ids_BT) :]
 
     @property
-    def begins_from_embeddings(self) -> bool:
+    def generates_from_embeddings(self) -> bool:
         """Whether transformers can write with the model from embeddings, and not from ids only."""
         return "inputs_embeds" in inspect.signature(self.model.prepare_inputs_for_generation).parameters
 

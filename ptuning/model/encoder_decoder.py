@@ -16,7 +16,7 @@ from ptuning.model.backbone import Backbone
 class EncoderDecoderBackbone(Backbone):
     """An encoder-decoder such as T5: its encoder reads prompt and question (Lester et al. 2021)."""
 
-    task_type, side_to_write = "SEQ_2_SEQ_LM", "right"
+    task_type, generation_padding_side = "SEQ_2_SEQ_LM", "right"
 
     @classmethod
     def fits(cls, model: Any) -> bool:

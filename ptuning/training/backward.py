@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ptuning.data import Example, by_length, require_small, shared_ids
+from ptuning.data import Example, by_length, prefix_ids, require_small
 from ptuning.forward import BatchPrompt, Prompt, as_batch_prompt, loss_sum
 from ptuning.model import Backbone
 
@@ -44,10 +44,10 @@ def backward_in_parts(
     """
     require_small(examples, max_batch_tokens)
     made = as_batch_prompt(prompt).for_rows(backbone, examples)
-    ids = shared_ids(examples) if path != "splice" and backbone.keeps_prefix else ()
+    ids = prefix_ids(examples) if path != "splice" and backbone.can_keep_prefix else ()
     limits = batch_size or len(examples), max_batch_tokens, 0, backbone.overhead_tokens
-    num_run = len(ids) if made.has_prefix_to_run else 0
-    parts = list(by_length(examples, *limits, [num_run] * len(examples)))
+    prefix_length = len(ids) if made.has_prefix_to_run else 0
+    parts = list(by_length(examples, *limits, [prefix_length] * len(examples)))
     if len(parts) == 1:
         loss = loss_sum(backbone, made, backbone.collate(examples), path)
         (loss * scale).backward()

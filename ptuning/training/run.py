@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ptuning.config import RunConfig
 from ptuning.data import BatchStream, Example, num_cut, read_rows, require_small, warn_of_cut
 from ptuning.errors import TrainingError
-from ptuning.evaluation import Metrics, evaluate, sides
+from ptuning.evaluation import Metrics, evaluate, with_and_without
 from ptuning.forward import Prompt, ReadOptions, require_path
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt, encoders, initializers
@@ -364,7 +364,7 @@ class Trainer:
 
     def _results(self, split: str) -> dict[str, Metrics]:
         prompt = self._trained_prompt()
-        compared = sides(self.backbone, prompt, self.task, self.rows[split], with_baseline=True)
+        compared = with_and_without(self.backbone, prompt, self.task, self.rows[split], with_baseline=True)
         return {name: self._evaluate(each, rows, f"{split} rows, {name}") for name, each, rows, _ in compared}
 
     def _soft_prompt(self, results: dict[str, Any]) -> SoftPrompt:

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 class Rows:
     """What is read: rows of text behind the same leading tokens."""
 
-    num_shared: int
+    num_prefix_tokens: int
     """Leading tokens that all rows share, virtual ones and words; the method runs them once."""
     rest: Sequence[int]
     """How many tokens each row has behind them, up to the last one whose logits are needed."""
@@ -25,13 +25,13 @@ class Rows:
     @property
     def num_tokens(self) -> int:
         """Tokens that must be run."""
-        return self.num_shared + sum(self.rest)
+        return self.num_prefix_tokens + sum(self.rest)
 
     @property
     def num_pairs(self) -> int:
         """Pairs of a token and one that it attends to."""
-        shared = self.num_shared * (self.num_shared + 1) // 2
-        return shared + sum(n * self.num_shared + n * (n + 1) // 2 for n in self.rest)
+        shared = self.num_prefix_tokens * (self.num_prefix_tokens + 1) // 2
+        return shared + sum(n * self.num_prefix_tokens + n * (n + 1) // 2 for n in self.rest)
 
 
 def layer_weights(model: Any) -> int:
@@ -84,12 +84,12 @@ def kept_bytes(model: Any, rows: Rows, element_bytes: int = 2) -> int:
     config = model.config.get_text_config()
     width = _head_dim(config) * config.num_attention_heads
     token = 8 * config.hidden_size + element_bytes * (4 * width + 3 * config.intermediate_size)
-    spread = 2 * element_bytes * width * rows.num_shared * len(rows.rest)
+    spread = 2 * element_bytes * width * rows.num_prefix_tokens * len(rows.rest)
     return config.num_hidden_layers * (rows.num_tokens * token + spread)
 
 
-def prefix_bytes(model: Any, num_shared: int, element_bytes: int = 2) -> int:
+def prefix_bytes(model: Any, num_prefix_tokens: int, element_bytes: int = 2) -> int:
     """Keys and values that are held of a prompt."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * _head_dim(config) * num_shared * element_bytes
+    return 2 * config.num_hidden_layers * heads * _head_dim(config) * num_prefix_tokens * element_bytes

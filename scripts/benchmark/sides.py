@@ -192,8 +192,8 @@ class Ours(Side):
     def least_flops(self, k: int) -> int:
         """Operations of a step on the k-th batch, as `cost.training_flops` counts them."""
         batch = self.backbone.collate(self.prepare(self.rows(k)))
-        rest = [own + 1 - batch.num_shared for own in batch.num_unscored]
-        return cost.training_flops(self.backbone.model, cost.Rows(batch.num_shared, rest, len(rest)))
+        rest = [own + 1 - batch.num_prefix_tokens for own in batch.num_unscored]
+        return cost.training_flops(self.backbone.model, cost.Rows(batch.num_prefix_tokens, rest, len(rest)))
 
 
 class Theirs(Side):

@@ -104,9 +104,9 @@ def _both_paths(system: System, num_virtual_tokens: int) -> None:
     causal_only(system)
     prompt_PH, rows = system.random_prompt(num_virtual_tokens), lines(system)
     batch = ours.backbone.collate(ours._examples(prompt_PH, rows))
-    assert can_share(ours.backbone, prompt_PH, batch) == ours.backbone.shares_prefix
+    assert can_share(ours.backbone, prompt_PH, batch) == ours.backbone.supports_prefix_cache
     results = []
-    for path in (splice, shared_prefix) if ours.backbone.shares_prefix else (splice,):
+    for path in (splice, shared_prefix) if ours.backbone.supports_prefix_cache else (splice,):
         own_PH = prompt_PH.clone().requires_grad_()
         logits_NV = path(ours.backbone, own_PH, batch)
         torch.nn.functional.cross_entropy(logits_NV, batch.targets_N).backward()
@@ -368,7 +368,7 @@ def position(system: System) -> None:
     if isinstance(system, Ours):
         batch = system.backbone.collate(system._examples(prompt_PH, rows))
         with torch.no_grad():
-            scores_B, _ = objective.answer_scores(system.backbone, prompt_PH, batch)
+            scores_B, _ = objective.answer_log_probs(system.backbone, prompt_PH, batch)
         require_close(-scores_B.sum() / len(batch.targets_N), expected.detach())
 
 

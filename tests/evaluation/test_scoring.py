@@ -53,7 +53,7 @@ def test_words_that_all_rows_begin_with_are_run_once_without_a_prompt_too(tiny):
     coder = tiny.coder(TASK.without_prompt())
     examples, nothing_0H = coder.encode(ROWS), tiny.vocabulary_VH[:0]
     run = as_batch_prompt(nothing_0H).with_prefix_run(tiny, examples[0].ids[:3], len(examples))
-    assert run.part([0]).num_run == (3,)
+    assert run.part([0]).prefix_lengths == (3,)
     assert not isinstance(as_batch_prompt(nothing_0H).with_prefix_run(tiny, (), len(examples)), KeptPrompts)
     found, expected = (
         score_rows(tiny, nothing_0H, examples, coder.label_ids, ReadOptions(path=path)) for path in ("auto", "splice")

@@ -34,7 +34,7 @@ def asked(
     assert isinstance(backbone, CausalBackbone)
     coders = [backbone.coder(Task(f"{{prompt:{num}}}the {{text}} is")) for num in num_virtual]
     prompts = [initializers.from_vocabulary(backbone.vocabulary_VH, num, seed=num) for num in num_virtual]
-    prefixes = [Prefix.of(backbone, prompt, coder.common_ids) for prompt, coder in zip(prompts, coders, strict=True)]
+    prefixes = [Prefix.of(backbone, prompt, coder.prefix_ids) for prompt, coder in zip(prompts, coders, strict=True)]
     choice = (0, 1, 1, 0)
     examples = [
         coders[k].encode_questions([Row({"text": text}, "row")])[0] for k, text in zip(choice, TEXTS, strict=True)
@@ -51,32 +51,32 @@ def test_answers_score_as_each_by_itself(
     monkeypatch.setattr(shared_prefix_module, "num_filling", lambda *_: num_empty)
     backbone, prompts, examples = asked(family)
     with torch.no_grad():
-        expected = objective.whole_label_scores(backbone, prompts, examples, ANSWERS, "splice")
+        expected = objective.whole_label_log_probs(backbone, prompts, examples, ANSWERS, "splice")
     torch.testing.assert_close(
-        choices.answer_log_probs(backbone, prompts, examples, ANSWERS), expected, rtol=0, atol=1e-4
+        choices.candidate_log_probs(backbone, prompts, examples, ANSWERS), expected, rtol=0, atol=1e-4
     )
 
 
 def test_labels_of_several_tokens_are_scored_behind_one_run_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, prompts, examples = asked("llama")
-    assert backbone.packs
-    objective.label_scores(backbone, prompts, examples, ANSWERS)  # what the model can do is found out by running it
+    assert backbone.supports_packing
+    objective.label_log_probs(backbone, prompts, examples, ANSWERS)  # what the model can do is found out by running it
     num_tokens, run = [], type(backbone).run
     monkeypatch.setattr(
         type(backbone), "run", lambda self, **i: num_tokens.append(i["inputs_embeds"].shape[1]) or run(self, **i)
     )
-    monkeypatch.setattr(objective, "whole_label_scores", pytest.fail)
-    objective.label_scores(backbone, prompts, examples, ANSWERS)
+    monkeypatch.setattr(objective, "whole_label_log_probs", pytest.fail)
+    objective.label_log_probs(backbone, prompts, examples, ANSWERS)
     assert len(num_tokens) == 2
     assert num_tokens[1] == 1 + 3  # a row's last token and its answers' but for the last of each
 
 
 def test_models_that_cannot_read_answers_side_by_side_read_them_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, prompts, examples = asked("bloom")
-    monkeypatch.setattr(objective, "answer_log_probs", pytest.fail)
+    monkeypatch.setattr(objective, "candidate_log_probs", pytest.fail)
     with torch.no_grad():
-        scores_BC = objective.label_scores(backbone, prompts, examples, ANSWERS)
-        expected = objective.whole_label_scores(backbone, prompts, examples, ANSWERS, "splice")
+        scores_BC = objective.label_log_probs(backbone, prompts, examples, ANSWERS)
+        expected = objective.whole_label_log_probs(backbone, prompts, examples, ANSWERS, "splice")
     torch.testing.assert_close(scores_BC, expected, rtol=0, atol=1e-4)
 
 
@@ -100,11 +100,13 @@ def test_no_window_forgets_what_is_before_keys_that_nothing_sees(monkeypatch: py
 def test_answers_that_would_leave_a_window_are_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, prompts, examples = asked("mistral")
     longest = max(map(len, examples))
-    monkeypatch.setattr(backbone, "window", 2 * longest + max(prompts.num_run) + FILLED_TO)  # the rows alone would fit
+    monkeypatch.setattr(
+        backbone, "window", 2 * longest + max(prompts.prefix_lengths) + FILLED_TO
+    )  # the rows alone would fit
     assert can_pack(backbone, prompts, backbone.collate(examples))
-    monkeypatch.setattr(objective, "answer_log_probs", pytest.fail)
+    monkeypatch.setattr(objective, "candidate_log_probs", pytest.fail)
     with torch.no_grad():
-        objective.label_scores(backbone, prompts, examples, ANSWERS)
+        objective.label_log_probs(backbone, prompts, examples, ANSWERS)
 
 
 def test_answers_beyond_the_models_positions_say_so_before_they_are_run() -> None:
@@ -112,4 +114,4 @@ def test_answers_beyond_the_models_positions_say_so_before_they_are_run() -> Non
     longest = max(map(len, examples))
     answers = [[[7] * (NUM_POSITIONS - longest + 1)]] * len(examples)
     with pytest.raises(DataError, match=rf"a row of {NUM_POSITIONS + 1} tokens.* at most {NUM_POSITIONS}"):
-        objective.label_scores(backbone, prompts, examples, answers)
+        objective.label_log_probs(backbone, prompts, examples, answers)

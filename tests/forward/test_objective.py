@@ -89,7 +89,7 @@ def test_label_scores_are_the_summed_log_probabilities_of_the_labels_texts(backb
     examples, label_ids = classification(backbone, verbalizer)
     expected = [[sum(token_scores(backbone, prompt_PH, example, ids)[0]) for ids in label_ids] for example in examples]
     with torch.no_grad():
-        scores_BC = objective.label_scores(backbone, prompt_PH, examples, [label_ids] * len(examples))
+        scores_BC = objective.label_log_probs(backbone, prompt_PH, examples, [label_ids] * len(examples))
     assert scores_BC.shape == (len(examples), len(verbalizer))
     assert (scores_BC - torch.tensor(expected)).abs().max() < 1e-4
 
@@ -99,9 +99,9 @@ def test_labels_of_one_token_are_scored_in_one_forward_as_they_would_be_one_by_o
     examples, label_ids = classification(any_backbone, ONE_TOKEN)
     assert [len(ids) for ids in label_ids] == [1, 1]
     with torch.no_grad():
-        reference_BC = objective.whole_label_scores(any_backbone, prompt_PH, examples, [label_ids] * len(examples))
-        monkeypatch.setattr(objective, "whole_label_scores", pytest.fail)
-        scores_BC = objective.label_scores(any_backbone, prompt_PH, examples, [label_ids] * len(examples))
+        reference_BC = objective.whole_label_log_probs(any_backbone, prompt_PH, examples, [label_ids] * len(examples))
+        monkeypatch.setattr(objective, "whole_label_log_probs", pytest.fail)
+        scores_BC = objective.label_log_probs(any_backbone, prompt_PH, examples, [label_ids] * len(examples))
     assert (scores_BC - reference_BC).abs().max() < 1e-4
     assert reference_BC.std() > 0.1
 
@@ -110,9 +110,9 @@ def test_label_scores_do_not_look_at_the_rows_own_answers(backbone, prompt_PH):
     examples, label_ids = classification(backbone, ONE_TOKEN)
     unanswered = [dataclasses.replace(example, answer_ids=[]) for example in examples]
     with torch.no_grad():
-        scores_BC = objective.label_scores(backbone, prompt_PH, examples, [label_ids] * len(examples))
+        scores_BC = objective.label_log_probs(backbone, prompt_PH, examples, [label_ids] * len(examples))
         assert torch.equal(
-            objective.label_scores(backbone, prompt_PH, unanswered, [label_ids] * len(examples)), scores_BC
+            objective.label_log_probs(backbone, prompt_PH, unanswered, [label_ids] * len(examples)), scores_BC
         )
 
 
@@ -120,7 +120,7 @@ def test_answer_scores_sum_over_the_answers_tokens(backbone, prompt_PH):
     examples = generation(backbone)
     expected = [sum(token_scores(backbone, prompt_PH, example, example.answer_ids)[0]) for example in examples]
     with torch.no_grad():
-        scores_B, _ = objective.answer_scores(backbone, prompt_PH, collate(examples, backbone.pad_id))
+        scores_B, _ = objective.answer_log_probs(backbone, prompt_PH, collate(examples, backbone.pad_id))
     assert scores_B.tolist() == pytest.approx(expected, abs=1e-4)
 
 
@@ -130,7 +130,7 @@ def test_answer_is_greedy_only_if_every_token_is_the_most_likely(backbone, promp
     wrong_last, wrong_first = [*best[:2], (best[2] + 1) % 300], [(best[0] + 1) % 300, *best[1:]]
     examples = [Example(question.ids, ids) for ids in (best, wrong_last, wrong_first, best[:1])]
     with torch.no_grad():
-        _, is_greedy_B = objective.answer_scores(backbone, prompt_PH, collate(examples, backbone.pad_id))
+        _, is_greedy_B = objective.answer_log_probs(backbone, prompt_PH, collate(examples, backbone.pad_id))
     assert is_greedy_B.tolist() == [True, False, False, True]
 
 
@@ -144,7 +144,7 @@ def test_position_that_is_scored_is_the_one_that_is_trained(any_backbone, verbal
     def score():
         with torch.no_grad():
             return float(
-                objective.label_scores(any_backbone, encoder(), examples, [label_ids] * len(examples))[
+                objective.label_log_probs(any_backbone, encoder(), examples, [label_ids] * len(examples))[
                     0, examples[0].label
                 ]
             )

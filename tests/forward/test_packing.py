@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ptuning.data.batches import Batch, collate
 from ptuning.data.examples import Example
-from ptuning.forward.packing import WIDEST, Lines, laid
+from ptuning.forward.packing import WIDEST, PackedLines, laid
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
@@ -38,7 +38,7 @@ def test_unequal_rows_leave_little_empty() -> None:
 @given(LENGTHS, st.sampled_from(["left", "right"]), st.booleans())
 def test_lines_hold_what_is_left_of_the_rows(lengths: list[int], side: str, end_to_end: bool) -> None:
     batch = batch_of(lengths, side)
-    lines = Lines.of(batch, [2] * len(lengths), [0] * len(lengths) if end_to_end else None)
+    lines = PackedLines.of(batch, [2] * len(lengths), [0] * len(lengths) if end_to_end else None)
     for b, row in enumerate(batch.ids_BT):
         own = row[batch.mask_BT[b] > 0]
         is_own = lines.row_LW == b
@@ -49,7 +49,7 @@ def test_lines_hold_what_is_left_of_the_rows(lengths: list[int], side: str, end_
 
 
 def test_a_token_sees_the_prefix_and_what_is_before_it_of_its_own_row() -> None:
-    lines = Lines.of(batch_of([2, 1]), [2, 2], [0, 0])
+    lines = PackedLines.of(batch_of([2, 1]), [2, 2], [0, 0])
     assert lines.row_LW.tolist() == [[0, 0, 0, 1, 1]]
     sees = lines.blocks(torch.tensor([[0, 1]]), torch.float32)[0, 0] == 0
     own = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
@@ -58,7 +58,7 @@ def test_a_token_sees_the_prefix_and_what_is_before_it_of_its_own_row() -> None:
 
 def test_head_stands_first_and_is_seen_by_all_lines_but_not_by_itself_twice():
     batch = batch_of([3, 2, 1])
-    lines = Lines.of(batch, [2, 2, 2], head_ids=(-1, -2))
+    lines = PackedLines.of(batch, [2, 2, 2], prefix_ids=(-1, -2))
     head = int(lines.row_LW.max())
     assert head == 3
     assert lines.ids_LW[0, :2].tolist() == [-1, -2]

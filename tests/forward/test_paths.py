@@ -15,7 +15,7 @@ from ptuning.data.task import Task, Verbalizer
 from ptuning.errors import ModelError
 from ptuning.forward import shared_prefix as shared_prefix_module
 from ptuning.forward.batch_prompt import KeptPrompts
-from ptuning.forward.objective import label_scores
+from ptuning.forward.objective import label_log_probs
 from ptuning.forward.paths import label_logits
 from ptuning.forward.prefix_cache import Prefix
 from ptuning.forward.shared_prefix import can_share, shared_prefix
@@ -93,7 +93,7 @@ def test_shared_prefix_equals_splice_whatever_the_rows_lengths(any_backbone, num
     lengths = [(3, 1), (12, 2), (7, 1), (1, 3)]
     examples = [example(num_virtual_tokens, *each, seed=i) for i, each in enumerate(lengths)]
     batch = collate(examples, any_backbone.pad_id)
-    assert batch.num_shared == num_virtual_tokens
+    assert batch.num_prefix_tokens == num_virtual_tokens
     assert_paths_agree(any_backbone, trained_encoder(any_backbone, num_virtual_tokens), batch)
 
 
@@ -110,9 +110,9 @@ def test_in_bfloat16_attention_gets_numbers_of_keys_that_softmax_is_fast_for(mon
     backbone.model.to(torch.bfloat16)
     prompt_PH = initializers.from_vocabulary(backbone.vocabulary_VH, 4)
     batch = collate([example(4, *each, seed=i) for i, each in enumerate([(3, 1), (12, 2), (7, 1)])], backbone.pad_id)
-    assert backbone.joins  # found out by running it, before keys are counted
-    assert backbone.packs
-    apart = KeptPrompts.same(prompt_PH, Prefix.of(backbone, prompt_PH, batch.shared_ids), len(batch.ids_BT))
+    assert backbone.supports_joint_prefix  # found out by running it, before keys are counted
+    assert backbone.supports_packing
+    apart = KeptPrompts.same(prompt_PH, Prefix.of(backbone, prompt_PH, batch.prefix_ids), len(batch.ids_BT))
     counted, attend = [], attention.attend
     monkeypatch.setattr(attention, "attend", lambda q, k, *rest: counted.append(k.shape[2]) or attend(q, k, *rest))
     for prompt in (prompt_PH, apart):
@@ -125,7 +125,7 @@ def test_in_bfloat16_attention_gets_numbers_of_keys_that_softmax_is_fast_for(mon
 
 def test_shared_prefix_equals_splice_where_slots_follow_the_text(any_backbone):
     batch = collate(templated(any_backbone, "{prompt:3}{text}{prompt:3} is"), any_backbone.pad_id)
-    assert batch.shared_ids == (-1, -2, -3, 0)  # and the begin-of-text token
+    assert batch.prefix_ids == (-1, -2, -3, 0)  # and the begin-of-text token
     assert batch.ids_BT.min() == -6
     assert_paths_agree(any_backbone, trained_encoder(any_backbone, 6), batch)
 
@@ -134,14 +134,14 @@ def test_words_are_run_before_the_rows_with_the_virtual_tokens_that_they_follow(
     batch = collate(templated(any_backbone, "{prompt:3} a film{prompt:2} {text}"), any_backbone.pad_id)
     words = any_backbone.tokenizer(" a film").input_ids
     space = any_backbone.tokenizer(" ", add_special_tokens=False).input_ids
-    assert batch.shared_ids[: 5 + len(words)] == (-1, -2, -3, *words, -4, -5)
-    assert len(batch.shared_ids) <= 5 + len(words) + len(space)
+    assert batch.prefix_ids[: 5 + len(words)] == (-1, -2, -3, *words, -4, -5)
+    assert len(batch.prefix_ids) <= 5 + len(words) + len(space)
     assert_paths_agree(any_backbone, trained_encoder(any_backbone, 5), batch)
 
 
 def test_words_alone_that_rows_begin_with_are_run_once_too(backbone):
     batch = collate(templated(backbone, "{text}{prompt:2}:"), backbone.pad_id)
-    assert batch.shared_ids == (0,)
+    assert batch.prefix_ids == (0,)
     assert can_share(backbone, prompt_of(backbone, 2), batch)
     assert_paths_agree(backbone, trained_encoder(backbone, 2), batch)
     alone = collate([example(4, 5, 1, seed=0)], backbone.pad_id)
@@ -165,7 +165,7 @@ def test_trailing_slot_reaches_the_answer(any_backbone):
 def test_answer_may_follow_the_prompt_directly(any_backbone, text_lengths):
     examples = [example(4, num_text, 2, seed=num_text) for num_text in text_lengths]
     batch = collate(examples, any_backbone.pad_id)
-    assert batch.num_shared == 3  # the last virtual token predicts the answer: its own logits are needed
+    assert batch.num_prefix_tokens == 3  # the last virtual token predicts the answer: its own logits are needed
     assert_paths_agree(any_backbone, trained_encoder(any_backbone, 4), batch)
 
 
@@ -222,7 +222,7 @@ def test_logits_are_the_models_own_at_the_positions_before_the_labels(any_backbo
 
 
 def test_rows_share_one_run_of_the_prompt_and_one_line(backbone, monkeypatch):
-    assert backbone.joins  # found out by running it: before the runs are counted
+    assert backbone.supports_joint_prefix  # found out by running it: before the runs are counted
     sizes = []
     run = type(backbone).run
 
@@ -234,7 +234,7 @@ def test_rows_share_one_run_of_the_prompt_and_one_line(backbone, monkeypatch):
     batch = collate([example(4, n, 1, seed=n) for n in (10, 4, 5)], backbone.pad_id)
     label_logits(backbone, prompt_of(backbone, 4), batch)
     assert sizes == [(2, 13)]  # end to end, the prompt among them; a label's own logits are not needed
-    monkeypatch.setitem(backbone.__dict__, "joins", False)
+    monkeypatch.setitem(backbone.__dict__, "supports_joint_prefix", False)
     label_logits(backbone, prompt_of(backbone, 4), batch)
     assert sizes[1:] == [(1, 4), (1, 19)]  # the prompt in a run of its own
 
@@ -242,7 +242,7 @@ def test_rows_share_one_run_of_the_prompt_and_one_line(backbone, monkeypatch):
 @pytest.mark.parametrize("family", ["mamba", "lfm2"])
 def test_model_without_a_shareable_cache_is_spliced(family):
     backbone = tiny_backbone(family)
-    assert not backbone.shares_prefix
+    assert not backbone.supports_prefix_cache
     prompt_PH, examples = prompt_of(backbone, 4), [example(4, n, 1, seed=n) for n in (3, 9, 1)]
     with torch.no_grad():
         together_NV = label_logits(backbone, prompt_PH, collate(examples, backbone.pad_id))
@@ -253,7 +253,7 @@ def test_model_without_a_shareable_cache_is_spliced(family):
 
 
 def test_families_with_attention_only_share_their_prefix(any_backbone):
-    assert any_backbone.shares_prefix
+    assert any_backbone.supports_prefix_cache
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +266,7 @@ def reviews(real_backbone):
 @pytest.mark.real_model
 def test_shared_prefix_equals_splice_on_real_reviews(real_backbone, reviews):
     batch = collate(reviews[:8], real_backbone.pad_id)
-    assert batch.num_shared == 22  # and "Review:"
+    assert batch.num_prefix_tokens == 22  # and "Review:"
     assert_paths_agree(real_backbone, trained_encoder(real_backbone, 20), batch, rounding=1e-4)
 
 
@@ -286,5 +286,5 @@ def test_a_real_reviews_scores_do_not_depend_on_its_batch(real_backbone, reviews
             for side in ("right", "left"):
                 assert (scores(path, reviews, side) - alone_BC).abs().max() < 1e-4, (path, side)
         assert (
-            label_scores(real_backbone, prompt_PH, reviews, [label_ids] * len(reviews)) - alone_BC
+            label_log_probs(real_backbone, prompt_PH, reviews, [label_ids] * len(reviews)) - alone_BC
         ).abs().max() < 1e-4

@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from ptuning.data.task import Task
 from ptuning.errors import ModelError, PromptError
 from ptuning.inference import generation, streaming
-from ptuning.inference.generation import settings_of
+from ptuning.inference.generation import writing_options
 from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.inference.row_text import RowText
 from ptuning.inference.streaming import Piece
@@ -119,7 +119,7 @@ def test_stop_string_ends_an_answer_and_is_left_out(lm):
 
 
 def row_text(backbone, stop_strings=()):
-    return RowText(backbone, settings_of(backbone, 5, stop_strings, {}))
+    return RowText(backbone, writing_options(backbone, 5, stop_strings, {}))
 
 
 def test_half_a_character_and_the_beginning_of_a_stop_string_are_held_back(backbone):
@@ -199,8 +199,8 @@ def rwkv(monkeypatch):
 
 
 def test_rows_of_a_model_that_reads_padding_are_continued_one_by_one(rwkv, backbone):
-    assert backbone.heeds_mask
-    assert not rwkv.heeds_mask
+    assert backbone.ignores_left_padding
+    assert not rwkv.ignores_left_padding
     lm = prompted(rwkv, batch_size=32)
     alone = [lm.generate([row], max_new_tokens=5)[0] for row in ROWS]
     assert lm.generate(ROWS, max_new_tokens=5) == alone
@@ -216,10 +216,10 @@ def test_model_that_can_only_begin_from_ids_is_told(monkeypatch):
 
 
 def test_settings_are_greedy_and_end_at_the_models_ends(backbone):
-    settings = settings_of(backbone, 5, (), {"eos_token_id": 7})
+    settings = writing_options(backbone, 5, (), {"eos_token_id": 7})
     assert (settings.options["do_sample"], settings.options["max_new_tokens"]) == (False, 5)
     assert (settings.ends, settings.stop_strings, settings.num_beams) == ({7}, (), 1)
-    assert settings_of(backbone, 5, ["x"], {}).ends == set(backbone.end_ids)
+    assert writing_options(backbone, 5, ["x"], {}).ends == set(backbone.end_ids)
 
 
 def test_tokenizer_that_falls_back_to_bytes_streams_whole_characters():
@@ -360,7 +360,7 @@ def test_rows_read_end_to_end_are_written_on_as_padded_ones_are(family, options,
 
 
 def test_nothing_of_a_stop_string_is_told_before_half_of_one_of_its_characters(backbone):
-    settings = settings_of(backbone, 20, ["né", "ab"], {})
+    settings = writing_options(backbone, 20, ["né", "ab"], {})
     tokenizer = backbone.tokenizer
     ids = [i for text in ("x", "n") for i in tokenizer(text, add_special_tokens=False).input_ids]
     e_acute = tokenizer("é", add_special_tokens=False).input_ids
@@ -374,17 +374,17 @@ def test_nothing_of_a_stop_string_is_told_before_half_of_one_of_its_characters(b
 def test_a_given_generation_config_holds(backbone):
     lm = prompted(backbone)
     config = GenerationConfig(do_sample=True, temperature=50.0, max_new_tokens=3, eos_token_id=-1)
-    settings = settings_of(backbone, None, (), {"generation_config": config})
+    settings = writing_options(backbone, None, (), {"generation_config": config})
     assert settings.max_new_tokens == 3
     assert settings.ends == frozenset([-1])
     written = {tuple(lm.generate(ROWS[:1], generation_config=config)) for seed in range(5) if torch.manual_seed(seed)}
     assert len(written) > 1  # sampled
-    plain = settings_of(backbone, None, (), {})
+    plain = writing_options(backbone, None, (), {})
     assert (plain.max_new_tokens, plain.options["do_sample"]) == (50, False)
     assert plain.ends == frozenset(backbone.end_ids)
 
 
 def test_an_option_wins_over_a_given_generation_config(backbone):
     config = GenerationConfig(do_sample=True, max_new_tokens=3, num_beams=2)
-    settings = settings_of(backbone, 7, (), {"generation_config": config, "do_sample": False, "num_beams": 1})
+    settings = writing_options(backbone, 7, (), {"generation_config": config, "do_sample": False, "num_beams": 1})
     assert (settings.max_new_tokens, settings.options["do_sample"], settings.num_beams) == (7, False, 1)

@@ -40,9 +40,9 @@ def directory(backbone, tmp_path):
 @pytest.fixture
 def runs(backbone, monkeypatch):
     """The shapes of the model's runs from here on, what it can do having been found out by running it."""
-    assert backbone.joins
-    assert backbone.heeds_mask
-    assert backbone.heeds_gaps
+    assert backbone.supports_joint_prefix
+    assert backbone.ignores_left_padding
+    assert backbone.ignores_padding_gaps
     assert backbone._token_by_token_weights
     shapes = []
     run = type(backbone).run
@@ -146,8 +146,8 @@ def test_memory_of_a_held_prompt_is_what_is_told(backbone):
     assert held.infos()[0].num_bytes == numbers
     assert held.ready("a").prefix is not None
     head_size = config.hidden_size // config.num_attention_heads
-    num_run = len(backbone.coder(held["a"].task).common_ids)
-    states = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size * num_run * 4
+    prefix_lengths = len(backbone.coder(held["a"].task).prefix_ids)
+    states = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size * prefix_lengths * 4
     assert held.infos()[0].num_bytes == numbers + states  # on the CPU in fp32 the embeddings are shared
     own = tiny_backbone()
     own.model.to(torch.bfloat16)

@@ -74,7 +74,7 @@ def log_probability(lm, name, row, answer_ids):
     example = dataclasses.replace(examples_of(lm, name, [row])[0][0], answer_ids=answer_ids)
     with torch.no_grad():
         batch = collate([example], lm.backbone.pad_id)
-        return float(objective.answer_scores(lm.backbone, lm.prompts[name].embeddings_PH, batch, "splice")[0])
+        return float(objective.answer_log_probs(lm.backbone, lm.prompts[name].embeddings_PH, batch, "splice")[0])
 
 
 def give_ids(lm, monkeypatch):
@@ -95,7 +95,7 @@ def test_classification_is_the_softmax_of_the_label_scores_in_the_rows_order(bac
     expected = []
     for example in (found := examples_of(lm, "sentiment"))[0]:
         with torch.no_grad():
-            scores_1C = objective.whole_label_scores(
+            scores_1C = objective.whole_label_log_probs(
                 backbone, lm.prompts["sentiment"].embeddings_PH, [example], [found[1]], "splice"
             )
         expected.append(scores_1C.softmax(dim=1)[0].tolist())
@@ -524,7 +524,7 @@ def test_row_whose_text_joins_the_words_before_it_is_read_whole(backbone, method
     task = dataclasses.replace(SENTIMENT, template="{prompt:4} the go{text}:")
     lm = PromptedLM(backbone, {"p": prompt_for(backbone, task)}, batch_size=32)
     rows = [{"text": text, "label": "positive"} for text in ("od", "ne", "", "od film", " and")]  # good is one token
-    run = [each.prompt.num_run(each.example) for each in asked(lm, rows, "p", Coder.encode)]
+    run = [each.prompt.prefix_length(each.example) for each in asked(lm, rows, "p", Coder.encode)]
     assert [num is None for num in run] == [True, False, False, True, False]
     reference = PromptedLM(backbone, {"p": prompt_for(backbone, task)})
     expected = []

@@ -408,16 +408,16 @@ def test_encoder_decoder_that_does_not_say_how_it_begins_is_refused(monkeypatch)
 
 def test_a_model_that_takes_one_mask_a_row_only_does_not_lay_rows_end_to_end():
     backbone = tiny_backbone("falcon", alibi=True)
-    assert backbone.shares_prefix
-    assert not backbone.packs
+    assert backbone.supports_prefix_cache
+    assert not backbone.supports_packing
 
 
 def test_a_model_whose_attention_is_its_own_runs_a_prefix_apart():
-    assert tiny_backbone().joins
+    assert tiny_backbone().supports_joint_prefix
     for backbone in (tiny_backbone("gpt_oss"), tiny_backbone()):
         backbone.model.set_attn_implementation("eager")
-        assert backbone.packs
-        assert not backbone.joins
+        assert backbone.supports_packing
+        assert not backbone.supports_joint_prefix
 
 
 def test_a_prefix_that_does_not_reach_every_line_is_found_out(monkeypatch):
@@ -425,16 +425,16 @@ def test_a_prefix_that_does_not_reach_every_line_is_found_out(monkeypatch):
         return torch.cat([states[:, :, : prefix.num_tokens], states], dim=2)
 
     monkeypatch.setattr("ptuning.model.kernels.JointPrefix.before", of_each_line)
-    assert not tiny_backbone().joins
+    assert not tiny_backbone().supports_joint_prefix
     half = tiny_backbone()
     half.model.to(torch.bfloat16)
-    assert not half.joins
+    assert not half.supports_joint_prefix
 
 
 @pytest.mark.real_model
 def test_rounding_to_16_bits_does_not_keep_the_real_model_from_joining(real_backbone):
-    assert real_backbone.joins
-    assert Backbone.from_pretrained(ASSETS / "smollm2-135m-instruct", "bfloat16", "cpu").joins
+    assert real_backbone.supports_joint_prefix
+    assert Backbone.from_pretrained(ASSETS / "smollm2-135m-instruct", "bfloat16", "cpu").supports_joint_prefix
 
 
 @pytest.mark.parametrize("family", FAMILIES)

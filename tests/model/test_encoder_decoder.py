@@ -93,7 +93,9 @@ def test_labels_are_scored_whole(t5):
         ids = [*range(-1, -5, -1), *t5.tokenizer(f"review: {row['text']}").input_ids]
         with torch.no_grad():
             scores = [
-                float(objective.answer_scores(t5, lm.prompts["p"].embeddings_PH, t5.collate([Example(ids, each)]))[0])
+                float(
+                    objective.answer_log_probs(t5, lm.prompts["p"].embeddings_PH, t5.collate([Example(ids, each)]))[0]
+                )
                 for each in label_ids
             ]
         assert list(answer.probabilities.values()) == pytest.approx(

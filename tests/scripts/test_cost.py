@@ -38,12 +38,14 @@ def test_what_rows_share_is_counted_once() -> None:
     assert rows.num_pairs == 10 + (4 + 1) + (4 + 2) + (4 + 1) + (4 + 2) + (4 + 3)
 
 
-@pytest.mark.parametrize("num_shared", [4, 40])
-def test_what_is_kept_for_the_backward_pass_is_about_what_is_told(num_shared: int) -> None:
+@pytest.mark.parametrize("num_prefix_tokens", [4, 40])
+def test_what_is_kept_for_the_backward_pass_is_about_what_is_told(num_prefix_tokens: int) -> None:
     backbone = tiny_backbone("llama", hidden_size=64, intermediate_size=160, num_key_value_heads=4)
-    backbone.__dict__["joins"] = False  # rows of the same length, among which the prefix would leave lines half empty
-    drawn = initializers.from_vocabulary(backbone.vocabulary_VH, num_shared).requires_grad_()
-    virtual = list(range(-1, -num_shared - 1, -1))
+    backbone.__dict__["supports_joint_prefix"] = (
+        False  # rows of the same length, among which the prefix would leave lines half empty
+    )
+    drawn = initializers.from_vocabulary(backbone.vocabulary_VH, num_prefix_tokens).requires_grad_()
+    virtual = list(range(-1, -num_prefix_tokens - 1, -1))
     batch = backbone.collate([Example([*virtual, *range(10 * b, 10 * b + 60)], [3]) for b in range(1, 7)])
     weights = {each.untyped_storage().data_ptr() for each in backbone.model.parameters()}
     kept: dict[int, int] = {}
@@ -57,7 +59,7 @@ def test_what_is_kept_for_the_backward_pass_is_about_what_is_told(num_shared: in
     alive = []
     with torch.autograd.graph.saved_tensors_hooks(lambda each: alive.append(each) or note(each), lambda each: each):
         loss_sum(backbone, drawn, batch)
-    rows = cost.Rows(batch.num_shared, [own + 1 - batch.num_shared for own in batch.num_unscored], 6)
+    rows = cost.Rows(batch.num_prefix_tokens, [own + 1 - batch.num_prefix_tokens for own in batch.num_unscored], 6)
     assert sum(kept.values()) == pytest.approx(cost.kept_bytes(backbone.model, rows, 4), rel=0.2)
 
 

@@ -79,7 +79,7 @@ def test_a_conditioned_encoder_gets_the_same_gradient() -> None:
 def test_the_prompt_is_run_once_and_the_encoder_backward_once(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_backbone()
     examples, encoder = examples_of(backbone, "{prompt:5}the {text} is"), encoder_of(backbone)
-    assert backbone.packs
+    assert backbone.supports_packing
     gradient.backward_in_parts(backbone, encoder(), examples, batch_size=1)  # what it can do is found out by running it
     lines, run, passes = [], type(backbone).run, []
     monkeypatch.setattr(
@@ -88,7 +88,7 @@ def test_the_prompt_is_run_once_and_the_encoder_backward_once(monkeypatch: pytes
     next(iter(encoder.parameters())).register_post_accumulate_grad_hook(lambda _: passes.append(1))
     gradient.backward_in_parts(backbone, encoder(), examples, batch_size=1)
     assert len(lines) == 1 + len(examples)
-    assert lines[0] == backbone.collate(examples).num_shared > 5  # the virtual tokens and "the"
+    assert lines[0] == backbone.collate(examples).num_prefix_tokens > 5  # the virtual tokens and "the"
     assert len(passes) == 1
 
 

@@ -35,8 +35,8 @@ def measured(attend_with: Any, *tensors: Tensor) -> list[Tensor]:
 
 
 def torchs(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    num_shared = query.shape[1] // key.shape[1]
-    repeated = (each.repeat_interleave(num_shared, dim=1) for each in (key, value))
+    num_prefix_tokens = query.shape[1] // key.shape[1]
+    repeated = (each.repeat_interleave(num_prefix_tokens, dim=1) for each in (key, value))
     return functional.scaled_dot_product_attention(query, *repeated, mask, scale=0.3)
 
 
