@@ -207,7 +207,8 @@ def _atoms(report: Report) -> str:
     table = report.atoms
     num = min(_ATOMS_SHOWN, max(table.column("num_atoms")))
     names = ("position", "tokens", "explained", "null_95")
-    shown = Table({name: table.columns[name] for name in names}, [each for each in table if each["num_atoms"] == num])
+    records = [{name: each[name] for name in names} for each in table if each["num_atoms"] == num]
+    shown = Table({name: table.columns[name] for name in names}, records)
     grid = f'<div class="wide">{_numbers(shown)}</div>'
     return _figure("atoms", f"As sums of {num} tokens", how, grid, _numbers(table))
 
