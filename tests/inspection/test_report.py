@@ -222,6 +222,65 @@ def test_run_that_is_none_or_anothers_is_refused(tiny, tmp_path: Path) -> None:
         inspect(tuned(tiny), tiny, run=tmp_path)
 
 
+def broken_run(run_config: Path) -> tuple[str, Path]:
+    """A prompt in its run, one of whose snapshots is broken."""
+    directory = train(RunConfig.from_yaml(run_config, ["--train.max_steps=4"])).directory
+    snapshot = directory.parent / "checkpoints" / "prompts" / "00000003.safetensors"
+    assert snapshot.exists()
+    snapshot.write_bytes(b"no tensor")
+    return str(directory), snapshot
+
+
+def test_broken_snapshot_of_a_run_that_is_not_given_costs_the_trajectory_alone(run_config, capsys, caplog) -> None:
+    directory, snapshot = broken_run(run_config)
+    capsys.readouterr()
+    assert cli.main(["inspect", directory, "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["trajectory"] is None
+    assert len(plain["decoding"]["records"]) == 20
+    (record,) = [each for each in caplog.records if each.name.startswith("ptuning.inspection")]
+    assert record.getMessage().startswith(f"no trajectory: snapshot {snapshot} is broken")
+    assert "\n" not in record.getMessage()
+
+
+def test_broken_snapshot_of_a_given_run_is_an_error(run_config, capsys) -> None:
+    directory, snapshot = broken_run(run_config)
+    capsys.readouterr()
+    assert cli.main(["inspect", directory, "--run", str(snapshot.parents[2])]) == 2
+    assert f"snapshot {snapshot} is broken" in capsys.readouterr().err
+
+
+def test_run_is_found_without_reading_its_snapshots(run_config, monkeypatch, capsys) -> None:
+    directory = train(RunConfig.from_yaml(run_config, ["--train.max_steps=2"])).directory
+    whole, reads = RunDirectory.snapshots, []
+    monkeypatch.setattr(RunDirectory, "snapshots", lambda run: reads.append(run.path) or whole(run))
+    assert RunDirectory(directory.parent).has_snapshots
+    assert not RunDirectory(directory).has_snapshots
+    assert reads == []
+    assert cli.main(["inspect", str(directory)]) == 0
+    assert reads == [directory.parent]
+
+
+def test_decodings_are_compared_from_the_command_line(run_config: Path, tmp_path: Path, capsys) -> None:
+    directory = train(RunConfig.from_yaml(run_config, ["--train.max_steps=2"])).directory
+    prompt = SoftPrompt.load(directory)
+    same = dataclasses.replace(prompt, embeddings_PH=prompt.embeddings_PH.flip(0)).save(tmp_path / "same")
+    question = dataclasses.replace(prompt.task, template="{prompt:4}is this good? {text}")
+    other = dataclasses.replace(prompt, embeddings_PH=-prompt.embeddings_PH, task=question).save(tmp_path / "other")
+    foreign = dataclasses.replace(prompt, embeddings_PH=torch.randn(4, 7), fingerprint=None).save(tmp_path / "foreign")
+    capsys.readouterr()
+    compared, html = ["--compare", str(same), "--compare", str(other)], tmp_path / "report.html"
+    assert cli.main(["inspect", str(directory), *compared, "--json", "--html", str(html)]) == 0
+    one, two = json.loads(capsys.readouterr().out)["stability"]["records"]
+    assert (one["pairs"], one["num_pairs"], one["overlap"], one["by_position"]) == ("same task", 1, 1.0, 0.0)
+    assert (two["pairs"], two["num_pairs"], two["overlap"]) == ("other task", 2, 0.0)
+    assert '<figure id="stability">' in html.read_text()
+    assert cli.main(["inspect", str(directory), *compared]) == 0
+    assert "'same task'" in capsys.readouterr().out
+    assert cli.main(["inspect", str(directory), "--compare", str(foreign)]) == 2
+    assert "width" in capsys.readouterr().err
+
+
 def test_start_at_another_models_tokens_is_not_known(tiny) -> None:
     prompt = dataclasses.replace(tuned(tiny), fingerprint=tiny.fingerprint)
     assert inspect(prompt, tiny).decoding.table.column("init_token") != [None] * 25

@@ -24,20 +24,15 @@ COLUMNS = {
     "most": "the greatest overlap of a pair",
     "by_position": "mean share of positions with the same nearest token; None where the prompts' lengths differ",
 }
-
-
-def measured(table: Table) -> Measured:
-    """Overlaps with how they are read."""
-    how = (
-        "How far the nearest tokens of two prompts are the same. Where prompts of the same task overlap no more than "
-        "prompts of other tasks, the decoding does not tell tasks apart. Prompts that began at the same tokens overlap "
-        "for that reason alone."
-    )
-    return Measured(name=NAME, title="Beside other prompts", how=how, table=table)
+HOW = (
+    "How far two prompts have the same nearest tokens. Where prompts of the same task overlap no more than prompts of "
+    "other tasks, the decoding does not tell tasks apart. Prompts that began at the same tokens overlap for that "
+    "reason alone."
+)
 
 
 @torch.no_grad()
-def stability(prompts: Mapping[str, Sequence[Tensor]], vocabulary: Vocabulary, k: int = 1) -> Table:
+def stability(prompts: Mapping[str, Sequence[Tensor]], vocabulary: Vocabulary, k: int = 1) -> Measured:
     """Compares the decodings of prompts.
 
     Prompts that began at the same tokens, as those of one seed do, overlap for that reason alone: tune each with its
@@ -49,7 +44,8 @@ def stability(prompts: Mapping[str, Sequence[Tensor]], vocabulary: Vocabulary, k
         k: How many nearest tokens of each virtual token count.
 
     Returns:
-        A record for pairs of the same task and one for pairs of different tasks; `COLUMNS` says what it holds.
+        A table with a record for pairs of the same task and one for pairs of different tasks; `COLUMNS` says what it
+        holds.
 
     Raises:
         PromptError: When there are fewer than two prompts.
@@ -62,7 +58,8 @@ def stability(prompts: Mapping[str, Sequence[Tensor]], vocabulary: Vocabulary, k
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {"same task": [], "other task": []}
     for (task, one), (other_task, other) in combinations(decoded, 2):
         pairs["same task" if task == other_task else "other task"].append((one, other))
-    return Table(COLUMNS, [_record(name, own) for name, own in pairs.items() if own])
+    table = Table(COLUMNS, [_record(name, own) for name, own in pairs.items() if own])
+    return Measured(name=NAME, title="Beside other prompts", how=HOW, table=table)
 
 
 def _record(name: str, pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, object]:

@@ -34,15 +34,10 @@ COLUMNS = {
     "source_layer": "the layer whose input the states are",
     "target_layer": "the layer that received them as input",
 }
-
-
-def measured(table: Table) -> Measured:
-    """Texts with how they are read."""
-    how = (
-        "What the model writes when it is asked to put the prompt into words, and what it writes for controls that say "
-        "nothing. Where the controls' texts are much the same, the text is the model's habit."
-    )
-    return Measured(name=NAME, title="In the model's words", how=how, table=table)
+HOW = (
+    "What the model writes when it is asked to put the prompt into words, and what it writes for controls that say "
+    "nothing. Where the controls' texts are much the same, the text is the model's habit."
+)
 
 
 @torch.no_grad()
@@ -53,7 +48,7 @@ def verbalise(
     layers: tuple[int, int] | None = None,
     max_new_tokens: int = 24,
     seed: int = 0,
-) -> Table:
+) -> Measured:
     """Asks the model what a prompt says, and what meaningless prompts say.
 
     Args:
@@ -66,7 +61,7 @@ def verbalise(
         seed: Seed of the random control.
 
     Returns:
-        A record for each prompt, the soft prompt first; `COLUMNS` says what it holds.
+        A table with a record for each prompt, the soft prompt first; `COLUMNS` says what it holds.
 
     Raises:
         ModelError: When the model's layers cannot be reached.
@@ -84,7 +79,7 @@ def verbalise(
         words = text.lower().split()
         shared = sum(word in own for word in words) / len(words) if words else 0.0
         records.append({"prompt": name, "text": text, "shared": shared, "source_layer": source, "target_layer": target})
-    return Table(COLUMNS, records)
+    return Measured(name=NAME, title="In the model's words", how=HOW, table=Table(COLUMNS, records))
 
 
 def require_layers(backbone: Backbone) -> Any:
