@@ -1,4 +1,4 @@
-"""The page is one file that fetches nothing and runs nothing, says all in words too, and shows on a phone."""
+"""The page is one file that fetches and runs nothing, says everything in words too, and fits on a phone."""
 
 import re
 import shutil

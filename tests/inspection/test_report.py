@@ -47,9 +47,8 @@ def test_report_is_plain_data(report):
     plain = json.loads(json.dumps(report.as_dict(), allow_nan=False))
     assert plain["verdict"]["word"] in WORDS
     assert plain["note"] == FIDELITY_NOTE
-    assert set(plain) == {
-        *("verdict", "metric", "note", "row", "geometry", "ladder", "decoding", "atoms", "importance", "trajectory")
-    }
+    names = ["verdict", "metric", "note", "row", "geometry", "ladder", "decoding", "atoms", "importance", "trajectory"]
+    assert set(plain) == set(names)
     for name in ("decoding", "atoms", "importance"):
         assert set(plain[name]["records"][0]) == set(plain[name]["columns"])
     assert len(plain["decoding"]["records"]) == 15

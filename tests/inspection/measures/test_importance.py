@@ -1,4 +1,4 @@
-"""A planted important token is ranked first, and changes of the loss are what they are said to be."""
+"""A planted important token is ranked first, and the changes are changes of the loss."""
 
 import pytest
 from families import tiny_backbone
@@ -23,7 +23,7 @@ def tiny():
 
 
 def planted(backbone):
-    """Four virtual tokens that are the same but for one, and rows whose answers are those the model then gives."""
+    """Four virtual tokens of which one differs from the others, and rows with the answers that the model then gives."""
     vocabulary = Vocabulary.of(backbone)
     prompt_PH = vocabulary.rows([270, 270, 300, 270])
     task = Task("{prompt:4}review: {text} sentiment", verbalizer=LABELS)
