@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ptuning.evaluation.scoring import evaluate as evaluate
     from ptuning.evaluation.scoring import evaluate_rows as evaluate_rows
     from ptuning.evaluation.scoring import score_rows as score_rows
-    from ptuning.evaluation.scoring import sides as sides
+    from ptuning.evaluation.scoring import with_and_without as with_and_without
     from ptuning.evaluation.table import Table as Table
 
 __getattr__, __dir__, __all__ = lazily(
@@ -30,7 +30,7 @@ __getattr__, __dir__, __all__ = lazily(
     {
         "bootstrap": ("Estimate", "Measure", "Resampled", "Scores", "least"),
         "charts": ("Bar", "Bars", "Cloud", "Curves"),
-        "scoring": ("Metrics", "RowScores", "evaluate", "evaluate_rows", "score_rows", "sides"),
+        "scoring": ("Metrics", "RowScores", "evaluate", "evaluate_rows", "score_rows", "with_and_without"),
         "table": ("Table",),
     },
 )
