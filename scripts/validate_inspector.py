@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The inspector's verdicts on prompts whose truth is known, on the real model (run scripts/demo.sh first)."""
+"""Checks the inspector on the real model, with prompts whose meaning is known (run scripts/demo.sh first)."""
 
 import argparse
 import csv
@@ -23,9 +23,24 @@ FACTS = {
 }
 OTHERS = ("red", "dog", "May", "tea")  # answers that are wrong in every row
 BEFORE = (
-    *("", "It rains. ", "We had lunch. ", "Today is Monday. ", "The shop is open. ", "They came by train. "),
-    *("Some were glad. ", "It is cold. ", "The road is long. ", "We sat down. ", "All is well. ", "Then it was noon. "),
-    *("She reads a book. ", "He is old. ", "I am at home. ", "Nobody knows why. ", "The bus is late. ", "Look. "),
+    "",
+    "It rains. ",
+    "We had lunch. ",
+    "Today is Monday. ",
+    "The shop is open. ",
+    "They came by train. ",
+    "Some were glad. ",
+    "It is cold. ",
+    "The road is long. ",
+    "We sat down. ",
+    "All is well. ",
+    "Then it was noon. ",
+    "She reads a book. ",
+    "He is old. ",
+    "I am at home. ",
+    "Nobody knows why. ",
+    "The bus is late. ",
+    "Look. ",
 )
 PULL = 0.3  # cost 0.6 points of accuracy on 500 validation rows and 1.0 cost 2.0; both decoded to the third text
 TEXTS = (
@@ -36,7 +51,7 @@ TEXTS = (
 
 
 def told(backbone: ptuning.Backbone) -> tuple[ptuning.SoftPrompt, list[Row]]:
-    """A text that states facts, its embeddings a little off, and rows that ask for them."""
+    """A prompt close to the embeddings of a text that states facts, and rows that ask for these facts."""
     text = "".join(f" {fact} {answer}." for fact, answer in FACTS.items())
     ids = backbone.tokenizer(text, add_special_tokens=False).input_ids
     exact_PH = Vocabulary.of(backbone).rows(ids)
@@ -49,7 +64,7 @@ def told(backbone: ptuning.Backbone) -> tuple[ptuning.SoftPrompt, list[Row]]:
 
 
 def shuffled(config: ptuning.RunConfig, directory: Path) -> ptuning.SoftPrompt:
-    """A prompt tuned on rows whose labels were shuffled among them."""
+    """A prompt tuned on rows with shuffled labels."""
     rows = read_rows(config.data.train, "train", config.data.task.columns)
     labels = [row.values["label"] for row in rows]
     random.Random(0).shuffle(labels)
@@ -62,10 +77,10 @@ def shuffled(config: ptuning.RunConfig, directory: Path) -> ptuning.SoftPrompt:
 
 
 def main() -> None:
-    """Prints a verdict a prompt; exit status 1 where one is not what is known of the prompt, or a pull failed."""
+    """Prints a verdict for each prompt; exit status 1 when one is not as expected, or a pull failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="configs/movie_reviews.yaml")
-    parser.add_argument("--rows", type=int, default=500, help="rows of the test set that are read, 50 or more")
+    parser.add_argument("--rows", type=int, default=500, help="rows of the test set to read, 50 or more")
     options = parser.parse_args()
     if options.rows < 50:
         parser.error(f"--rows {options.rows}: 50 or more are needed to judge")
@@ -87,7 +102,7 @@ def main() -> None:
         )
 
     print("| prompt | verdict | gain over random tokens | kept by the text | decodes to init |\n|---|---|---|---|---|")
-    none = (NO_EFFECT, DECORATIVE, ECHO)  # nothing that invites to read the text
+    none = (NO_EFFECT, DECORATIVE, ECHO)  # verdicts that do not invite anyone to believe the text
     show("a text that helps, a little off", *told(backbone), FAITHFUL)
     show("the demo's", demo, test, *none)
     show("labels shuffled", shuffled(config, Path("runs/validate")), test, NO_EFFECT, DECORATIVE)
@@ -101,7 +116,7 @@ def main() -> None:
         free, pulled = found.table
         unexpected += pulled["f1"] <= 0.9 or free["accuracy"] - pulled["accuracy"] > 0.02
         scores = f"free {free['accuracy']:.3f}, pulled {pulled['accuracy']:.3f}, F1 {pulled['f1']:.2f}"
-        unknown = dataclasses.replace(found.prompts[1], init={})  # so that its start cannot give it away
+        unknown = dataclasses.replace(found.prompts[1], init={})  # without its start, which would give it away
         show(f"pulled to {text[1:24]!r}: {scores}", unknown, test, PARTIAL, *none)
     sys.exit(1 if unexpected else 0)
 

@@ -1,4 +1,7 @@
-"""`ptuning inspect`."""
+"""`ptuning inspect`: reads the prompt, its rows and its run, and prints the report.
+
+Knows nothing of how anything is measured.
+"""
 
 import argparse
 import json
@@ -12,28 +15,38 @@ from ptuning.errors import DataError, PromptError
 
 def add(commands: Any) -> None:
     """Adds the command to the parser."""
-    about = "what a prompt decodes to, and how much of that can be believed"
+    about = "what a prompt decodes to, and how far that can be believed"
     parser = prompt_command(commands, "inspect", about, run)
     parser.add_argument("--data", help="rows with answers, on which the verdict rests; without them nothing is judged")
-    parser.add_argument("--max-rows", type=positive, default=500, help="rows of --data, at random (default: 500)")
-    parser.add_argument("--human", metavar="TEXT", help="a person's prompt to measure beside it")
+    parser.add_argument("--max-rows", type=positive, default=500, help="random rows of --data to read (default: 500)")
+    parser.add_argument("--human", metavar="TEXT", help="a person's prompt to score beside it")
     parser.add_argument("--html", metavar="FILE", help="write the report as one HTML file")
     parser.add_argument(
         "--run",
         dest="run_directory",
         metavar="DIR",
-        help="the training run (default: the directory that PROMPT_DIR is in)",
+        help="the training run to follow the prompt through (default: the directory that PROMPT_DIR is in)",
     )
-    parser.add_argument("--top-k", type=int, default=5, help="neighbours a virtual token (default: 5)")
+    parser.add_argument("--top-k", type=int, default=5, help="neighbours of each virtual token (default: 5)")
     metrics = ("cosine", "centred_cosine", "l2", "csls")
-    parser.add_argument("--metric", choices=metrics, default="cosine", help="what near means (default: cosine)")
-    parser.add_argument("--input", help="for a conditioned prompt: the text whose own prompt is shown")
+    parser.add_argument(
+        "--metric", choices=metrics, default="cosine", help="how distance is measured (default: cosine)"
+    )
+    parser.add_argument("--input", help="for a conditioned prompt: the text whose own prompt is decoded")
     parser.add_argument("--verbalise", action="store_true", help="also ask the model to put the prompt into words")
     parser.add_argument("--wayward", metavar="TEXT", help="also tune prompts whose decoding is pulled to this text")
+    parser.add_argument(
+        "--compare",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="also compare its decoding with that of this prompt, tuned with another seed or for another task; "
+        "may be given several times",
+    )
 
 
 def _load_embeddings(parsed: argparse.Namespace) -> tuple[Any, Any]:
-    """The prompt, and of its base model the embeddings alone."""
+    """The prompt and the embeddings of its base model, without the model's layers."""
     from ptuning.inference import PromptLibrary, as_prompt, base_revision
     from ptuning.model import Backbone
 
@@ -55,6 +68,7 @@ def run(parsed: argparse.Namespace) -> None:
         lm = load_model(parsed)
         prompt, backbone = lm.prompts["prompt"], lm.backbone
     rows, train = _sample(parsed, prompt), _require_possible(parsed, prompt, backbone)
+    others = _others(parsed, backbone)
     report = inspect(
         prompt,
         backbone,
@@ -64,24 +78,28 @@ def run(parsed: argparse.Namespace) -> None:
         row=_own_row(parsed, prompt, backbone),
         human=parsed.human,
         run=parsed.run_directory or _run_of(parsed.prompt),
+        require_run=parsed.run_directory is not None,
         options=read_options(parsed, progress=parsed.data is not None),
     )
     if not parsed.json:
         print("\n".join(lines(report)), flush=True)
     if parsed.html:
         write_page(report, parsed.html, parsed.prompt)
-    more = _asked_for(parsed, prompt, backbone, train, rows)
+    more = _more(parsed, prompt, backbone, train, rows, others)
+    report = report.with_measures(*more)
+    if parsed.html and more:
+        write_page(report, parsed.html, parsed.prompt)
     if parsed.json:
-        print(json.dumps(report.as_dict() | {name: table.as_dict() for name, table in more.items()}))
+        print(json.dumps(report.as_dict()))
         return
-    for name, table in more.items():
-        print("\n".join(["", name, *table_lines(table)]))
+    for measured in more:
+        print("\n".join(["", measured.name, *table_lines(measured.table)]))
     if parsed.html:
         print(f"saved: {parsed.html}")
 
 
 def _require_possible(parsed: argparse.Namespace, prompt: Any, backbone: Any) -> list[Any]:
-    """Finds what would fail after minutes before they are spent; gives the rows that --wayward tunes on."""
+    """Refuses at once what would fail after minutes; returns the rows that --wayward tunes on."""
     from ptuning.data import read_rows
     from ptuning.files import require_writable
     from ptuning.inspection import require_layers
@@ -103,11 +121,18 @@ def _require_possible(parsed: argparse.Namespace, prompt: Any, backbone: Any) ->
 
 
 def _run_of(prompt: str) -> Path | None:
-    """The training run that a prompt's directory is in; None where it is in none."""
+    """The training run that a prompt's directory is in, if it kept snapshots."""
     from ptuning.training import RunDirectory
 
     found = Path(prompt).absolute().parent
-    return found if RunDirectory(found).snapshots() else None
+    return found if RunDirectory(found).has_snapshots else None
+
+
+def _others(parsed: argparse.Namespace, backbone: Any) -> dict[str, Any]:
+    """Directory -> prompt of each --compare."""
+    from ptuning.inference import PromptLibrary
+
+    return dict(PromptLibrary(backbone, {path: path for path in parsed.compare}, parsed.allow_other_base))
 
 
 def _sample(parsed: argparse.Namespace, prompt: Any) -> list[Any] | None:
@@ -131,15 +156,21 @@ def _own_row(parsed: argparse.Namespace, prompt: Any, backbone: Any) -> dict[str
     return one_row(parsed.input, backbone.coder(prompt.task).columns if prompt.task else ("text",))
 
 
-def _asked_for(parsed: argparse.Namespace, prompt: Any, backbone: Any, train: Any, rows: Any) -> dict[str, Any]:
-    """The tables of what is made only where it is asked for."""
-    found = {}
+def _more(
+    parsed: argparse.Namespace, prompt: Any, backbone: Any, train: list[Any], rows: Any, others: dict[str, Any]
+) -> list[Any]:
+    """The measures that are made only on request."""
+    from ptuning.inspection import Vocabulary, stability, verbalise, wayward
+
+    found: list[Any] = []
     if parsed.verbalise:
-        from ptuning.inspection import verbalise
-
-        found["verbalise"] = verbalise(prompt, backbone)
+        found.append(verbalise(prompt, backbone))
     if parsed.wayward is not None:
-        from ptuning.inspection import wayward
-
-        found["wayward"] = wayward(prompt, backbone, train, rows, parsed.wayward).table
+        found.append(wayward(prompt, backbone, train, rows, parsed.wayward))
+    if others:
+        tasks: dict[str, list[Any]] = {}
+        for path, each in [(parsed.prompt, prompt), *others.items()]:
+            task = str(each.task.without_prompt()) if each.task else path  # slots of any size, anywhere
+            tasks.setdefault(task, []).append(each.embeddings_PH)
+        found.append(stability(tasks, Vocabulary.of(backbone)))
     return found

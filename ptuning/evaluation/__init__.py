@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 from ptuning.lazy import lazily
 
 if TYPE_CHECKING:
-    from ptuning.evaluation import charts as charts
     from ptuning.evaluation.bootstrap import Estimate as Estimate
     from ptuning.evaluation.bootstrap import Measure as Measure
     from ptuning.evaluation.bootstrap import Resampled as Resampled
     from ptuning.evaluation.bootstrap import Scores as Scores
     from ptuning.evaluation.bootstrap import least as least
     from ptuning.evaluation.charts import Bar as Bar
+    from ptuning.evaluation.charts import Bars as Bars
+    from ptuning.evaluation.charts import Cloud as Cloud
+    from ptuning.evaluation.charts import Curves as Curves
     from ptuning.evaluation.scoring import Metrics as Metrics
     from ptuning.evaluation.scoring import RowScores as RowScores
     from ptuning.evaluation.scoring import evaluate as evaluate
@@ -26,9 +28,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
-        "": ("charts",),
         "bootstrap": ("Estimate", "Measure", "Resampled", "Scores", "least"),
-        "charts": ("Bar",),
+        "charts": ("Bar", "Bars", "Cloud", "Curves"),
         "scoring": ("Metrics", "RowScores", "evaluate", "evaluate_rows", "score_rows", "with_and_without"),
         "table": ("Table",),
     },

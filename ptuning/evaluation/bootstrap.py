@@ -1,4 +1,4 @@
-"""Rows' scores under several prompts, and intervals for what is made of them (bootstrap, the same rows everywhere).
+"""Scores of the same rows under several prompts, and bootstrap intervals for what follows from them.
 
 Knows nothing of models.
 """
@@ -16,7 +16,8 @@ from torch import Tensor
 from ptuning.evaluation.scoring import RowScores
 
 _REPLICATES = 1000
-_LEAST_DIVERGENCE = 1e-5  # nats: more than rounding makes
+_PART = 2**22  # draws that are made or multiplied at a time: memory beside the counts stays small
+_LEAST_DIVERGENCE = 1e-5  # nats; smaller ones may be rounding
 _LOW, _HIGH = 0.025, 0.975
 Measure = Literal["accuracy", "loss"]
 
@@ -56,31 +57,31 @@ class Estimate:
 
 
 def least(estimates: Iterable[Estimate]) -> Estimate:
-    """The one with the lowest lower end; an undefined one before all."""
+    """The estimate with the lowest lower end; an undefined one counts as the lowest."""
     return min(estimates, key=lambda each: -math.inf if each.low is None else each.low)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Rows' scores with K prompts of one kind, `[N, K]`."""
+    """Scores of N rows with K prompts of one kind."""
 
     correct_NK: Tensor
     """1 where the answer is right."""
     loss_NK: Tensor
     """Cross-entropy of the row's answer, in nats."""
     is_measured_NK: Tensor
-    """Whether the row was read with the prompt."""
+    """1 where the row was read with the prompt."""
     labels_NKC: Tensor | None
-    """Log-probabilities of the labels among themselves."""
+    """Log-probabilities of the labels, normalised over the labels; None where answers are generated."""
 
     @classmethod
     def one(cls, scores: RowScores) -> Self:
-        """One prompt, all rows."""
+        """Scores of all rows with one prompt."""
         return cls.several([(range(len(scores.log_probs_N)), scores)], len(scores.log_probs_N))
 
     @classmethod
     def several(cls, parts: Sequence[tuple[Sequence[int], RowScores]], num_rows: int) -> Self:
-        """Several prompts, each with some of the rows."""
+        """Scores with several prompts, each of which read some of the rows."""
         shape = (num_rows, len(parts))
         correct_NK, loss_NK, is_measured_NK = torch.zeros(shape), torch.zeros(shape), torch.zeros(shape)
         labels = [scores.labels_NC for _, scores in parts if scores.labels_NC is not None]
@@ -95,25 +96,26 @@ class Scores:
         return cls(correct_NK, loss_NK, is_measured_NK, labels_NKC)
 
     def of(self, measure: Measure) -> Tensor:
-        """`[N, K]`."""
+        """The scores in one measure, `[N, K]`."""
         return self.correct_NK if measure == "accuracy" else self.loss_NK
 
 
 class Resampled:
     """Scores of several kinds of prompts on the same rows, resampled together.
 
-    A replicate draws the rows anew, the same for all kinds, and each kind's prompts.
+    Each replicate draws rows, the same for all kinds, and prompts of each kind. How often a row is drawn is kept as an
+    8-bit integer: 100,000 rows take 100 MB.
 
     Args:
-        scores: Name -> its scores.
-        seed: Of the replicates.
+        scores: Kind -> its scores.
+        seed: Seed of the draws.
     """
 
     def __init__(self, scores: Mapping[str, Scores], seed: int = 0) -> None:
         self._scores, generator = dict(scores), torch.Generator().manual_seed(seed)
         num_rows = len(next(iter(scores.values())).loss_NK)
-        self._rows_RN = _weights(num_rows, generator)
-        self._prompts_RK = {name: _weights(each.loss_NK.shape[1], generator) for name, each in scores.items()}
+        self._rows_RN = _counts(num_rows, generator)
+        self._prompts_RK = {name: _counts(each.loss_NK.shape[1], generator) for name, each in scores.items()}
 
     @property
     def names(self) -> list[str]:
@@ -126,15 +128,15 @@ class Resampled:
         return all(each.labels_NKC is not None for each in self._scores.values())
 
     def num_prompts(self, name: str) -> int:
-        """Prompts of a kind."""
+        """How many prompts of a kind there are."""
         return self._scores[name].loss_NK.shape[1]
 
     def num_rows(self, name: str) -> int:
-        """Rows read with a kind, those of all its prompts together."""
+        """How many rows were read with a kind, summed over its prompts."""
         return int(self._scores[name].is_measured_NK.sum())
 
     def mean(self, name: str, measure: Measure) -> Estimate:
-        """Mean accuracy or loss of a kind."""
+        """The mean accuracy or loss of a kind."""
         return self._estimate(lambda means: means(name, measure))
 
     def gain(self, name: str, over: str, measure: Measure) -> Estimate:
@@ -143,9 +145,9 @@ class Resampled:
         return self._estimate(lambda means: sign * (means(name, measure) - means(over, measure)))
 
     def kept(self, name: str, whole: str, base: str, measure: Measure, own_base: str | None = None) -> Estimate:
-        """Which share of what `whole` gains over `base` a kind keeps; undefined where that gain may be nothing.
+        """The share of the gain of `whole` over `base` that a kind keeps; undefined where that gain may be zero.
 
-        What the kind itself gains is counted over `own_base`, where that is another.
+        The gain of the kind itself is measured over `own_base`, by default `base`.
         """
         if not self.gain(whole, base, measure).is_above_zero:
             return Estimate(None, None, None)
@@ -159,7 +161,10 @@ class Resampled:
         return self._estimate(share)
 
     def divergence_kept(self, name: str, whole: str, base: str) -> Estimate:
-        """1 - KL(whole, name) / KL(whole, base), of labels, means over rows; undefined where the second may be 0."""
+        """1 - KL(whole, name) / KL(whole, base), each a mean over rows; undefined where the second may be 0.
+
+        The divergences are those of the label distributions.
+        """
         of_name, of_base = (self._divergences(each, whole) for each in (name, base))
         low = _interval(self._weighted(of_base, base)).low
         if low is None or low < _LEAST_DIVERGENCE:
@@ -167,31 +172,49 @@ class Resampled:
         return _interval(1 - self._weighted(of_name, name) / self._weighted(of_base, base))
 
     def _divergences(self, name: str, whole: str) -> Tensor:
-        """KL of each row's and prompt's label distribution from the soft prompt's, `[N, K]`."""
+        """KL divergence of each row's label distribution under a kind from that under `whole`, `[N, K]`."""
         expected_NKC, found_NKC = self._scores[whole].labels_NKC, self._scores[name].labels_NKC
         assert expected_NKC is not None
         assert found_NKC is not None
         return (expected_NKC.exp() * (expected_NKC - found_NKC)).sum(dim=2)
 
     def _weighted(self, values_NK: Tensor, name: str) -> Tensor:
-        """Means over rows and prompts, as they are and then of each replicate, `[1 + R]`."""
+        """Means over rows and prompts: of the data itself, then of each replicate, `[1 + R]`."""
         measured_NK, prompts_RK = self._scores[name].is_measured_NK, self._prompts_RK[name]
-        total_R = ((self._rows_RN @ (values_NK * measured_NK)) * prompts_RK).sum(dim=1)
-        return total_R / ((self._rows_RN @ measured_NK) * prompts_RK).sum(dim=1)
+        total_R = (self._row_sums(values_NK * measured_NK) * prompts_RK).sum(dim=1)
+        return total_R / (self._row_sums(measured_NK) * prompts_RK).sum(dim=1)
+
+    def _row_sums(self, values_NK: Tensor) -> Tensor:
+        """Sums over the rows as often as they are drawn, `[1 + R, K]`."""
+        num = _num_replicates(len(values_NK))
+        part_RN, sums_RK = torch.empty(num, len(values_NK)), torch.empty(len(self._rows_RN), values_NK.shape[1])
+        for counts_RN, own_RK in zip(self._rows_RN.split(num), sums_RK.split(num), strict=True):
+            torch.mm(part_RN[: len(counts_RN)].copy_(counts_RN), values_NK, out=own_RK)
+        return sums_RK
 
     def _estimate(self, make: Callable[[Callable[[str, Measure], Tensor]], Tensor]) -> Estimate:
         return _interval(make(lambda name, measure: self._weighted(self._scores[name].of(measure), name)))
 
 
-def _weights(num: int, generator: torch.Generator) -> Tensor:
-    """How often each is drawn: once each, and then in replicates, `[1 + R, num]`."""
-    drawn_RN = torch.randint(num, (_REPLICATES, num), generator=generator)
-    weights_RN = torch.zeros(_REPLICATES, num).scatter_add_(1, drawn_RN, torch.ones(_REPLICATES, num))
-    return torch.cat([torch.ones(1, num), weights_RN])
+def _counts(num: int, generator: torch.Generator) -> Tensor:
+    """How often each of `num` things is drawn, `[1 + R, num]`: once each in the first row, then in every replicate.
+
+    8 bits are enough: a thing is drawn once a replicate on average, and 256 times with a chance below 1e-500.
+    """
+    counts_RN = torch.ones(1 + _REPLICATES, num, dtype=torch.uint8)
+    for part_RN in counts_RN[1:].split(_num_replicates(num)):
+        drawn_RN = torch.randint(num, part_RN.shape, generator=generator)
+        part_RN.zero_().scatter_add_(1, drawn_RN, torch.ones_like(part_RN))
+    return counts_RN
+
+
+def _num_replicates(num: int) -> int:
+    """How many replicates of `num` draws each are handled at a time."""
+    return max(1, _PART // num)
 
 
 def _interval(values_R: Tensor) -> Estimate:
-    """The first value, with the interval of the others."""
+    """The first value, with the 95 % interval that the others span."""
     drawn_R = values_R[1:][values_R[1:].isfinite()]
     low, high = (float(drawn_R.quantile(q)) for q in (_LOW, _HIGH))
     return Estimate(float(values_R[0]), low, high)

@@ -1,4 +1,4 @@
-"""A documented table: plain records, each column with a line on what it holds; a pandas frame on demand.
+"""A table that documents itself: plain records, and for each column a line that says what it holds.
 
 Knows nothing of what is measured.
 """
@@ -14,16 +14,20 @@ class Table:
     """Records with the same columns."""
 
     columns: Mapping[str, str]
-    """Name -> what it holds."""
+    """Column -> what it holds."""
     records: Sequence[Mapping[str, Any]]
-    """One mapping a record, each with every column."""
+    """Records, each of which maps every column to a value."""
+
+    def __post_init__(self) -> None:
+        for record in self.records:
+            assert record.keys() == self.columns.keys(), f"{sorted(record)} are not {sorted(self.columns)}"
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         """The records."""
         return iter(self.records)
 
     def __len__(self) -> int:
-        """How many records there are."""
+        """The number of records."""
         return len(self.records)
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
@@ -31,14 +35,14 @@ class Table:
         return self.records[index]
 
     def column(self, name: str) -> list[Any]:
-        """A column's values."""
+        """The values of a column."""
         return [record[name] for record in self.records]
 
     def frame(self) -> Any:
-        """The same as a pandas DataFrame."""
+        """The table as a pandas DataFrame."""
         pandas = importlib.import_module("pandas")
         return pandas.DataFrame(list(self.records), columns=list(self.columns))
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The table as plain data."""
         return {"columns": dict(self.columns), "records": [dict(record) for record in self.records]}

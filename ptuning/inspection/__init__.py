@@ -1,6 +1,6 @@
-"""What a prompt means, as far as that can be told: verdict, measures, and the pages that show them.
+"""What a prompt means, as far as that can be told: a verdict, measures, and the page and lines that show them.
 
-`measures` each look at one thing, `vocabulary` is what they compare with. Knows nothing of training.
+Each module in `measures` looks at one thing; `vocabulary` holds what they compare with. Knows nothing of training.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""One word and one sentence on whether a decoding may be read, from what prompts do and never from geometry alone.
+"""One word and one sentence on whether a decoding can be believed, judged by what prompts do, not by geometry alone.
 
 Knows nothing of how the scores were measured.
 """
@@ -23,13 +23,13 @@ class Thresholds:
     """Where one verdict ends and the next begins."""
 
     faithful: float = 0.8
-    """Share of the soft prompt's gain that the decoding as text must keep, lower confidence bound."""
+    """Share of the soft prompt's gain that a faithful decoding keeps as text (lower end of the 95 % interval)."""
     partial: float = 0.2
-    """The same for a decoding of which a part may be believed."""
+    """The same share for a decoding that can be believed in part."""
     echo: float = 0.5
-    """Share of virtual tokens that still decode to their initial token, from which the decoding is the init's."""
+    """Share of virtual tokens that still decode to their initial token; from here on a decoding may be an echo."""
     rows: int = 50
-    """Rows below which nothing is judged: of so few an interval says little."""
+    """Fewest rows to judge on: with fewer an interval says little."""
 
     def __post_init__(self) -> None:
         shares = self.partial, self.faithful, self.echo
@@ -45,29 +45,29 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What may be believed of a decoding."""
+    """How far a decoding can be believed."""
 
     word: str
     """FAITHFUL, PARTIAL, ECHO OF INIT, DECORATIVE, NO EFFECT or NOT JUDGED."""
     sentence: str
-    """What that means here."""
+    """The word in a sentence, with its numbers."""
     measure: Measure | None
-    """What the gains are counted in: accuracy or loss."""
+    """The measure of all gains: accuracy or loss."""
     gain: Estimate | None
-    """What the soft prompt gains over random tokens."""
+    """The soft prompt's gain over random tokens."""
     learned: Estimate | None
-    """What it gains over the untrained prompt; None where that is not known."""
+    """Its gain over the untrained prompt; None where that is not known."""
     fidelity: Estimate | None
     """The share of the gain that the decoding keeps; value None where it is undefined."""
     gap: Estimate | None
-    """Discretisation gap: what is lost when each virtual token is replaced by its nearest token's embedding."""
+    """Discretisation gap: the loss of replacing each virtual token by its nearest token's embedding."""
     share_init: float
     """Share of virtual tokens that still decode to their initial token."""
     thresholds: Mapping[str, float]
     """Where one verdict ends and the next begins."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The verdict as plain data."""
         return dataclasses.asdict(self)
 
 
@@ -77,10 +77,10 @@ def judge(
     """Gives the verdict.
 
     Args:
-        scores: The ladder's scores; None where no rows were given, and so nothing is judged.
+        scores: The ladder's scores; None without rows: nothing is judged.
         share_init: Share of virtual tokens that decode to the token that they were initialised from.
         thresholds: Where one verdict ends and the next begins.
-        measure: accuracy or loss; None: accuracy where answers are labels, else loss.
+        measure: accuracy or loss; None: accuracy where answers are labels, otherwise loss.
     """
     limits = thresholds or Thresholds()
     known = dataclasses.asdict(limits)
@@ -113,7 +113,7 @@ def _word(
     if share_init >= limits.echo and init in scores.names and not scores.gain(decoding, init, measure).is_above_zero:
         return ECHO
     low = fidelity.low
-    assert low is not None  # the gain is above 0, so that the share of it is defined
+    assert low is not None  # the gain is above 0, so its share is defined
     return FAITHFUL if low >= limits.faithful else PARTIAL if low >= limits.partial else DECORATIVE
 
 
@@ -134,10 +134,10 @@ def _sentence(
         return shown + (_MORE_ROWS if (gains[than].high or 0.0) > 0 else "")
     if word == ECHO:
         learned = gains.get(UNTRAINED)
-        since = "" if learned is None else f" What training added, {learned} in {measure}, cannot be seen in them."
+        since = "" if learned is None else f" What training added, {learned} in {measure}, does not show in them."
         return (
-            f"{share_init:.0%} of the virtual tokens decode to the tokens they began at, and the decoding is not shown "
-            f"to do more than that beginning.{since}"
+            f"{share_init:.0%} of the virtual tokens decode to their initial tokens, and the decoding is not shown to "
+            f"do more than those did.{since}"
         )
     if word == DECORATIVE:
         return f"Do not read this text: {kept}." + (_MORE_ROWS if (fidelity.high or 0.0) >= limits.faithful else "")

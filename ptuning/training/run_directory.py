@@ -136,6 +136,11 @@ class RunDirectory:
         with whole_file(self._snapshots / f"{step:08}{_SNAPSHOT}") as beside:
             save_file({"prompt_embeddings": prompt_PH.detach().float().cpu().contiguous()}, beside)
 
+    @property
+    def has_snapshots(self) -> bool:
+        """Whether the run kept any snapshot; none is read to find out."""
+        return bool(self._snapshot_files())
+
     def snapshots(self) -> dict[int, Tensor]:
         """Step -> the prompt as it was then, `[P, H]` fp32; in the order of steps."""
         found = {}

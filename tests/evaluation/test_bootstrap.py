@@ -1,8 +1,12 @@
-"""Intervals are those of rows drawn again, the same rows for every prompt."""
+"""Intervals come from rows that are drawn again, the same rows for every prompt."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from ptuning.evaluation import bootstrap
 from ptuning.evaluation.bootstrap import Resampled, Scores
 from ptuning.evaluation.scoring import RowScores
 
@@ -88,3 +92,71 @@ def test_share_is_counted_over_a_base_of_its_own():
     }
     found = Resampled(kinds).kept("text", "whole", "base", "accuracy", "random text")
     assert found.value == pytest.approx(0.25, abs=1e-6)
+
+
+def random_kinds(num):
+    """Three kinds of prompts, one of which has two prompts with half of the rows each."""
+    generator = torch.Generator().manual_seed(5)
+
+    def drawn(count, share):
+        correct_N = torch.rand(count, generator=generator) < share
+        labels_NC = torch.randn(count, 2, generator=generator).log_softmax(1)
+        return RowScores(-torch.rand(count, generator=generator) * 2, correct_N, labels_NC)
+
+    whole = Scores.one(drawn(num, 0.9))
+    base = Scores.several([(rows, drawn(len(rows), 0.5)) for rows in (range(0, num, 2), range(1, num, 2))], num)
+    return {"whole": whole, "base": base, "half": Scores.one(drawn(num, 0.7))}
+
+
+def estimates(num):
+    resampled = Resampled(random_kinds(num), seed=3)
+    found = (
+        resampled.mean("base", "loss"),
+        resampled.gain("whole", "half", "accuracy"),
+        resampled.kept("half", "whole", "base", "accuracy"),
+        resampled.divergence_kept("half", "whole", "base"),
+    )
+    return [value for each in found for value in (each.value, each.low, each.high)]
+
+
+def test_a_seed_always_gives_the_same_estimates():
+    # fmt: off
+    expected = [
+        0.9526428580284119, 0.7673017978668213, 1.1317768096923828,  # mean
+        0.08333337306976318, -0.050000011920928955, 0.21666669845581055,  # gain
+        0.642857015132904, -0.6764183640480042, 1.3702301979064941,  # kept
+        0.04051041603088379, -0.7031703591346741, 0.4275180697441101,  # divergence kept
+    ]
+    # fmt: on
+    assert estimates(60) == pytest.approx(expected, abs=1e-6)
+
+
+def test_draws_in_parts_are_the_draws_at_once(monkeypatch):
+    whole = estimates(60)
+    generator = torch.Generator().manual_seed(0)
+    drawn_RN = torch.randint(60, (1000, 60), generator=generator)
+    expected_RN = torch.stack([torch.bincount(each, minlength=60) for each in drawn_RN])
+    monkeypatch.setattr(bootstrap, "_PART", 60 * 7)  # seven replicates at a time
+    counts_RN = bootstrap._counts(60, torch.Generator().manual_seed(0))
+    assert counts_RN[0].tolist() == [1] * 60
+    assert torch.equal(counts_RN[1:].long(), expected_RN)
+    assert estimates(60) == pytest.approx(whole, abs=1e-6)
+
+
+def test_memory_for_many_rows_is_bounded():
+    code = """
+import resource, torch
+from ptuning.evaluation.bootstrap import Resampled, Scores
+from ptuning.evaluation.scoring import RowScores
+num = 100_000
+def scores(share):
+    return Scores.one(RowScores(-torch.ones(num), torch.rand(num) < share, torch.zeros(num, 2)))
+kinds = {"soft": scores(0.9), "random": scores(0.5), "text": scores(0.7)}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+resampled = Resampled(kinds)
+assert 0.45 < resampled.kept("text", "soft", "random", "accuracy").value < 0.55
+assert resampled.mean("soft", "loss").value == 1.0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(run.stdout) * 1024 < 300e6  # the counts take 100 MB; as float32 they would take 400 MB

@@ -1,4 +1,4 @@
-"""Vocabularies without a model, whose truth is known."""
+"""Made-up vocabularies without a model."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -11,7 +11,7 @@ from ptuning.inspection.vocabulary.embeddings import Vocabulary
 
 
 class Names:
-    """A tokenizer that knows tokens by number alone."""
+    """A tokenizer whose tokens are called by their numbers."""
 
     all_special_ids: tuple[int, ...] = ()
     added_tokens_decoder: Mapping[int, Any] = MappingProxyType({})
@@ -31,6 +31,6 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def cloud(num: int = 1500, width: int = 32, seed: int = 0) -> Vocabulary:
-    """Tokens around a mean, with a covariance that is not round."""
+    """Tokens around a mean, with more variance in some dimensions than in others."""
     stretched_NH = drawn(num, width, seed=seed) * torch.linspace(0.4, 1.6, width)
     return Vocabulary(stretched_NH + 0.8, Names())

@@ -1,6 +1,5 @@
-"""The page is one file that fetches nothing and runs nothing, says all in words too, and shows on a phone."""
+"""The page is one file that fetches and runs nothing, says everything in words too, and fits on a phone."""
 
-import dataclasses
 import re
 import shutil
 from html.parser import HTMLParser
@@ -12,22 +11,23 @@ from families import tiny_backbone
 from synthetic import Names, drawn
 from test_ladder import ROWS, tuned
 
-from ptuning.evaluation.table import Table
-from ptuning.inspection.measures.trajectory import COLUMNS
 from ptuning.inspection.page import page, write_page
 from ptuning.inspection.report import Report, inspect
 from ptuning.prompts.soft_prompt import SoftPrompt
+from ptuning.training.run_directory import RunDirectory
 
-FIGURES = ("grid", "ladder", "cloud", "importance", "trajectory", "atoms")
+FIGURES = ("decoding", "ladder", "geometry", "importance", "trajectory", "atoms")
 WIDTHS = (390, 1400)
 
 
 @pytest.fixture(scope="module")
-def report() -> Report:
-    backbone = tiny_backbone(std=0.4)
-    found = inspect(tuned(backbone), backbone, [row.values for row in ROWS], k=3)
-    steps = [dict(zip(COLUMNS, (s, s / 10, 1.0, 2.0, 1, 4, [1], 1.0 / (s + 1), None), strict=True)) for s in (0, 5, 9)]
-    return dataclasses.replace(found, trajectory=Table(COLUMNS, steps))
+def report(tmp_path_factory) -> Report:
+    backbone, run = tiny_backbone(std=0.4), RunDirectory(tmp_path_factory.mktemp("runs") / "run")
+    prompt = tuned(backbone)
+    for step in (0, 5, 9):
+        run.save_snapshot(step, prompt.embeddings_PH + step / 10)
+        run.append_log({"step": step, "loss": 1.0 / (step + 1)})
+    return inspect(prompt, backbone, [row.values for row in ROWS], k=3, run=run.path)
 
 
 class Reader(HTMLParser):
@@ -100,7 +100,7 @@ def test_tokens_are_escaped():
 def test_page_without_rows_leaves_out_what_was_not_measured(backbone):
     text = page(inspect(SoftPrompt(torch.randn(4, backbone.width)), backbone))
     assert "NOT JUDGED" in text
-    assert [name for name in FIGURES if f'<figure id="{name}">' in text] == ["grid", "cloud", "atoms"]
+    assert [name for name in FIGURES if f'<figure id="{name}">' in text] == ["decoding", "geometry", "atoms"]
     read(text)
 
 

@@ -14,15 +14,22 @@ import ptuning
 from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.errors import PromptError
-from ptuning.inspection.measures.nearest_tokens import FIDELITY_NOTE
+from ptuning.evaluation.charts import Bar, Bars
+from ptuning.evaluation.table import Table
+from ptuning.inspection.measures import catalogue
+from ptuning.inspection.measures.nearest_tokens import FIDELITY_NOTE, badges
+from ptuning.inspection.measures.protocol import Measured
+from ptuning.inspection.page import page
 from ptuning.inspection.report import inspect
-from ptuning.inspection.terminal import badges, lines
+from ptuning.inspection.terminal import lines
 from ptuning.inspection.verdict import ECHO, NOT_JUDGED, WORDS
+from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.model.backbone import Backbone
 from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.training.run import train
 from ptuning.training.run_directory import RunDirectory
 
+original = Vocabulary.of
 VALUES = [row.values for row in ROWS * 3]  # as many as are needed to judge
 
 
@@ -40,9 +47,8 @@ def test_report_is_plain_data(report):
     plain = json.loads(json.dumps(report.as_dict(), allow_nan=False))
     assert plain["verdict"]["word"] in WORDS
     assert plain["note"] == FIDELITY_NOTE
-    assert set(plain) == {
-        *("verdict", "metric", "note", "row", "geometry", "ladder", "decoding", "atoms", "importance", "trajectory")
-    }
+    names = ["verdict", "metric", "note", "row", "geometry", "ladder", "decoding", "atoms", "importance", "trajectory"]
+    assert set(plain) == set(names)
     for name in ("decoding", "atoms", "importance"):
         assert set(plain[name]["records"][0]) == set(plain[name]["columns"])
     assert len(plain["decoding"]["records"]) == 15
@@ -56,7 +62,7 @@ def test_lines_begin_with_the_verdict_and_end_with_the_note(report):
     assert not any("\n" in line for line in shown)
     for name in ("no prompt", "random tokens", "human prompt", "decoding as text", "soft prompt"):
         assert any(line.startswith(name) for line in shown)
-    for record in report.decoding:
+    for record in report.decoding.table:
         assert any(f"{record['token']!r} {record['cosine']:.2f}" in line for line in shown)
 
 
@@ -81,6 +87,59 @@ def test_too_few_rows_are_measured_but_not_judged(tiny):
     assert not any("None" in line for line in shown)
 
 
+def test_a_new_measure_is_one_line_in_the_catalogue(tiny, monkeypatch):
+    """JSON, page and terminal show a measure that none of them knows."""
+
+    def measure(subject, earlier):
+        columns = {"position": "from 0", "twice": "twice the position, 'of' <chance>"}
+        table = Table(columns, [{"position": p, "twice": 2 * p} for p in range(len(subject.shown_PH))])
+        assert len(earlier["decoding"].table) == 15
+        return Measured(
+            name="doubles",
+            title="Doubles & more",
+            how="Twice the position.",
+            table=table,
+            chart=Bars("doubled <positions>", [Bar(str(p), 2.0 * p) for p in range(5)]),
+            lines=["doubled up to 8"],
+            findings={"largest double": "<8>"},
+        )
+
+    monkeypatch.setitem(catalogue.MEASURES, "doubles", measure)
+    found = inspect(tuned(tiny), tiny, k=3)
+    assert found.doubles.table.column("twice") == [0, 2, 4, 6, 8]
+    assert found.as_dict()["doubles"]["records"][4] == {"position": 4, "twice": 8}
+    assert {"doubled up to 8", "largest double: <8>"} <= set(lines(found))
+    text = page(found)
+    assert '<h2>Doubles &amp; more</h2><figure id="doubles"><figcaption>Twice the position.</figcaption><svg ' in text
+    assert 'aria-label="doubled &lt;positions&gt;"' in text
+    assert "<th>largest double</th><td>&lt;8&gt;</td>" in text
+    assert 'title="twice the position, &#x27;of&#x27; &lt;chance&gt;">twice</th>' in text
+
+
+def test_measures_are_attributes_of_a_report(report, tiny):
+    assert report.ladder is report.measures["ladder"]
+    assert inspect(tuned(tiny), tiny).importance is None
+    with pytest.raises(AttributeError, match="a report has no 'ladders'"):
+        _ = report.ladders
+
+
+def test_results_that_come_later_are_shown_behind_the_others(report):
+    table = Table({"text": "a text"}, [{"text": "so it is"}])
+    later = report.with_measures(Measured(name="words", title="In words", how="A text.", table=table))
+    assert list(later.measures) == [*report.measures, "words"]
+    assert later.as_dict()["words"] == table.as_dict()
+    text = page(later)
+    assert text.index('<figure id="words">') > text.index('<figure id="atoms">')
+    assert "<td>so it is</td>" in text
+
+
+def test_the_vocabulary_is_made_once(tiny, monkeypatch):
+    made = []
+    monkeypatch.setattr(Vocabulary, "of", lambda backbone: made.append(backbone) or original(backbone))
+    inspect(tuned(tiny), tiny, VALUES[:8])
+    assert made == [tiny]
+
+
 def test_badges():
     record = {"is_init": True, "is_hub": True, "flags": ["byte"]}
     assert badges(record) == ["INIT", "HUB", "GLITCH"]
@@ -99,12 +158,12 @@ def test_inspect_is_part_of_the_public_face(tiny):
 def test_run_is_inspected_from_the_command_line(run_config: Path, tmp_path: Path, capsys) -> None:
     directory = train(RunConfig.from_yaml(run_config)).directory
     capsys.readouterr()
-    data, page = ["--data", str(tmp_path / "test.csv")], tmp_path / "report.html"
-    assert cli.main(["inspect", str(directory), *data, "--html", str(page), "--human", "good"]) == 0
+    data, html = ["--data", str(tmp_path / "test.csv")], tmp_path / "report.html"
+    assert cli.main(["inspect", str(directory), *data, "--html", str(html), "--human", "good"]) == 0
     out = capsys.readouterr().out
     assert out.split(":")[0] in WORDS
-    assert f"saved: {page}" in out
-    assert page.read_text().startswith("<!doctype html>")
+    assert f"saved: {html}" in out
+    assert html.read_text().startswith("<!doctype html>")
     assert cli.main(["inspect", str(directory), *data, "--json", "--max-rows", "10"]) == 0
     plain = json.loads(capsys.readouterr().out)
     assert {record["rows"] for record in plain["ladder"]["table"]["records"]} == {10, 20}
@@ -162,13 +221,72 @@ def test_run_that_is_none_or_anothers_is_refused(tiny, tmp_path: Path) -> None:
         inspect(tuned(tiny), tiny, run=tmp_path)
 
 
+def broken_run(run_config: Path) -> tuple[str, Path]:
+    """A prompt in its run, one of whose snapshots is broken."""
+    directory = train(RunConfig.from_yaml(run_config, ["--train.max_steps=4"])).directory
+    snapshot = directory.parent / "checkpoints" / "prompts" / "00000003.safetensors"
+    assert snapshot.exists()
+    snapshot.write_bytes(b"no tensor")
+    return str(directory), snapshot
+
+
+def test_broken_snapshot_of_a_run_that_is_not_given_costs_the_trajectory_alone(run_config, capsys, caplog) -> None:
+    directory, snapshot = broken_run(run_config)
+    capsys.readouterr()
+    assert cli.main(["inspect", directory, "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["trajectory"] is None
+    assert len(plain["decoding"]["records"]) == 20
+    (record,) = [each for each in caplog.records if each.name.startswith("ptuning.inspection")]
+    assert record.getMessage().startswith(f"no trajectory: snapshot {snapshot} is broken")
+    assert "\n" not in record.getMessage()
+
+
+def test_broken_snapshot_of_a_given_run_is_an_error(run_config, capsys) -> None:
+    directory, snapshot = broken_run(run_config)
+    capsys.readouterr()
+    assert cli.main(["inspect", directory, "--run", str(snapshot.parents[2])]) == 2
+    assert f"snapshot {snapshot} is broken" in capsys.readouterr().err
+
+
+def test_run_is_found_without_reading_its_snapshots(run_config, monkeypatch, capsys) -> None:
+    directory = train(RunConfig.from_yaml(run_config, ["--train.max_steps=2"])).directory
+    whole, reads = RunDirectory.snapshots, []
+    monkeypatch.setattr(RunDirectory, "snapshots", lambda run: reads.append(run.path) or whole(run))
+    assert RunDirectory(directory.parent).has_snapshots
+    assert not RunDirectory(directory).has_snapshots
+    assert reads == []
+    assert cli.main(["inspect", str(directory)]) == 0
+    assert reads == [directory.parent]
+
+
+def test_decodings_are_compared_from_the_command_line(run_config: Path, tmp_path: Path, capsys) -> None:
+    directory = train(RunConfig.from_yaml(run_config, ["--train.max_steps=2"])).directory
+    prompt = SoftPrompt.load(directory)
+    same = dataclasses.replace(prompt, embeddings_PH=prompt.embeddings_PH.flip(0)).save(tmp_path / "same")
+    question = dataclasses.replace(prompt.task, template="{prompt:4}is this good? {text}")
+    other = dataclasses.replace(prompt, embeddings_PH=-prompt.embeddings_PH, task=question).save(tmp_path / "other")
+    foreign = dataclasses.replace(prompt, embeddings_PH=torch.randn(4, 7), fingerprint=None).save(tmp_path / "foreign")
+    capsys.readouterr()
+    compared, html = ["--compare", str(same), "--compare", str(other)], tmp_path / "report.html"
+    assert cli.main(["inspect", str(directory), *compared, "--json", "--html", str(html)]) == 0
+    one, two = json.loads(capsys.readouterr().out)["stability"]["records"]
+    assert (one["pairs"], one["num_pairs"], one["overlap"], one["by_position"]) == ("same task", 1, 1.0, 0.0)
+    assert (two["pairs"], two["num_pairs"], two["overlap"]) == ("other task", 2, 0.0)
+    assert '<figure id="stability">' in html.read_text()
+    assert cli.main(["inspect", str(directory), *compared]) == 0
+    assert "'same task'" in capsys.readouterr().out
+    assert cli.main(["inspect", str(directory), "--compare", str(foreign)]) == 2
+    assert "width" in capsys.readouterr().err
+
+
 def test_start_at_another_models_tokens_is_not_known(tiny) -> None:
     prompt = dataclasses.replace(tuned(tiny), fingerprint=tiny.fingerprint)
-    assert inspect(prompt, tiny).decoding.column("init_token") != [None] * 25
+    assert inspect(prompt, tiny).decoding.table.column("init_token") != [None] * 25
     other = dataclasses.replace(tiny.fingerprint, architecture={"model_type": "other"})
     for changed in ({"fingerprint": other}, {"fingerprint": None, "init": {"token_ids": [10**6, *IDS[1:]]}}):
         found = inspect(dataclasses.replace(prompt, **changed), tiny)
-        assert found.decoding.column("init_token") == [None] * 25
+        assert found.decoding.table.column("init_token") == [None] * 25
         assert found.verdict.share_init == 0
 
 

@@ -152,7 +152,7 @@ def test_inspection_of_rows_from_the_command_line(run: TrainResult, tmp_path: Pa
     ]
     assert cli.main(["inspect", directory, "--input", "the film was good", *data]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("the prompt made of {'text': ")
+    assert out.startswith("the prompt for {'text': ")
     assert "decoding as embeddings" in out
 
 

@@ -1,4 +1,4 @@
-"""Measures of a prompt, one a module: each gives a table and says how it is read.
+"""Measures of a prompt, one per module; `catalogue` lists those that every inspection makes.
 
-Knows nothing of verdicts, pages or terminals.
+Each gives a table and says how to read it. Knows nothing of verdicts, pages or terminals.
 """

@@ -1,8 +1,8 @@
-"""The model asked to put a prompt into words, from its hidden states, always beside prompts that mean nothing.
+"""The model's own words for a prompt, written from its hidden states, always beside prompts that mean nothing.
 
-The virtual tokens' states at one layer are put in place of filler words in a question, at another (patchscopes,
+The virtual tokens' states at one layer replace those of filler words in a question at another layer (patchscopes,
 Ghandeharioun et al. 2024; for soft prompts InSPEcT, Ramati et al. 2024). The pair of layers is fixed beforehand: the
-best of hundreds of pairs would be the reader's choice and not the prompt's words. Knows nothing of tasks.
+best of hundreds of pairs would be the reader's choice, not the prompt's words. Knows nothing of tasks.
 """
 
 from collections.abc import Mapping
@@ -15,23 +15,29 @@ from ptuning.data import frame_ids
 from ptuning.errors import ModelError, PromptError
 from ptuning.evaluation import Table
 from ptuning.forward import place
-from ptuning.inspection.measures.ladder import untrained
+from ptuning.inspection.measures.protocol import Measured
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.inspection.vocabulary.nulls import Nulls
+from ptuning.inspection.vocabulary.origin import untrained
 from ptuning.model import Backbone, CausalBackbone
 from ptuning.model.kernels import decoder_layers
 from ptuning.prompts import SoftPrompt
 
+NAME = "verbalise"
 _BEFORE, _FILLER, _AFTER = "Here is an instruction:", " x", "\nIn other words, the instruction asks to"
 SOFT, UNTRAINED, RANDOM = "soft prompt", "untrained", "random directions of the same norms"
 COLUMNS = {
-    "prompt": "whose states were read: the soft prompt's, or a control's",
+    "prompt": "the prompt whose states were read: the soft prompt or a control",
     "text": "what the model wrote",
-    "shared": "share of its words that the soft prompt's text has too: where controls share as many, the text is the "
-    "model's habit",
+    "shared": "share of its words that the soft prompt's text has too; where it is as high for the controls, the text "
+    "is the model's habit",
     "source_layer": "the layer whose input the states are",
-    "target_layer": "the layer that was given them as input",
+    "target_layer": "the layer that received them as input",
 }
+HOW = (
+    "What the model writes when it is asked to put the prompt into words, and what it writes for controls that say "
+    "nothing. Where the controls' texts are much the same, the text is the model's habit."
+)
 
 
 @torch.no_grad()
@@ -42,23 +48,24 @@ def verbalise(
     layers: tuple[int, int] | None = None,
     max_new_tokens: int = 24,
     seed: int = 0,
-) -> Table:
-    """Asks the model what a prompt says, and what prompts say that say nothing.
+) -> Measured:
+    """Asks the model what a prompt says, and what meaningless prompts say.
 
     Args:
-        prompt: The prompt, a conditioned one's base.
+        prompt: The prompt; of a conditioned prompt its base is used.
         backbone: The base model.
-        others: Name -> prompts of other tasks, which are asked too.
-        layers: Source and target layer, fixed beforehand or chosen on other prompts; None: a third of the way up, both.
-        max_new_tokens: The most that is written.
-        seed: Of the random control.
+        others: Name -> prompt of another task, as a further control.
+        layers: Source and target layer, fixed beforehand or chosen on other prompts; None: for both the layer a third
+            of the way up.
+        max_new_tokens: Tokens that the model may write.
+        seed: Seed of the random control.
 
     Returns:
-        A record a prompt, the soft prompt first; `COLUMNS` says what they hold.
+        A table with a record for each prompt, the soft prompt first; `COLUMNS` says what it holds.
 
     Raises:
-        ModelError: For a model whose layers cannot be reached.
-        PromptError: For layers that it does not have.
+        ModelError: When the model's layers cannot be reached.
+        PromptError: When the model does not have these layers.
     """
     found = require_layers(backbone)
     source, target = layers or (len(found) // 3, len(found) // 3)
@@ -71,12 +78,12 @@ def verbalise(
     for name, text in texts.items():
         words = text.lower().split()
         shared = sum(word in own for word in words) / len(words) if words else 0.0
-        records.append(dict(zip(COLUMNS, (name, text, shared, source, target), strict=True)))
-    return Table(COLUMNS, records)
+        records.append({"prompt": name, "text": text, "shared": shared, "source_layer": source, "target_layer": target})
+    return Measured(name=NAME, title="In the model's words", how=HOW, table=Table(COLUMNS, records))
 
 
 def require_layers(backbone: Backbone) -> Any:
-    """The model's layers, from the first on; raises `ModelError` where they cannot be reached."""
+    """The model's layers from the first to the last; raises `ModelError` when they cannot be reached."""
     found = decoder_layers(backbone.model) if isinstance(backbone, CausalBackbone) else None
     if found is None:
         raise ModelError(f"verbalise with {backbone.name}", "a causal model with one stack of layers", "Leave it out")
@@ -84,15 +91,17 @@ def require_layers(backbone: Backbone) -> Any:
 
 
 def _prompts(prompt: SoftPrompt, backbone: Backbone, others: Mapping[str, SoftPrompt], seed: int) -> dict[str, Tensor]:
-    own_PH, start_PH = prompt.embeddings_PH.to(backbone.device), untrained(prompt, backbone)
-    nulls = Nulls(Vocabulary.of(backbone), own_PH, [None] * len(own_PH), len(own_PH), seed)
+    """Name -> the prompt `[P, H]`, its controls and the others."""
+    vocabulary = Vocabulary.of(backbone)
+    own_PH, start_PH = prompt.embeddings_PH.to(backbone.device), untrained(prompt, backbone, vocabulary)
+    nulls = Nulls(vocabulary, own_PH, [None] * len(own_PH), len(own_PH), seed)
     found = {SOFT: own_PH} | ({} if start_PH is None else {UNTRAINED: start_PH})
     found[RANDOM] = torch.cat([nulls.directions(p)[p : p + 1] for p in range(len(own_PH))])
     return found | {f"other task: {name}": each.embeddings_PH.to(backbone.device) for name, each in others.items()}
 
 
 def _said(prompt_PH: Tensor, backbone: Backbone, layer: Any, source: int, max_new_tokens: int) -> str:
-    """What the model writes when a prompt's states stand in place of the filler words."""
+    """What the model writes when a prompt's states replace those of the filler words."""
     ids_1P = torch.arange(-1, -1 - len(prompt_PH), -1, device=backbone.device)[None]
     run = backbone.model(inputs_embeds=place(backbone, prompt_PH, ids_1P), output_hidden_states=True, use_cache=False)
     states_1PH = run.hidden_states[source]
@@ -102,7 +111,7 @@ def _said(prompt_PH: Tensor, backbone: Backbone, layer: Any, source: int, max_ne
 
     def put(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         inputs_1TH = arguments[0] if arguments else named["hidden_states"]
-        if inputs_1TH.shape[1] < last:  # a token that is written, behind what has been read
+        if inputs_1TH.shape[1] < last:  # a new token: the question has already been read
             return None
         inputs_1TH = torch.cat([inputs_1TH[:, :first], states_1PH, inputs_1TH[:, last:]], dim=1)
         return (

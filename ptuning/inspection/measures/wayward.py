@@ -1,4 +1,4 @@
-"""How little a decoding binds: prompts tuned for a task while their decoding is pulled to an unrelated text.
+"""How little a decoding says: prompts that are tuned for a task while their decoding is pulled to an unrelated text.
 
 After Khashabi et al. 2022 (prompt waywardness). Knows nothing of how prompts are judged.
 """
@@ -13,36 +13,38 @@ from torch import Tensor
 from ptuning.data import BatchStream, Example, Row, Task
 from ptuning.errors import ConfigError, PromptError
 from ptuning.evaluation import Table, evaluate
+from ptuning.inspection.measures.protocol import Measured
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.inspection.vocabulary.neighbours import top
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt, encoders, initializers
 from ptuning.training import backward_in_parts
 
+NAME = "wayward"
 COLUMNS = {
-    "pull": "weight of the pull in the loss: the mean over virtual tokens of 1 - cosine with the target's token; None "
-    "for free training, which starts at the vocabulary's tokens",
+    "pull": "weight of the pull in the loss, which is the mean over virtual tokens of 1 - cosine with the target's "
+    "token; None for free training, which starts at random tokens of the vocabulary",
     "accuracy": "share of correct answers on the test rows",
     "accuracy_low": "lower end of its 95 % interval",
-    "accuracy_high": "upper end",
-    "loss": "mean cross-entropy an answer token, in nats",
-    "f1": "F1 of the decoding's tokens against the target's, as bags",
+    "accuracy_high": "upper end of its 95 % interval",
+    "loss": "mean cross-entropy per answer token, in nats",
+    "f1": "F1 of the decoding's tokens against the target's tokens, as bags",
     "decoded": "the nearest tokens as text",
 }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the prompts are tuned; the same for all."""
+    """How all prompts are tuned."""
 
     max_steps: int = 160
     """Optimizer steps."""
     batch_size: int = 16
-    """Rows a step."""
+    """Rows per step."""
     learning_rate: float = 5e-3
-    """Of AdamW, falling to 0 in a line."""
+    """Learning rate of AdamW, which falls to 0 linearly."""
     seed: int = 0
-    """Of the order of rows and of the free prompt's start."""
+    """Seed of the order of rows and of the free prompt's start."""
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "learning_rate"):
@@ -50,14 +52,12 @@ class Settings:
                 raise ConfigError(f"{name}={getattr(self, name)}", "more than 0", "Raise it")
 
 
-@dataclass(frozen=True)
-class Wayward:
-    """The frontier of score against decoding."""
+@dataclass(frozen=True, kw_only=True)
+class Wayward(Measured):
+    """The price of each decoding; the table has a record for each prompt, the free one first."""
 
-    table: Table
-    """A record a prompt, the free one first; `COLUMNS` says what they hold."""
     prompts: Sequence[SoftPrompt]
-    """The prompts, in the same order."""
+    """The prompts, in the order of the table."""
 
 
 def wayward(
@@ -69,19 +69,19 @@ def wayward(
     pulls: Sequence[float] = (1.0, 10.0),
     settings: Settings | None = None,
 ) -> Wayward:
-    """Tunes prompts for a prompt's own task, freely and pulled to a text.
+    """Tunes prompts for the task of a prompt, one freely and others pulled to a text.
 
     Args:
-        prompt: A prompt with a task; its numbers are not looked at.
+        prompt: A prompt with a task; its embeddings are not used.
         backbone: The base model.
         train: Rows to tune on.
         test: Rows to measure on.
-        target: The text that the decoding is pulled to; its tokens are repeated or cut to the virtual tokens' number.
-        pulls: Weights of the pull, a prompt each, which starts at the target's tokens.
-        settings: How they are tuned.
+        target: The text that the decoding is pulled to; its tokens are repeated or cut to the number of virtual tokens.
+        pulls: Weights of the pull; for each a prompt is tuned that starts at the target's tokens.
+        settings: How the prompts are tuned.
 
     Raises:
-        PromptError: When the prompt has no task, or the text no token.
+        PromptError: When the prompt has no task, or the text has no token.
     """
     if prompt.task is None:
         raise PromptError("a prompt without a task", "one with a template", "Leave wayward out")
@@ -98,10 +98,25 @@ def wayward(
         tuned_PH = _tuned(backbone, start_PH, trained, None if pull is None else (target_PH, pull), own)
         metrics = evaluate(backbone, tuned_PH, tested, coder.label_ids)
         ids = top(tuned_PH, vocabulary, 1)[1][:, 0].tolist()
-        values = (pull, metrics.accuracy, *metrics.interval, metrics.loss, _f1(ids, target_ids, vocabulary))
-        records.append(dict(zip(COLUMNS, (*values, str(backbone.tokenizer.decode(ids))), strict=True)))
+        low, high = metrics.interval
+        records.append(
+            {
+                "pull": pull,
+                "accuracy": metrics.accuracy,
+                "accuracy_low": low,
+                "accuracy_high": high,
+                "loss": metrics.loss,
+                "f1": _f1(ids, target_ids, vocabulary),
+                "decoded": str(backbone.tokenizer.decode(ids)),
+            }
+        )
         prompts.append(_saved(prompt, task, tuned_PH, initializers.ids_of(vocabulary.matrix_VH, start_PH)))
-    return Wayward(Table(COLUMNS, records), prompts)
+    how = (
+        "Prompts for the same task whose decoding was pulled to an unrelated text, and one that was tuned freely. "
+        "Where a pulled prompt is as accurate as the free one, a decoding says nothing about what a prompt does."
+    )
+    title = "Pulled to an unrelated text"
+    return Wayward(name=NAME, title=title, how=how, table=Table(COLUMNS, records), prompts=prompts)
 
 
 def _tuned(
@@ -126,13 +141,13 @@ def _tuned(
 
 
 def _saved(prompt: SoftPrompt, task: Task, tuned_PH: Tensor, init_ids: Sequence[int | None]) -> SoftPrompt:
-    """The prompt with what is known of it."""
+    """A tuned prompt with the task and the model of another."""
     return replace(
         prompt, embeddings_PH=tuned_PH, task=task, weights={}, results={}, init={"token_ids": list(init_ids)}
     )
 
 
 def _f1(ids: Sequence[int], target_ids: Sequence[int], vocabulary: Vocabulary) -> float:
-    """Of two bags of tokens, equal embeddings counting as the same token."""
+    """F1 of two bags of tokens; tokens with equal embeddings count as the same."""
     one, other = (Counter(int(vocabulary.same_V[i]) for i in each) for each in (ids, target_ids))
     return 2 * (one & other).total() / (one.total() + other.total())

@@ -1,4 +1,4 @@
-"""The base model's tokens as inspection sees them: embeddings, neighbours, chance.
+"""The base model's tokens as inspection sees them: embeddings, neighbours, chance, and where prompts began.
 
 Knows nothing of tasks.
 """

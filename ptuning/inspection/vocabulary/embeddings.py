@@ -1,6 +1,6 @@
-"""The vocabulary's embeddings as inspection sees them: equal rows joined, what is special, what random vectors are.
+"""The vocabulary's embeddings: which rows are equal, which tokens are special, what random vectors look like.
 
-Everything goes through the vocabulary in chunks, so that memory stays bounded. Knows nothing of prompts.
+Everything reads the vocabulary in chunks, so that memory stays bounded. Knows nothing of prompts.
 """
 
 import hashlib
@@ -17,24 +17,24 @@ from torch.nn import functional
 from ptuning.model import Backbone
 
 CHUNK = 8192  # rows compared at a time
-_MOST_KEPT = 2**25  # numbers of a vocabulary whose chunks are kept, twice in fp32
+_MOST_KEPT = 2**25  # chunks of a vocabulary with at most so many numbers are kept, twice in fp32
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _UNUSED = re.compile(r"unused|reserved|extra_id|<pad\d|^<\|?dummy", re.IGNORECASE)
-_UNUSED_NORM = 0.25  # of the median: a token that was never trained keeps the small norm it began with
+_UNUSED_NORM = 0.25  # share of the median norm: a token that was never trained keeps its small first norm
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Token embeddings `[V, H]` with what names them."""
+    """Token embeddings `[V, H]` and the tokenizer that names them."""
 
     matrix_VH: Tensor
-    """Input embeddings, as the model makes them, in its precision."""
+    """Input embeddings as the model uses them, in its precision."""
     tokenizer: Any
     """The model's tokenizer."""
 
     @classmethod
     def of(cls, backbone: Backbone) -> Self:
-        """A model's vocabulary."""
+        """The vocabulary of a model."""
         return cls(backbone.vocabulary_VH, backbone.tokenizer)
 
     def __len__(self) -> int:
@@ -48,19 +48,19 @@ class Vocabulary:
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device that holds it."""
         return self.matrix_VH.device
 
-    def rows(self, ids: Sequence[int]) -> Tensor:
-        """Embeddings of ids in fp32, `[N, H]`."""
-        return self.matrix_VH[torch.tensor(ids, dtype=torch.long, device=self.device)].float()
+    def rows(self, ids: Sequence[int] | Tensor) -> Tensor:
+        """Embeddings of ids in fp32: `[N, H]`, for a tensor of ids `[..., H]`."""
+        return self.matrix_VH[torch.as_tensor(ids, dtype=torch.long, device=self.device)].float()
 
     def texts(self, ids: Sequence[int]) -> list[str]:
-        """Each token's text."""
+        """The text of each token."""
         return self.tokenizer.batch_decode([[i] for i in ids]) if ids else []
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The different rows, a chunk at a time: ids `[C]`, rising; embeddings and those of length 1, fp32 `[C, H]`."""
+        """The different rows in chunks: rising ids `[C]`; embeddings, and these scaled to length 1, fp32 `[C, H]`."""
         return iter(self._kept) if self.matrix_VH.numel() <= _MOST_KEPT else self._made()
 
     @cached_property
@@ -80,12 +80,12 @@ class Vocabulary:
 
     @cached_property
     def norms_V(self) -> Tensor:
-        """L2 norms, fp32."""
+        """The L2 norm of each row, fp32."""
         return torch.cat([rows_CH.float().norm(dim=1) for rows_CH in self.matrix_VH.split(CHUNK)])
 
     @cached_property
     def same_V(self) -> Tensor:
-        """The lowest id that has the same embedding, for each id."""
+        """For each id the lowest id with the same embedding."""
         first: dict[bytes, int] = {}
         same = list[int]()
         for rows_CH in self.matrix_VH.split(CHUNK):
@@ -97,7 +97,7 @@ class Vocabulary:
 
     @cached_property
     def different_U(self) -> Tensor:
-        """The ids of rows that differ, the lowest of equal ones."""
+        """The ids of different rows; of equal rows the lowest id."""
         return (self.same_V == torch.arange(len(self), device=self.device)).nonzero().flatten()
 
     def is_same(self, one: int, other: int | None) -> bool:
@@ -118,7 +118,7 @@ class Vocabulary:
         return _UNUSED_NORM * float(self.norms_V.median())
 
     def flags(self, i: int) -> list[str]:
-        """What is odd about a token: special, unused, byte, duplicate."""
+        """The oddities of a token: special, unused, byte, duplicate."""
         text = self.tokenizer.convert_ids_to_tokens(i) or ""
         is_unused = not text or bool(_UNUSED.search(text)) or float(self.norms_V[i]) < self._least_norm
         found = {
@@ -131,7 +131,7 @@ class Vocabulary:
 
     @cached_property
     def plain_ids(self) -> list[int]:
-        """Ids of ordinary tokens: neither special nor unused; what random prompts are drawn from."""
+        """Ids of ordinary tokens, neither special nor unused; random prompts are drawn from these."""
         texts = self.tokenizer.convert_ids_to_tokens(list(range(len(self))))
         is_long_V = (self.norms_V >= self._least_norm).tolist()
         ordinary = [
@@ -144,8 +144,8 @@ class Vocabulary:
     def random_like(self, num: int, generator: torch.Generator) -> Tensor:
         """Gaussian vectors with the vocabulary's mean and covariance, `[num, H]`.
 
-        Each is the mean plus the centred rows weighted by independent normal numbers over sqrt(V), which has exactly
-        that covariance and needs no factor of it.
+        Each vector is the mean plus a sum of the centred rows, weighted by independent normal numbers over sqrt(V).
+        It has exactly that covariance, which never needs to be factored.
         """
         drawn_NH = torch.zeros(num, self.width, device=self.device)
         for rows_CH in self.matrix_VH.split(CHUNK):
@@ -155,5 +155,5 @@ class Vocabulary:
 
 
 def unit(rows_NH: Tensor) -> Tensor:
-    """Rows of length 1."""
+    """Rows scaled to length 1."""
     return functional.normalize(rows_NH, dim=1)

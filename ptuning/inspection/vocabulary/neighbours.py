@@ -1,22 +1,25 @@
-"""Nearest tokens, chunk by chunk, so that memory stays bounded for any vocabulary.
+"""Nearest tokens, found chunk by chunk, so that memory stays bounded for any vocabulary.
 
 Knows nothing of prompts or of chance.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ptuning.inspection.vocabulary.embeddings import Vocabulary, unit
 
+Metric = Literal["cosine", "centred_cosine", "l2", "csls"]
+METRICS: tuple[Metric, ...] = ("cosine", "centred_cosine", "l2", "csls")
 _BLOCK = 2048  # vectors compared at a time
 
 
 def top(vectors_NH: Tensor, vocabulary: Vocabulary, k: int, is_centred: bool = False) -> tuple[Tensor, Tensor]:
-    """The k highest cosines of each vector with different tokens, `[N, k]`, and the tokens' ids.
+    """The k highest cosines of each vector with different tokens, `[N, k]`, and the ids of these tokens.
 
-    With `is_centred` tokens are taken less their mean, and cosines by their absolute value.
+    With `is_centred` the vocabulary's mean is subtracted from the tokens, and cosines count by their absolute value.
     """
     blocks, parts = unit(vectors_NH.float()).split(_BLOCK), list[tuple[Tensor, Tensor]]()
     for ids_C, rows_CH, unit_CH in vocabulary.chunks():
@@ -31,7 +34,7 @@ def top(vectors_NH: Tensor, vocabulary: Vocabulary, k: int, is_centred: bool = F
 
 
 def _highest_k(values_NC: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`topk`, but for one alone, where `max` is several times as fast."""
+    """The same as `topk`; for k = 1 through `max`, which is several times as fast."""
     values_NK, places_NK = values_NC.topk(k, dim=1) if k > 1 else values_NC.max(dim=1, keepdim=True)
     return values_NK, places_NK
 
@@ -54,13 +57,13 @@ def closest(vectors_MH: Tensor, excluded: Sequence[int | None], vocabulary: Voca
 
 
 def best(values_NC: Tensor, ids_C: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k highest values of each row, of equal ones the first, as topk does not promise; with their ids, `[N, k]`."""
+    """The k highest values of each row with their ids, `[N, k]`; of equal values the first, unlike `topk`."""
     order_NK = values_NC.argsort(dim=1, descending=True, stable=True)[:, :k]
     return values_NC.gather(1, order_NK), ids_C[order_NK]
 
 
 def merged(parts: Sequence[tuple[Tensor, Tensor]], k: int) -> Tensor:
-    """The ids of the k highest values of each row over several parts, `[N, k]`."""
+    """The ids of the k highest values of each row across several parts, `[N, k]`."""
     values_NM, ids_NM = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
     order_NK = values_NM.argsort(dim=1, descending=True, stable=True)[:, :k]
     return ids_NM.gather(1, order_NK)

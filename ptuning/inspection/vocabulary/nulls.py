@@ -1,4 +1,4 @@
-"""What chance alone makes of a virtual token: vectors of known kinds that were never trained, to compare it with.
+"""Chance: vectors of known kinds that were never trained, to compare virtual tokens with.
 
 Knows nothing of what a prompt does.
 """
@@ -13,25 +13,25 @@ from ptuning.inspection.vocabulary.embeddings import Vocabulary, unit
 from ptuning.inspection.vocabulary.neighbours import closest, top
 
 VOCABULARY = "vocabulary"  # Gaussian, with the vocabulary's mean and covariance
-DIRECTION = "direction"  # of the virtual token's norm and share along the vocabulary's mean, else any direction
-STEP = "step"  # where it began, and a random step as long as the one it made
-UNTRAINED = "untrained"  # other tokens, as it was itself when it began at one
-_ROUNDING = 1e-6  # of a cosine
-_DRAWS = 64  # of a virtual token's draws at a time, which then stay in the processor's cache
+DIRECTION = "direction"  # a random direction with the virtual token's norm and its share along the vocabulary's mean
+STEP = "step"  # the initial token, and a random step as long as the virtual token's own
+UNTRAINED = "untrained"  # other tokens: a virtual token that began at a token was one itself
+_ROUNDING = 1e-6  # error of a cosine
+_DRAWS = 64  # draws handled at a time: few enough to stay in the processor's cache
 
 
 class Nulls:
     """Random vectors of each kind; `p_values` says how near each comes to a token.
 
-    All virtual tokens share the random directions, so that these are multiplied with the vocabulary once: the cosine of
-    a sum with a token is the sum of both parts' products with it, over the sum's length.
+    All virtual tokens share the random directions, so these are multiplied with the vocabulary only once: the cosine of
+    a sum with a token is the sum of both parts' products with the token, over the length of the sum.
 
     Args:
         vocabulary: The vocabulary.
-        prompt_PH: The prompt.
-        init_ids: The token that each virtual token began at; None where it was none.
-        num: N, vectors of each kind, for each virtual token where they depend on it.
-        seed: Of the draws.
+        prompt_PH: The prompt, `[P, H]`.
+        init_ids: The token that each virtual token began at; None where it began at none.
+        num: N, the number of vectors of each kind; where they depend on the virtual token, N for each.
+        seed: Seed of the draws.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Nulls:
         self._tokens = torch.tensor(vocabulary.plain_ids)[chosen].tolist() if has_begun else []
 
     def directions(self, p: int, chosen: Iterable[int] | None = None) -> Tensor:
-        """The vectors of kind `DIRECTION` for a virtual token, all or chosen ones (counted round), `[N, H]`."""
+        """The vectors of kind `DIRECTION` for a virtual token, `[N, H]`; all, or chosen ones modulo N."""
         rows = slice(None) if chosen is None else [n % self.num for n in chosen]
         return self._direction(p).vectors(self._direction_NH)[rows]
 
@@ -74,8 +74,8 @@ class Nulls:
     def p_values(self) -> list[dict[str, float]]:
         """For each virtual token and kind, how often chance comes as near to some token as it does: p-values.
 
-        How near a vector comes is its highest cosine with a token other than the one that it began at. p is
-        (1 + those of N that come as near) / (1 + N).
+        A vector comes as near as its highest cosine with any token except the one that it began at. p is
+        (1 + the number of N that come as near) / (1 + N).
         """
         groups: list[tuple[Tensor, Sequence[int | None]]] = [
             (self.prompt_PH, self._init_ids),
@@ -96,7 +96,7 @@ class Nulls:
         return found
 
     def hub_counts(self) -> dict[int, int]:
-        """How many of the vectors like the vocabulary are nearest to each token, by cosine."""
+        """For each token how many vectors of kind `VOCABULARY` are nearest to it, by cosine."""
         _, ids_NK = top(self.like_vocabulary_NH, self._vocabulary, 1)
         ids, counts = ids_NK[:, 0].unique(return_counts=True)
         return dict(zip(ids.tolist(), counts.tolist(), strict=True))
@@ -110,7 +110,7 @@ class _Sum:
     fixed_N: Tensor
     drawn_N: Tensor
     excluded: int | None
-    """The token that is not looked at."""
+    """A token that is left out."""
 
     def vectors(self, direction_NH: Tensor) -> Tensor:
         """The vectors themselves, `[N, H]`."""
@@ -142,12 +142,12 @@ def _highest(each: _Sum, fixed_C: Tensor, drawn_NC: Tensor) -> Tensor:
 
 
 def p_value(own: float, draws_N: Tensor) -> float:
-    """How often chance does as well: (1 + draws at least as high, but for rounding) / (1 + draws)."""
+    """How often chance does as well: (1 + the draws that are at least as high, up to rounding) / (1 + all draws)."""
     return (1 + int((draws_N >= own - _ROUNDING).sum())) / (1 + len(draws_N))
 
 
 def q_values(ps: Sequence[float]) -> list[float]:
-    """False discovery rates (Benjamini and Hochberg 1995): the share of chance among all that are as small."""
+    """False discovery rates (Benjamini and Hochberg 1995): the expected share of chance among p as small as this."""
     order = sorted(range(len(ps)), key=lambda i: ps[i], reverse=True)
     found, least = [1.0] * len(ps), 1.0
     for place, i in enumerate(order):

@@ -1,7 +1,6 @@
-"""A planted important token is ranked first, and attention is what the model's own layers give."""
+"""A planted important token is ranked first, and the changes are changes of the loss."""
 
 import pytest
-import torch
 from families import tiny_backbone
 from test_ladder import IDS, LABELS, ROWS, TASK, tuned
 
@@ -9,8 +8,7 @@ from ptuning.data.readers import Row
 from ptuning.data.task import Task
 from ptuning.errors import PromptError
 from ptuning.evaluation.scoring import score_rows
-from ptuning.forward.placement import place
-from ptuning.inspection.measures.importance import COLUMNS, attention, importance
+from ptuning.inspection.measures.importance import COLUMNS, importance
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.prompts.encoders import Conditioned
 from ptuning.prompts.initializers import from_ids
@@ -25,7 +23,7 @@ def tiny():
 
 
 def planted(backbone):
-    """Four virtual tokens that are the same but for one, and rows whose answers are those the model then gives."""
+    """Four virtual tokens of which one differs from the others, and rows with the answers that the model then gives."""
     vocabulary = Vocabulary.of(backbone)
     prompt_PH = vocabulary.rows([270, 270, 300, 270])
     task = Task("{prompt:4}review: {text} sentiment", verbalizer=LABELS)
@@ -77,37 +75,6 @@ def test_one_virtual_token_alone_has_no_others(tiny):
     (record,) = importance(tuned(tiny, task=task, ids=IDS[:1]), tiny, ROWS[:8])
     assert record["mean"] is None
     assert record["random"] is not None
-
-
-def test_attention_is_that_of_the_models_own_layers():
-    backbone = tiny_backbone()
-    prompt, examples = tuned(backbone), backbone.coder(TASK).encode(ROWS[:3])
-    found_P = attention(prompt.embeddings_PH, backbone, examples)
-    backbone.model.set_attn_implementation("eager")
-    total_P = torch.zeros(5)
-    for example in examples:
-        batch = backbone.collate([example])
-        run = backbone.model(
-            inputs_embeds=place(backbone, prompt.embeddings_PH, batch.ids_BT), output_attentions=True, use_cache=False
-        )
-        scored = int(batch.scored_BT[0].nonzero()[0])
-        share_T = torch.stack(run.attentions).mean(dim=(0, 2))[0, scored]
-        total_P += torch.stack([share_T[int((batch.ids_BT[0] == -1 - p).nonzero()[0])] for p in range(5)]).detach()
-    assert torch.allclose(found_P, total_P / 3, atol=1e-5)
-
-
-@pytest.mark.parametrize("family", ["gpt2", "gemma3_text", "qwen3", "mistral"])
-def test_attention_of_a_row_is_shared_out(family):
-    backbone = tiny_backbone(family)
-    found_P = attention(tuned(backbone).embeddings_PH, backbone, backbone.coder(TASK).encode(ROWS[:2]))
-    assert found_P is not None
-    assert (found_P >= 0).all()
-    assert float(found_P.sum()) < 1
-
-
-def test_attention_that_cannot_be_seen_is_not_told():
-    backbone = tiny_backbone("mamba")
-    assert attention(tuned(backbone).embeddings_PH, backbone, backbone.coder(TASK).encode(ROWS[:2])) is None
 
 
 def test_conditioned_prompt_is_refused(tiny):

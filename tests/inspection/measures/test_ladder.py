@@ -121,7 +121,7 @@ def test_fewer_rows_than_random_prompts(tiny):
 
 
 def test_behaviour_of_the_text_is_told_beside_random_text(tiny):
-    """Behind a begin-of-text token the text stands elsewhere than the virtual tokens; random text stands there too."""
+    """Text stands behind the begin-of-text token and virtual tokens do not; so random text is measured too."""
     task = Task("{prompt:5}review: {text} sentiment", verbalizer=LABELS)
     ids = [262, 263, 264, 265, 266]
     prompt = tuned(tiny, distance=0.0, task=task, ids=ids)

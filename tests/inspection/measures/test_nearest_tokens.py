@@ -1,4 +1,4 @@
-"""A decoding is the exact nearest tokens by every metric, and tells what is only the start's echo."""
+"""A decoding gives the exact nearest tokens by each metric, and marks those that only echo the start."""
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ def test_csls_is_that_of_its_definition():
 
 
 def test_csls_takes_off_how_crowded_a_token_is():
-    """Two tokens as near to the prompt: of them the one that random vectors are not near to is the nearer."""
+    """Of two tokens that are equally near, CSLS prefers the one that few random vectors are near to."""
     vocabulary = cloud(400, 16)
     table = decode(drawn(4, 16, seed=1) + 0.8, vocabulary, k=400, metric="csls", num_null=99)
     hubs = [record for record in table if record["hub_share"] > 0.02]

@@ -1,4 +1,4 @@
-"""Decodings of one task's seeds are compared with those of other tasks."""
+"""Decodings of prompts of one task are compared with those of other tasks."""
 
 import pytest
 from synthetic import cloud
@@ -13,7 +13,7 @@ def test_same_task_overlaps_more_than_other_tasks():
         "one": [vocabulary.rows([1, 2, 3, 4]), vocabulary.rows([1, 2, 5, 6])],
         "other": [vocabulary.rows([7, 8, 9, 4]), vocabulary.rows([7, 8, 10, 11])],
     }
-    same, other = stability(tasks, vocabulary)
+    same, other = stability(tasks, vocabulary).table
     assert all(list(record) == list(COLUMNS) for record in (same, other))
     assert (same["pairs"], same["num_pairs"]) == ("same task", 2)
     assert same["overlap"] == pytest.approx((2 / 6 + 2 / 6) / 2)
@@ -25,7 +25,7 @@ def test_same_task_overlaps_more_than_other_tasks():
 
 def test_prompts_of_other_lengths_have_no_positions_in_common():
     vocabulary = cloud()
-    (same,) = stability({"one": [vocabulary.rows([1, 2]), vocabulary.rows([2, 1, 3])]}, vocabulary)
+    (same,) = stability({"one": [vocabulary.rows([1, 2]), vocabulary.rows([2, 1, 3])]}, vocabulary).table
     assert same["by_position"] is None
     assert same["overlap"] == pytest.approx(2 / 3)
 

@@ -16,7 +16,7 @@ def vocabulary() -> Vocabulary:
 
 
 def planted(vocabulary: Vocabulary, num_atoms: int, noise: float, num: int = 60) -> tuple[torch.Tensor, list[set[int]]]:
-    """Sums of centred tokens, and of noise whose length is a share of the sum's."""
+    """Sums of centred tokens plus noise, whose length is a share of the sum's length."""
     generator = torch.Generator().manual_seed(num_atoms)
     sums, ids = [], []
     for i in range(num):

@@ -1,4 +1,4 @@
-"""A run keeps the prompt as it was, and its way can be followed."""
+"""A run keeps snapshots of the prompt, and the prompt can be followed through them."""
 
 import pytest
 import torch

@@ -13,7 +13,8 @@ from ptuning.prompts.soft_prompt import SoftPrompt
 
 
 def test_controls_are_asked_too(backbone):
-    table = verbalise(tuned(backbone), backbone, others={"topic": tuned(backbone, distance=2.0)}, max_new_tokens=4)
+    others = {"topic": tuned(backbone, distance=2.0)}
+    table = verbalise(tuned(backbone), backbone, others, max_new_tokens=4).table
     assert table.column("prompt") == [SOFT, UNTRAINED, RANDOM, "other task: topic"]
     assert all(list(record) == list(COLUMNS) for record in table)
     assert table[0]["shared"] == 1.0
@@ -29,9 +30,9 @@ def test_at_layer_0_the_states_are_the_prompts_own_embeddings(backbone):
     )
     expected = backbone.tokenizer.decode(written[0, question.shape[1] :], skip_special_tokens=True).strip()
     fillers = SoftPrompt(from_ids(backbone.vocabulary_VH, filler[-1:] * 5), TASK)
-    assert verbalise(fillers, backbone, layers=(0, 0), max_new_tokens=6)[0]["text"] == expected
-    texts = {verbalise(tuned(backbone, 2.0), backbone, layers=(0, k), max_new_tokens=6)[0]["text"] for k in (0, 1)}
-    assert len(texts) == 2
+    assert verbalise(fillers, backbone, layers=(0, 0), max_new_tokens=6).table[0]["text"] == expected
+    at_0, at_1 = (verbalise(tuned(backbone, 2.0), backbone, layers=(0, k), max_new_tokens=6) for k in (0, 1))
+    assert at_0.table[0]["text"] != at_1.table[0]["text"]
 
 
 def test_nothing_is_left_on_the_model(backbone):

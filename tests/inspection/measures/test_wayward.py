@@ -1,4 +1,4 @@
-"""Prompts are tuned with a pull to a text, and the frontier is told."""
+"""Prompts are tuned with a pull to a text, and the table shows what that costs."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_pulled_prompts_decode_to_the_text_and_the_free_one_does_not():
 
 
 def evaluated(backbone, prompt):
-    """The loss of where the free prompt began."""
+    """The loss of the start of the free prompt."""
     from ptuning.evaluation.scoring import evaluate
     from ptuning.inspection.vocabulary.embeddings import Vocabulary
 

@@ -1,4 +1,4 @@
-"""Equal rows are joined, odd tokens are flagged, and nothing grows with the vocabulary but the vocabulary."""
+"""Equal rows are joined, odd tokens are flagged, and memory does not grow with the vocabulary."""
 
 import os
 import subprocess
@@ -36,6 +36,14 @@ def test_no_equal_row_is_missed(num, dtype):
     copies = list(range(7, num, 14))
     matrix_VH[copies] = matrix_VH[3].clone()
     assert Vocabulary(matrix_VH, Names()).same_V[copies].tolist() == [3] * len(copies)
+
+
+def test_rows_have_the_shape_of_their_ids():
+    vocabulary = Vocabulary(drawn(50, 8).bfloat16(), Names())
+    ids_NP = torch.tensor([[3, 4, 5], [9, 4, 0]])
+    assert torch.equal(vocabulary.rows(ids_NP)[1], vocabulary.rows([9, 4, 0]))
+    assert vocabulary.rows(ids_NP).dtype == torch.float32
+    assert vocabulary.rows([]).shape == (0, 8)
 
 
 def test_odd_tokens_are_flagged():

@@ -19,13 +19,13 @@ def vocabulary() -> Vocabulary:
 
 
 def largest_distance(ps: list[float]) -> float:
-    """Kolmogorov and Smirnov's: how far the share of p-values up to x is from x, at most."""
+    """The Kolmogorov-Smirnov statistic: the largest distance between x and the share of p-values up to x."""
     sorted_ = sorted(ps)
     return max(max(abs((i + 1) / len(ps) - p), abs(i / len(ps) - p)) for i, p in enumerate(sorted_))
 
 
 def from_null(kind: str, vocabulary: Vocabulary) -> tuple[torch.Tensor, list[int | None]]:
-    """A prompt that a null made, and where it began."""
+    """A prompt drawn from a null, and its initial ids."""
     ids: list[int | None] = torch.randint(len(vocabulary), (NUM,), generator=torch.Generator().manual_seed(7)).tolist()
     start_PH = vocabulary.rows([i or 0 for i in ids])
     if kind == VOCABULARY:
@@ -65,7 +65,7 @@ def test_at_most_5_percent_of_meaningless_prompts_have_a_token_that_passes(vocab
 
 
 def at_most_5_percent(num: int) -> float:
-    """What a rate of 5 % exceeds among so many at most once in 20 times."""
+    """A count that a rate of 5 % exceeds at most once in 20 trials of so many."""
     return 0.05 * num + 1.64 * (0.05 * 0.95 * num) ** 0.5
 
 
@@ -132,7 +132,7 @@ def test_draws_have_the_kind_that_they_are_of(vocabulary):
 
 
 def test_chances_are_those_of_the_vectors_themselves(vocabulary):
-    """The products are taken apart to share them; here each vector is compared with every token by itself."""
+    """The shared products give the same as comparing each vector with every token."""
     prompt_PH, init_ids = vocabulary.rows([1, 2, 3]) + 1.5 * drawn(3, 32), [1, None, 3]
     made = Nulls(vocabulary, prompt_PH, init_ids, 300, seed=0)
     unit_VH = unit(vocabulary.matrix_VH)
