@@ -10,7 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads; ch
 import pytest
 from families import tiny_backbone
 
-from ptuning.model.backbone import Backbone
+from ptuning.model import Backbone
 
 REPOSITORY = Path(__file__).parent.parent
 ASSETS = REPOSITORY / "assets"

@@ -21,7 +21,7 @@ from ptuning.forward.paths import label_logits
 from ptuning.forward.shared_prefix import shared_prefix
 from ptuning.forward.splice import splice
 from ptuning.inference.prompted_lm import PromptedLM
-from ptuning.model.backbone import Backbone
+from ptuning.model import Backbone
 from ptuning.prompts import encoders, initializers
 from ptuning.training import backward as gradient
 from ptuning.training.interrupts import Interrupted

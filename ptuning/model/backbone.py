@@ -66,6 +66,7 @@ class Backbone(ABC):
     @staticmethod
     def of(model: Any, tokenizer: Any, name: str | None = None) -> "Backbone":
         """The backbone of a model that is loaded already; arguments as above."""
+        assert Backbone._families, "Backbone is to be imported from ptuning.model, which registers its families"
         family = next(each for each in Backbone._families if each.fits(model))
         return family(model, tokenizer, name)
 

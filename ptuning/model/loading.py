@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
+import transformers  # its classes are loaded when they are first named
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
 from ptuning.errors import ModelError
@@ -38,9 +37,9 @@ def load(name: str, dtype: str, device: str, revision: str | None, trust_remote_
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         with _quietly():
-            tokenizer = AutoTokenizer.from_pretrained(name, **options)
-            is_pair = AutoConfig.from_pretrained(name, **options).is_encoder_decoder
-            kind: Any = AutoModelForSeq2SeqLM if is_pair else AutoModelForCausalLM
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
+            is_pair = transformers.AutoConfig.from_pretrained(name, **options).is_encoder_decoder
+            kind: Any = transformers.AutoModelForSeq2SeqLM if is_pair else transformers.AutoModelForCausalLM
             loaded = kind.from_pretrained(name, dtype=_dtype(dtype, place), output_loading_info=True, **options)
     except Exception as error:  # transformers, safetensors and json each raise their own kinds
         raise cannot_load(name, str(error)) from error
@@ -66,6 +65,8 @@ def load_embeddings(
     Raises:
         ModelError: As `load`. Whether the model reads what follows a token cannot be found out without its layers.
     """
+    from accelerate import init_empty_weights
+
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     place = _device(device)
     try:
@@ -73,12 +74,12 @@ def load_embeddings(
         if not files:
             return None
         with _quietly():
-            config = AutoConfig.from_pretrained(name, **options)
+            config = transformers.AutoConfig.from_pretrained(name, **options)
             if config.is_encoder_decoder or getattr(config, "quantization_config", None) is not None:
                 return None
-            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
             with init_empty_weights(include_buffers=False):
-                model = AutoModelForCausalLM.from_config(
+                model = transformers.AutoModelForCausalLM.from_config(
                     config, dtype=_dtype(dtype, place), trust_remote_code=trust_remote_code
                 )
             model.tie_weights()  # a head that is the embeddings has no tensor of its own

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from ptuning.cli import main as cli
 from ptuning.data.readers import Row
 from ptuning.data.task import Task
-from ptuning.model.backbone import Backbone
+from ptuning.model import Backbone
 from ptuning.model.causal import CausalBackbone
 from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.prompts.storage import OWN_FILE, WEIGHTS_FILE

@@ -15,7 +15,7 @@ from ptuning.inference.generation import writing_options
 from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.inference.row_text import RowText
 from ptuning.inference.streaming import Piece
-from ptuning.model.backbone import Backbone
+from ptuning.model import Backbone
 from ptuning.prompts.soft_prompt import SoftPrompt
 
 ROWS = [{"text": text} for text in ("the film was good", "bad", "a very dull plot in the capital", "", "bright")]

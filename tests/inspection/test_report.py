@@ -24,7 +24,7 @@ from ptuning.inspection.report import inspect
 from ptuning.inspection.terminal import lines
 from ptuning.inspection.verdict import ECHO, NOT_JUDGED, WORDS
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
-from ptuning.model.backbone import Backbone
+from ptuning.model import Backbone
 from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.training.run import train
 from ptuning.training.run_directory import RunDirectory

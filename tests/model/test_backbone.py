@@ -22,8 +22,7 @@ from ptuning.errors import ModelError
 from ptuning.forward import objective
 from ptuning.forward.shared_prefix import shared_prefix
 from ptuning.forward.splice import splice
-from ptuning.model import loading
-from ptuning.model.backbone import Backbone
+from ptuning.model import Backbone, loading
 from ptuning.model.checkpointing import is_checkpointed
 from ptuning.model.fingerprint import Fingerprint
 from ptuning.prompts.encoders import Residual

@@ -19,7 +19,7 @@ from ptuning.forward import objective
 from ptuning.forward.paths import label_logits
 from ptuning.forward.splice import splice
 from ptuning.inference.prompted_lm import PromptedLM
-from ptuning.model.backbone import Backbone
+from ptuning.model import Backbone
 from ptuning.model.encoder_decoder import EncoderDecoderBackbone
 from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.training.run import train

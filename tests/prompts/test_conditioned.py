@@ -17,7 +17,7 @@ from ptuning.forward.paths import label_logits
 from ptuning.forward.shared_prefix import can_share
 from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.inspection.report import inspect
-from ptuning.model.backbone import Backbone
+from ptuning.model import Backbone
 from ptuning.prompts.encoders import Conditioned
 from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.training.run import TrainResult, train

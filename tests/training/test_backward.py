@@ -9,7 +9,7 @@ from ptuning.data.readers import Row
 from ptuning.data.task import Task
 from ptuning.errors import DataError
 from ptuning.forward import objective
-from ptuning.model.backbone import Backbone
+from ptuning.model import Backbone
 from ptuning.prompts import encoders, initializers
 from ptuning.training import backward as gradient
 

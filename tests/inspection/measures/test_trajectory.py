@@ -8,7 +8,7 @@ from ptuning.config.run import RunConfig
 from ptuning.errors import PromptError, TrainingError
 from ptuning.inspection.measures.trajectory import COLUMNS, trajectory
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
-from ptuning.model.backbone import Backbone
+from ptuning.model import Backbone
 from ptuning.prompts import encoders
 from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.training.run import Trainer, train

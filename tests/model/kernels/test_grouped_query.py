@@ -9,7 +9,7 @@ from families import ATTENTION, tiny_backbone
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ptuning.model.backbone import Backbone
+from ptuning.model import Backbone
 from ptuning.model.kernels.grouped_query import NAME, prefer_unrepeated, unrepeated
 from ptuning.model.kernels.switch import FastKernels
 
