@@ -14,7 +14,7 @@ from ptuning.data.examples import Example, common_beginning
 from ptuning.data.readers import Row, require_columns
 from ptuning.data.task import Task, Verbalizer
 from ptuning.data.template import Template
-from ptuning.data.tokenizer import frame_ids, special_words, text_ids
+from ptuning.data.tokenizer import RunningText, Stretch, frame_ids, special_words, text_ids
 from ptuning.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class TemplateEncoder:
         self._begin = [] if chat else begin
         self._end = end if closes else []
         self._tokenizer = tokenizer
+        self._running = RunningText(tokenizer)
         self._special = special_words(tokenizer)
 
     def encode(
@@ -78,9 +79,8 @@ class TemplateEncoder:
     def _ids(self, rows: Sequence[Mapping[str, str]]) -> list[list[int]]:
         names = self.template.field_names
         filled = [self.template.fill({name: self.plain(row[name]) for name in names}) for row in rows]
-        texts = [stretch for stretches in filled for stretch in stretches if isinstance(stretch, str)]
-        tokenized = iter(text_ids(self._tokenizer, texts))
-        return [self._join(stretches, tokenized) for stretches in filled]
+        tokenized = iter(self._running.ids([stretch for parts in filled for stretch in _stretches(parts)]))
+        return [self._join(parts, tokenized) for parts in filled]
 
     def plain(self, text: str) -> str:
         """A row's text with the words of special tokens broken, so that no row can write one."""
@@ -88,13 +88,13 @@ class TemplateEncoder:
             text = text.replace(word, f"{word[0]} {word[1:]}")
         return text
 
-    def _join(self, stretches: list[str | int], tokenized: Iterator[list[int]]) -> list[int]:
+    def _join(self, parts: list[str | int], tokenized: Iterator[list[int]]) -> list[int]:
         ids: list[int] = []
         num_placed, begin = 0, self._begin
-        for stretch in stretches:
-            if isinstance(stretch, int):
-                ids += range(-num_placed - 1, -num_placed - stretch - 1, -1)
-                num_placed += stretch
+        for part in parts:
+            if isinstance(part, int):
+                ids += range(-num_placed - 1, -num_placed - part - 1, -1)
+                num_placed += part
             else:
                 ids += [*begin, *next(tokenized)]
                 begin = []
@@ -127,6 +127,15 @@ class TemplateEncoder:
         return ids_keeping(num_fitting - 1)
 
 
+def _stretches(parts: list[str | int]) -> Iterator[Stretch]:
+    """The stretches of a filled template, each with all the row's text before it."""
+    before = ""
+    for part in parts:
+        if isinstance(part, str):
+            yield Stretch(part, before or None)
+            before += part
+
+
 class Coder:
     """Turns rows of a task into examples with one tokenizer.
 
@@ -143,8 +152,11 @@ class Coder:
         self._tokenizer = tokenizer
         self._encoder = TemplateEncoder(Template.parse(task.template), tokenizer, task.chat_template, closes)
         self._answer = Template.parse(task.answer)
+        self._running = RunningText(tokenizer)
+        self._before_answer = None if closes else self._encoder.template.ending  # a decoder's answer stands alone
         self.labels = tuple(task.verbalizer or ())
-        self.label_ids = Verbalizer(task.verbalizer).token_ids(tokenizer) if task.verbalizer else []
+        verbalizer = Verbalizer(task.verbalizer or {})
+        self.label_ids = verbalizer.token_ids(tokenizer, self._before_answer)
         self._max_positions = sys.maxsize if max_positions is None else max_positions
         self._has_apart = closes
 
@@ -177,6 +189,10 @@ class Coder:
         """Encodes rows to be continued; only the model's positions limit what may be written. Raises like `encode`."""
         room = min(self.task.max_length or sys.maxsize, self._positions_beside(max_new_tokens))
         return self._questions(rows, [room] * len(rows))
+
+    def next_ids(self, text: str) -> list[int]:
+        """Token ids of text that goes on behind a row and its answer."""
+        return self._running.ids([Stretch(text, "")])[0]
 
     def _room_beside(self, num_answer_tokens: int) -> int:
         """Tokens that a question may have beside an answer."""
@@ -228,6 +244,6 @@ class Coder:
             str(stretch)
             for stretch in self._answer.fill({name: self.plain(row.values[name]) for name in self._answer.field_names})
         )
-        ids = text_ids(self._tokenizer, [text])[0]
+        ids = self._running.ids([Stretch(text, self._before_answer)])[0]
         end = self._tokenizer.eos_token_id
         return ids if end is None else [*ids, end]

@@ -12,7 +12,7 @@ from ptuning.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 from ptuning.data.template import Field, Template
-from ptuning.data.tokenizer import text_ids
+from ptuning.data.tokenizer import RunningText, Stretch
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,14 @@ class Verbalizer:
         """The labels, in the order they were written."""
         return tuple(self.texts)
 
-    def token_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
-        """The token ids of each label's text; raises `ConfigError` when one is another's beginning."""
-        ids = text_ids(tokenizer, list(self.texts.values()))
+    def token_ids(self, tokenizer: "PreTrainedTokenizerBase", before: str | None = "") -> list[list[int]]:
+        """The token ids of each label's text; raises `ConfigError` when one is another's beginning.
+
+        Args:
+            tokenizer: A Hugging Face tokenizer.
+            before: The text that the labels follow; "" where it is unknown, None where there is none.
+        """
+        ids = RunningText(tokenizer).ids([Stretch(text, before) for text in self.texts.values()])
         for label, label_ids in zip(self.labels, ids, strict=True):
             for other, other_ids in zip(self.labels, ids, strict=True):
                 if label != other and other_ids[: len(label_ids)] == label_ids:

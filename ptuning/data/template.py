@@ -100,6 +100,16 @@ class Template:
         return self
 
     @property
+    def ending(self) -> str | None:
+        """The words that every row ends with, without slots: "" after a column, None where the template has no text."""
+        ending, texts = "", [part for part in self.parts if not isinstance(part, Slot)]
+        for part in reversed(texts):
+            if isinstance(part, Field):
+                break
+            ending = part.text + ending
+        return ending if texts else None
+
+    @property
     def text(self) -> str:
         """The template as it is written; `parse(text)` gives the template back."""
         return "".join(map(_written, self.parts))
