@@ -167,7 +167,7 @@ class Coder:
             DataError: Naming the row, for a missing column, a label the verbalizer does not know or a row that cannot
                 fit the model's positions.
         """
-        answers = [self._answer_ids(row) for row in rows]
+        answers = self._answers(rows)
         reserved = [self.longest_label or len(answer) for answer in answers]  # a label must not decide what is cut
         for row, num_tokens in zip(rows, reserved, strict=True):
             if num_tokens > self._max_positions:
@@ -175,7 +175,7 @@ class Coder:
                     f"{row.where}: an answer of {num_tokens} tokens", f"at most {self._max_positions}", "Shorten it"
                 )
         examples = self._questions(rows, [self._room_beside(num_tokens) for num_tokens in reserved])
-        labels = [self.labels.index(row.values[self.task.label_column]) if self.labels else None for row in rows]
+        labels = [self._label(row) if self.labels else None for row in rows]
         return [
             Example(example.ids, answer, label, example.was_cut)
             for example, answer, label in zip(examples, answers, labels, strict=True)
@@ -229,21 +229,26 @@ class Coder:
         encoded = self._encoder.encode([row.values for row in rows], rooms, lambda i: rows[i].where)
         return [Example(each.ids, [], None, each.was_cut) for each in encoded]
 
-    def _answer_ids(self, row: Row) -> list[int]:
-        require_columns(row, self._answer.field_names)
+    def _answers(self, rows: Sequence[Row]) -> list[list[int]]:
+        """The token ids of the rows' answers."""
+        names = self._answer.field_names
+        for row in rows:
+            require_columns(row, names)
         if self.labels:
-            label = row.values[self.task.label_column]
-            if label not in self.labels:
-                raise DataError(
-                    f"{row.where}: label {label!r}",
-                    f"one of {', '.join(self.labels)}",
-                    "Correct it, or add it to data.verbalizer",
-                )
-            return self.label_ids[self.labels.index(label)]
-        text = "".join(
-            str(stretch)
-            for stretch in self._answer.fill({name: self.plain(row.values[name]) for name in self._answer.field_names})
-        )
-        ids = self._running.ids([Stretch(text, self._before_answer)])[0]
+            return [self.label_ids[self._label(row)] for row in rows]
+        filled = [self._answer.fill({name: self.plain(row.values[name]) for name in names}) for row in rows]
+        stretches = [Stretch("".join(map(str, parts)), self._before_answer) for parts in filled]
         end = self._tokenizer.eos_token_id
-        return ids if end is None else [*ids, end]
+        closing = [] if end is None else [end]
+        return [[*ids, *closing] for ids in self._running.ids(stretches)]
+
+    def _label(self, row: Row) -> int:
+        """The index of a row's label."""
+        label = row.values[self.task.label_column]
+        if label not in self.labels:
+            raise DataError(
+                f"{row.where}: label {label!r}",
+                f"one of {', '.join(self.labels)}",
+                "Correct it, or add it to data.verbalizer",
+            )
+        return self.labels.index(label)
