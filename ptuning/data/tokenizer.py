@@ -90,13 +90,13 @@ def _anchors(stretch: Stretch) -> tuple[str, ...]:
 
 
 def special_words(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """The texts that the tokenizer reads as control tokens, the longest first."""
+    """The texts that the tokenizer reads as special tokens, the longest first."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     return sorted((word for word in added if len(word) > 1), key=len, reverse=True)
 
 
 def frame_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and behind a text, e.g. `[bos]` and `[]`; nothing for most GPT-2-like ones."""
+    """The ids that the tokenizer adds before and after a text, e.g. `[bos]` and `[]`; none for most GPT-2-like ones."""
     bare = tokenizer("a", add_special_tokens=False).input_ids
     framed = tokenizer("a").input_ids
     start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)

@@ -54,7 +54,7 @@ def test_what_is_written_wins_over_defaults_and_overrides_win_over_both(minimal:
     text = minimal.read_text().replace("output_dir: run", "output_dir: run, max_steps: 7, seed: 3")
     config = RunConfig.from_yaml(
         write(minimal, text + "prompt: {encoder: lstm}\n"),
-        [*("--train.max_steps", "50"), "--data.max_length=null", "--train.output_dir=a=b", "--model.dtype", "bfloat16"],
+        ["--train.max_steps", "50", "--data.max_length=null", "--train.output_dir=a=b", "--model.dtype", "bfloat16"],
     )
     assert (config.train.max_steps, config.train.seed, config.train.output_dir) == (50, 3, "a=b")
     assert (config.data.max_length, config.prompt.encoder, config.model.dtype) == (None, "lstm", "bfloat16")
@@ -277,8 +277,11 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
 
 def test_settings_that_need_each_other_are_taken_together() -> None:
     together = {
-        **{"prompt.init": "labels", "data.verbalizer": LABELS, "data.validation": "v.csv"},
-        **{"train.metric_for_best_model": "accuracy", "train.early_stopping_patience": 2},
+        "prompt.init": "labels",
+        "data.verbalizer": LABELS,
+        "data.validation": "v.csv",
+        "train.metric_for_best_model": "accuracy",
+        "train.early_stopping_patience": 2,
     }
     assert RunConfig.from_settings({**MINIMAL, **together}).prompt.init == "labels"
 
