@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from families import PREFIX_SPACE, TOKENIZERS, tiny_tokenizer
@@ -261,12 +262,17 @@ def test_threads_share_a_tokenizer_from_its_first_call_on(kind: str) -> None:
         assert run_together(work) == []
 
 
-def test_no_call_changes_a_tokenizer_after_the_first() -> None:
-    tokenizer = saved_with_settings("byte-fallback")
-    text_ids(tokenizer, ["a"])
-    state = tokenizer.backend_tokenizer.to_str()
-    assert tokenizer.backend_tokenizer.truncation is None
+def test_no_call_changes_a_tokenizer_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, states = saved_with_settings("byte-fallback"), set[str]()
+    encode = tokenizer._encode_plus
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        found = encode(*arguments, **options)
+        states.add(tokenizer.backend_tokenizer.to_str())
+        return found
+
+    monkeypatch.setattr(tokenizer, "_encode_plus", watched)
     task = Task("{prompt:2}a {text}{prompt:1} film", chat_template=True, verbalizer=VERBALIZER, max_length=30)
-    Coder(task, tokenizer).encode([Row({"text": "good " * 20, "label": "n"}, "row")])
-    frame_ids(tokenizer)
-    assert tokenizer.backend_tokenizer.to_str() == state
+    (example,) = Coder(task, tokenizer).encode([Row({"text": "good " * 20, "label": "n"}, "row")])
+    assert example.was_cut
+    assert len(states) == 1
