@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ptuning.data.coder import Coder as Coder
     from ptuning.data.examples import Example as Example
     from ptuning.data.examples import num_cut as num_cut
-    from ptuning.data.examples import shared_ids as shared_ids
+    from ptuning.data.examples import prefix_ids as prefix_ids
     from ptuning.data.examples import warn_of_cut as warn_of_cut
     from ptuning.data.examples import with_answer as with_answer
     from ptuning.data.readers import Row as Row
@@ -42,7 +42,7 @@ __getattr__, __dir__, __all__ = lazily(
     {
         "batches": ("Batch", "IGNORED", "added", "collate", "collate_pairs", "padded", "positions"),
         "coder": ("Coder",),
-        "examples": ("Example", "num_cut", "shared_ids", "warn_of_cut", "with_answer"),
+        "examples": ("Example", "num_cut", "prefix_ids", "warn_of_cut", "with_answer"),
         "readers": ("Row", "as_row", "read_rows"),
         "sampling": ("BatchStream", "FEWEST_BATCHES", "by_length", "require_small"),
         "task": ("Task", "Verbalizer"),

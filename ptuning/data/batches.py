@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ptuning.data.examples import Example, shared_ids
+from ptuning.data.examples import Example, prefix_ids
 
 IGNORED = -100  # marks a position without a label, as in torch's losses
 
@@ -28,13 +28,13 @@ class Batch:
     """The answers' ids at their places in the row, -100 elsewhere, `[B, T]`."""
     num_unscored: tuple[int, ...]
     """The number of tokens in each row before the first position whose logits are needed."""
-    shared_ids: tuple[int, ...]
+    prefix_ids: tuple[int, ...]
     """The ids that all rows begin with, before every such position; empty for a single row."""
 
     @property
-    def num_shared(self) -> int:
+    def num_prefix_tokens(self) -> int:
         """The number of tokens that all rows begin with."""
-        return len(self.shared_ids)
+        return len(self.prefix_ids)
 
     @property
     def scored_BT(self) -> Tensor:
@@ -88,14 +88,14 @@ def collate(examples: Sequence[Example], pad_id: int, padding_side: str = "right
     ids_BT, mask_BT = padded([[*each.ids, *each.answer_ids] for each in examples], pad_id, padding_side)
     labels = [[*[IGNORED] * len(each.ids), *each.answer_ids] for each in examples]
     labels_BT, _ = padded(labels, IGNORED, padding_side)
-    return Batch(ids_BT, mask_BT, labels_BT, _num_unscored(examples), shared_ids(examples))
+    return Batch(ids_BT, mask_BT, labels_BT, _num_unscored(examples), prefix_ids(examples))
 
 
 def collate_pairs(examples: Sequence[Example], pad_id: int, padding_side: str = "right") -> PairBatch:
     """Pads examples into a batch for an encoder-decoder, questions and answers apart. Arguments as in `collate`."""
     ids_BT, mask_BT = padded([each.ids for each in examples], pad_id, padding_side)
     labels_BA, _ = padded([each.answer_ids for each in examples], IGNORED, "right")
-    return PairBatch(ids_BT, mask_BT, labels_BA, _num_unscored(examples), shared_ids(examples))
+    return PairBatch(ids_BT, mask_BT, labels_BA, _num_unscored(examples), prefix_ids(examples))
 
 
 def _num_unscored(examples: Sequence[Example]) -> tuple[int, ...]:

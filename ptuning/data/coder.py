@@ -204,7 +204,7 @@ class Coder:
         return self._max_positions - (0 if self._has_apart else num_answer_tokens)
 
     @cached_property
-    def common_ids(self) -> tuple[int, ...]:
+    def prefix_ids(self) -> tuple[int, ...]:
         """The virtual tokens and words that every row begins with; always less than a whole row."""
         rows = [Row(dict.fromkeys(self.columns, text), "a row") for text in _PROBES]
         ids = [each.ids for each in self._questions(rows, [sys.maxsize] * len(rows))]

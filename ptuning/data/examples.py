@@ -33,7 +33,7 @@ class Example:
         return sum(i >= 0 for i in self.ids) + len(self.answer_ids)
 
 
-def shared_ids(examples: Sequence[Example]) -> tuple[int, ...]:
+def prefix_ids(examples: Sequence[Example]) -> tuple[int, ...]:
     """The ids that all rows begin with, before every position whose logits are needed; empty for a single row."""
     if len(examples) < 2:
         return ()

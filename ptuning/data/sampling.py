@@ -76,7 +76,7 @@ def by_length(
     max_batch_tokens: int | None = None,
     num_new_tokens: int = 0,
     overhead_tokens: int = FEWEST_BATCHES,
-    num_run: Sequence[int] | None = None,
+    prefix_lengths: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Row numbers in batches of similar length, the longest first: the cheapest split of the sorted rows.
 
@@ -86,13 +86,13 @@ def by_length(
         max_batch_tokens: The most tokens it may have, padding included; None: no limit.
         num_new_tokens: Tokens that each row may grow by.
         overhead_tokens: A batch's cost besides its tokens, in tokens; the default makes as few batches as possible.
-        num_run: The number of leading tokens of each row that have been run already.
+        prefix_lengths: The number of leading tokens of each row that have been run already.
 
     Raises:
         DataError: For a row that has too many tokens by itself.
     """
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i]))
-    shapes = [(num_run[i] if num_run else 0, len(examples[i]) + num_new_tokens) for i in order]
+    shapes = [(prefix_lengths[i] if prefix_lengths else 0, len(examples[i]) + num_new_tokens) for i in order]
     limit = math.inf if max_batch_tokens is None else max_batch_tokens
     require_small(examples, max_batch_tokens, num_new_tokens)
     costs, ends = (

@@ -12,7 +12,7 @@ from torch import Tensor
 from ptuning.data import Batch, Coder, Example, as_row, warn_of_cut
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
 from ptuning.forward import Prompt, RowPrompts, embeddings_of
-from ptuning.inference.generation import settings_of, written
+from ptuning.inference.generation import writing_options, written
 from ptuning.inference.row_text import texts_of
 from ptuning.model import Backbone, CausalBackbone
 
@@ -65,7 +65,7 @@ class Conversation:
             DataError: When the turn has no text, or the conversation is beyond the model's positions.
             PromptError: For an option that a conversation cannot take.
         """
-        backbone, settings = self._backbone, settings_of(self._backbone, max_new_tokens, stop_strings, options)
+        backbone, settings = self._backbone, writing_options(self._backbone, max_new_tokens, stop_strings, options)
         if settings.num_beams > 1 or settings.has_own_cache:
             raise PromptError(
                 "a conversation with beams or a cache of transformers' own", "one beam", "Leave the option out"
@@ -101,7 +101,7 @@ class Conversation:
 
     def _new_cache(self, batch: Batch) -> Any:
         """A cache for the whole: with the prompt's kept prefix, empty, or None where the model has no other state."""
-        if not self._backbone.shares_prefix:
+        if not self._backbone.supports_prefix_cache:
             return None
         if isinstance(self._prompt, RowPrompts) and self._prompt.begins(batch):
             return self._prompt.spread(self._backbone)[0]

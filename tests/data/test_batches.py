@@ -288,7 +288,7 @@ def test_rows_are_padded_on_the_right() -> None:
     assert batch.mask_BT.tolist() == [[1] * 6, [1] * 5 + [0], [1] * 4 + [0] * 2]
     no = IGNORED
     assert batch.labels_BT.tolist() == [[no] * 5 + [20], [no] * 3 + [21, 22, no], [no] * 6]
-    assert batch.num_shared == 2
+    assert batch.num_prefix_tokens == 2
 
 
 def test_rows_are_padded_on_the_left() -> None:
@@ -333,7 +333,7 @@ def test_padding_loses_and_adds_nothing(rows: list[Example], side: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "num_shared"),
+    ("ids", "num_prefix_tokens"),
     [
         ([[-1, -2, -3, 5], [-1, -2, -3, 6, 7]], 3),
         ([[-1, -2, -3, 5], [-1, -2, 6, -3]], 2),
@@ -343,16 +343,18 @@ def test_padding_loses_and_adds_nothing(rows: list[Example], side: str) -> None:
         ([[-1], [-1, 4]], 0),
     ],
 )
-def test_shared_virtual_tokens_lead_every_row_and_precede_what_is_scored(ids: list[list[int]], num_shared: int) -> None:
+def test_shared_virtual_tokens_lead_every_row_and_precede_what_is_scored(
+    ids: list[list[int]], num_prefix_tokens: int
+) -> None:
     batch = collate([Example(each, [9]) for each in ids], PAD)
-    assert batch.num_shared == num_shared
-    assert not batch.scored_BT[:, :num_shared].any()
+    assert batch.num_prefix_tokens == num_prefix_tokens
+    assert not batch.scored_BT[:, :num_prefix_tokens].any()
 
 
 def test_a_batch_moves_whole() -> None:
     batch = collate(EXAMPLES, PAD).to(torch.device("meta"))
     assert {tensor.device.type for tensor in (batch.ids_BT, batch.mask_BT, batch.labels_BT)} == {"meta"}
-    assert batch.num_shared == 2
+    assert batch.num_prefix_tokens == 2
 
 
 # Order
@@ -462,13 +464,13 @@ def test_what_every_row_begins_with_joins_no_text(template: str, expected: str) 
     tokenizer = tiny_tokenizer()
     slot = [-1, -2] if template.startswith("{prompt") else []
     coder = Coder(Task(template), tokenizer)
-    assert list(coder.common_ids) == [*slot, *tokenizer(expected).input_ids]
+    assert list(coder.prefix_ids) == [*slot, *tokenizer(expected).input_ids]
 
 
 def test_chat_frame_is_begun_with_by_every_row() -> None:
     tokenizer = tiny_tokenizer()
     coder = Coder(Task("{prompt:2}review: {text}", chat_template=True), tokenizer)
-    assert tokenizer.decode(coder.common_ids[2:]) == "<s>user: review:"
+    assert tokenizer.decode(coder.prefix_ids[2:]) == "<s>user: review:"
 
 
 def test_encoders_question_and_decoders_answer_have_positions_of_their_own() -> None:
