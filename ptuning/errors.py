@@ -21,26 +21,50 @@ class PTuningError(Exception):
 
 
 class ConfigError(PTuningError):
-    """A setting, or a pair of settings, that cannot be used; or several of them, told together."""
+    """A setting, or several that do not go together; or several such mistakes, told together.
+
+    Args:
+        received: As in `PTuningError`.
+        expected: As in `PTuningError`.
+        remedy: As in `PTuningError`.
+        keys: The settings that are at fault, as dotted keys.
+    """
 
     problems: tuple["ConfigError", ...] = ()
-    """The single mistakes, where there are several."""
+    """The single mistakes of an error that was made by `together`."""
+
+    def __init__(self, received: str, expected: str, remedy: str, keys: Sequence[str] = ()) -> None:
+        super().__init__(received, expected, remedy)
+        self.keys = tuple(keys)
+
+    def about(self, *keys: str) -> "ConfigError":
+        """The same mistake, with the settings that are at fault."""
+        return ConfigError(self.received, self.expected, self.remedy, keys)
 
     @classmethod
-    def together(cls, problems: Sequence["ConfigError"], source: str) -> "ConfigError":
-        """One error for all `problems`; `source` names the config."""
+    def together(cls, problems: Sequence["ConfigError"], source: str, remedy: str = "Correct them") -> "ConfigError":
+        """One error for all problems.
+
+        Args:
+            problems: The mistakes, at least one; those that were put together before are taken apart.
+            source: The config's name.
+            remedy: What to do about several mistakes.
+        """
         single = [each for problem in problems for each in problem.problems or (problem,)]
         if len(single) == 1:
             error = cls(f"{source}: {single[0].received}", single[0].expected, single[0].remedy)
         else:
             told = " ".join(f"({i}) {each.received}, expected {each.expected};" for i, each in enumerate(single, 1))
-            error = cls(
-                f"{source} has {len(single)} mistakes: {told.rstrip(';')}",
-                "a config without them",
-                "Correct them; ptuning train --help shows every setting",
-            )
+            error = cls(f"{source} has {len(single)} mistakes: {told.rstrip(';')}", "a config without them", remedy)
         error.problems = tuple(single)
+        error.keys = tuple(dict.fromkeys(key for each in single for key in each.keys))
         return error
+
+    @classmethod
+    def raise_any(cls, problems: Sequence["ConfigError"]) -> None:
+        """Raises the problems together, if there are any."""
+        if problems:
+            raise cls.together(problems, "the config")
 
 
 class DataError(PTuningError):

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
 from ptuning.model import Backbone
@@ -75,34 +75,83 @@ ENCODER_DECODER: dict[str, dict[str, Any]] = {
 FAMILIES = ATTENTION | OTHER_STATE | ENCODER_DECODER
 
 
-def tiny_tokenizer(frame: str = "<s> $A") -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with a few words, begin-of-text and end-of-text tokens, and a chat template.
+SPACE_MARK = "\u2581"  # SentencePiece's
+PREFIX_SPACE = ("byte-level-prefix", "prepend", "byte-fallback", "metaspace-always", "metaspace-first", "unigram")
+TOKENIZERS = ("byte-level", "metaspace-never", *PREFIX_SPACE)
+
+
+def tiny_tokenizer(frame: str = "<s> $A", kind: str = "byte-level") -> PreTrainedTokenizerFast:
+    """A tokenizer with a few words, begin-of-text and end-of-text tokens, and a chat template.
 
     Args:
-        frame: What stands around a text: a begin-of-text token, or an encoder's end-of-text token.
+        frame: What stands around a text: a begin-of-text token, an encoder's end-of-text token, or both.
+        kind: One of `TOKENIZERS`; those of `PREFIX_SPACE` put a space or its mark before a text. byte-level: GPT-2's;
+            prepend: Llama 2's, with one unknown token for all other characters; byte-fallback: Llama 2's, with bytes
+            for them; metaspace: a SentencePiece model's with a pre-tokenizer; unigram: T5's.
     """
+    tokenizer = _byte_level(kind) if kind.startswith("byte-level") else _with_space_mark(kind)
+    ids = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
+    tokenizer.post_processor = processors.TemplateProcessing(single=frame, special_tokens=ids)
+    unknown = {"unk_token": "<unk>"} if tokenizer.token_to_id("<unk>") is not None else {}
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", **unknown
+    )
+    fast.chat_template = (
+        "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<s>assistant:{% endif %}"
+    )
+    return fast
+
+
+def _byte_level(kind: str) -> Tokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(**_merged(["<s>", "</s>", "<pad>", *alphabet], "\u0120")))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=kind == "byte-level-prefix")
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _with_space_mark(kind: str) -> Tokenizer:
+    characters = [chr(i) for i in range(33, 127)]
+    special = ["<s>", "</s>", "<pad>", "<unk>"]
+    if kind == "unigram":
+        scores = dict.fromkeys([*special, SPACE_MARK, *characters], -10.0)
+        scores |= {f"{SPACE_MARK}{word}": -2.0 for word in WORDS}
+        tokenizer = Tokenizer(models.Unigram(list(scores.items()), unk_id=3))
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Strip(left=False)])
+        marks = pre_tokenizers.Metaspace(prepend_scheme="always")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), marks])
+        tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+        return tokenizer
+    bytes_ = [] if kind == "prepend" else [f"<0x{i:02X}>" for i in range(256)]
+    merged = _merged([*special, *bytes_, SPACE_MARK, *characters], SPACE_MARK)
+    tokenizer = Tokenizer(models.BPE(**merged, unk_token="<unk>", fuse_unk=True, byte_fallback=bool(bytes_)))
+    if kind.startswith("metaspace"):
+        scheme = kind.removeprefix("metaspace-")
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    else:
+        marks = [normalizers.Prepend(SPACE_MARK), normalizers.Replace(" ", SPACE_MARK)]
+        tokenizer.normalizer = normalizers.Sequence(marks)
+    first = [] if kind == "metaspace-never" else [decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE_MARK, " "), decoders.ByteFallback(), decoders.Fuse(), *first]
+    )
+    return tokenizer
+
+
+def _merged(tokens: list[str], space: str) -> dict[str, Any]:
+    """The vocabulary and the merges that make a token of each word behind a space."""
     merges: list[tuple[str, str]] = []
-    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", "<pad>", *alphabet])}
+    vocabulary = {token: i for i, token in enumerate(tokens)}
     for word in WORDS:
-        pieces = list(f"Ġ{word}")
+        pieces = list(f"{space}{word}")
         while len(pieces) > 1:
             pair = (pieces[0], pieces[1])
             if "".join(pair) not in vocabulary:
                 merges.append(pair)
                 vocabulary["".join(pair)] = len(vocabulary)
             pieces = ["".join(pair), *pieces[2:]]
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    ids = [(token, vocabulary[token]) for token in ("<s>", "</s>")]
-    tokenizer.post_processor = processors.TemplateProcessing(single=frame, special_tokens=ids)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    fast.chat_template = (
-        "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
-        "{% if add_generation_prompt %}<s>assistant:{% endif %}"
-    )
-    return fast
+    return {"vocab": vocabulary, "merges": merges}
 
 
 def tiny_model(family: str, seed: int = 0, std: float = 0.2, **changes: object) -> tuple[Any, PreTrainedTokenizerFast]:

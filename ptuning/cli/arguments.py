@@ -1,4 +1,4 @@
-"""What commands share: their arguments, and the model and the row that these name.
+"""The arguments that commands share, and the model and the row that they name.
 
 Knows nothing of what a command does.
 """
@@ -12,10 +12,10 @@ from ptuning.errors import ConfigError, DataError, ModelError, PromptError
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line."""
+    """A parser that reports a mistake in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises what the command line turns into exit status 2."""
+        """Raises an error that the command line turns into exit status 2."""
         raise ConfigError(message, "a command line as --help shows it", f"See {self.prog} --help")
 
 
@@ -23,13 +23,15 @@ def prompt_command(commands: Any, name: str, help_: str, run: Any) -> argparse.A
     """Adds a command that takes a saved prompt."""
     parser = commands.add_parser(name, help=help_, description=help_)
     parser.add_argument("prompt", metavar="PROMPT_DIR", help="a saved prompt's directory")
-    parser.add_argument("--model", help="the base model; by default the one the prompt names")
+    parser.add_argument("--model", help="the base model (default: the one that the prompt names)")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
-    parser.add_argument("--quantization", default="none", choices=("none", "int8"), help="of the base's weights")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, ...; by default the first accelerator")
-    parser.add_argument("--allow-other-base", action="store_true", help="take a base the prompt was not tuned on")
-    parser.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+    parser.add_argument("--quantization", default="none", choices=("none", "int8"), help="of the base model's weights")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: the first accelerator)")
+    parser.add_argument(
+        "--allow-other-base", action="store_true", help="accept a base that the prompt was not tuned on"
+    )
+    parser.add_argument("--trust-remote-code", action="store_true", help="allow code that comes with the model to run")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, and nothing else, on stdout")
     parser.add_argument("--batch-size", type=positive, default=32, help="rows read at once (default: 32)")
     parser.add_argument("--max-batch-tokens", type=positive, help="tokens read at once (default: no limit)")
     parser.set_defaults(run=run)
@@ -37,15 +39,15 @@ def prompt_command(commands: Any, name: str, help_: str, run: Any) -> argparse.A
 
 
 def positive(text: str) -> int:
-    """A whole number above 0."""
+    """An integer of 1 or more."""
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of 1 or more")
     return int(text)
 
 
 @contextmanager
 def base_of(parsed: argparse.Namespace) -> Iterator[str]:
-    """The base model to load; where it cannot be, says that another can be given."""
+    """The base model to load; an error while it loads also says that another can be given."""
     from ptuning.prompts import SoftPrompt
 
     base = parsed.model or SoftPrompt.load(parsed.prompt).base_name
@@ -80,7 +82,7 @@ def load_model(parsed: argparse.Namespace) -> Any:
 
 
 def read_options(parsed: argparse.Namespace, progress: bool) -> Any:
-    """How the arguments say that rows are read."""
+    """How to read rows, as the arguments say."""
     from ptuning.forward import ReadOptions
 
     return ReadOptions(parsed.batch_size, parsed.max_batch_tokens, progress=progress)

@@ -10,9 +10,9 @@ from ptuning.errors import DataError
 
 def add(commands: Any) -> None:
     """Adds the command to the parser."""
-    parser = prompt_command(commands, "evaluate", "how good a prompt is on rows with answers", run)
-    parser.add_argument("--data", help="rows; by default those the prompt was trained with: test, else validation")
-    parser.add_argument("--baseline", action="store_true", help="also the same words without the soft prompt")
+    parser = prompt_command(commands, "evaluate", "measure a prompt on rows with answers", run)
+    parser.add_argument("--data", help="rows (default: the test or validation rows of the prompt's training)")
+    parser.add_argument("--baseline", action="store_true", help="also measure the same words without the soft prompt")
 
 
 def run(parsed: argparse.Namespace) -> None:

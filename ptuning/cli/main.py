@@ -1,6 +1,6 @@
 """The command line: parses, calls, prints; no logic of its own.
 
-Exit status: 0 done; 2 a mistake of the user's, told in one line on stderr; 130 interrupted.
+Exit status: 0 done; 2 a user's mistake, told in one line on stderr; 130 interrupted.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from ptuning.cli import evaluate, inspect, predict, train
 from ptuning.cli.arguments import Parser
 from ptuning.errors import PTuningError
 
-# transformers imports torchao where it is installed, which then tells of kernels for machines other than this one.
+# transformers imports torchao where it is installed, and torchao warns about kernels for other machines.
 _NOISY = ("torchao", "torch.utils._pytree")
 
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parsed = _parser().parse_args(given)
             parsed.run(parsed)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output, such as head, has seen enough
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except PTuningError as error:
         print(f"ptuning: {error}", file=sys.stderr)

@@ -9,16 +9,16 @@ from ptuning.cli.arguments import load_model, one_row, positive, prompt_command
 
 def add(commands: Any) -> None:
     """Adds the command to the parser."""
-    parser = prompt_command(commands, "predict", "answer a text, or each row of a file", run)
+    parser = prompt_command(commands, "predict", "answer a text, or every row of a file", run)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", help="the text, for a template with one column")
-    source.add_argument("--data", help="rows to answer, one answer a row")
+    source.add_argument("--data", help="rows to answer, one answer per row")
     parser.add_argument("--max-new-tokens", type=positive, default=50, help="length of written answers (default: 50)")
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends written answers; repeatable")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends a written answer; repeatable")
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Prints an answer a row."""
+    """Prints one answer per row."""
     lm = load_model(parsed)
     rows = _rows(parsed, lm)
     if lm.task("prompt").is_classification:

@@ -5,9 +5,15 @@ from typing import Any
 from ptuning.cli.arguments import Parser
 from ptuning.errors import ConfigError
 
+_DESCRIPTION = "Train a soft prompt."
+_FLAGS = {
+    "--resume": "continue exactly from the last checkpoint",
+    "--print_config": "print the whole config, defaults included, and stop",
+}
+
 
 def run(arguments: list[str]) -> None:
-    """Trains, or prints what training would be told."""
+    """Trains, or prints the help or the config."""
     from ptuning.config import RunConfig, parser
 
     flags = Parser(prog="ptuning train", add_help=False, allow_abbrev=False)
@@ -15,7 +21,7 @@ def run(arguments: list[str]) -> None:
     flags.add_argument("--resume", action="store_true")
     parsed, overrides = flags.parse_known_args(arguments)
     if {"-h", "--help"} & set(overrides):
-        parser().print_help()
+        parser(RunConfig, _DESCRIPTION, _FLAGS).print_help()
         return
     print_config = "--print_config" in overrides
     overrides = [each for each in overrides if each != "--print_config"]

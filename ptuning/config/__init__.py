@@ -1,6 +1,7 @@
 """What a run is told: frozen sections, read from YAML and dotted overrides, every mistake told at once.
 
-`sections` are the settings, `run` is a whole config, `reading` reads any such config. Knows nothing of models or rows.
+`sections` are the settings, `run` is a training run's whole config, `reading` reads any such config class. Knows
+nothing of models or rows.
 """
 
 from typing import TYPE_CHECKING
@@ -8,17 +9,22 @@ from typing import TYPE_CHECKING
 from ptuning.lazy import lazily
 
 if TYPE_CHECKING:
-    from ptuning.config.run import DataConfig as DataConfig
-    from ptuning.config.run import ModelConfig as ModelConfig
-    from ptuning.config.run import PromptConfig as PromptConfig
+    from ptuning.config.reading import defaults as defaults
+    from ptuning.config.reading import from_settings as from_settings
+    from ptuning.config.reading import from_yaml as from_yaml
+    from ptuning.config.reading import parser as parser
+    from ptuning.config.reading import to_yaml as to_yaml
     from ptuning.config.run import RunConfig as RunConfig
-    from ptuning.config.run import TrainConfig as TrainConfig
-    from ptuning.config.run import defaults as defaults
-    from ptuning.config.run import parser as parser
+    from ptuning.config.sections import DataConfig as DataConfig
+    from ptuning.config.sections import ModelConfig as ModelConfig
+    from ptuning.config.sections import PromptConfig as PromptConfig
+    from ptuning.config.sections import TrainConfig as TrainConfig
 
 __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
-        "run": ("DataConfig", "ModelConfig", "PromptConfig", "RunConfig", "TrainConfig", "defaults", "parser"),
+        "reading": ("defaults", "from_settings", "from_yaml", "parser", "to_yaml"),
+        "run": ("RunConfig",),
+        "sections": ("DataConfig", "ModelConfig", "PromptConfig", "TrainConfig"),
     },
 )

@@ -1,4 +1,4 @@
-"""Rows -> token ids -> padded batches of similar length.
+"""Pads examples into batches of tensors.
 
 Knows nothing of files, models or training.
 """
@@ -13,27 +13,27 @@ from torch import Tensor
 
 from ptuning.data.examples import Example, prefix_ids
 
-IGNORED = -100  # a label that is not a label, as everywhere in the field
+IGNORED = -100  # marks a position without a label, as in torch's losses
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded rows of a causal model, question and answer in one sequence. T counts the slots' negative ids too."""
+    """Padded rows of a causal model, question and answer in one sequence. T includes the slots' negative ids."""
 
     ids_BT: Tensor
     """Token ids `[B, T]`; virtual token i is -(i + 1)."""
     mask_BT: Tensor
     """1 where a row has a token, 0 where it is padded, `[B, T]`."""
     labels_BT: Tensor
-    """The answers' ids where they stand in the row, elsewhere -100, `[B, T]`."""
+    """The answers' ids at their places in the row, -100 elsewhere, `[B, T]`."""
     num_unscored: tuple[int, ...]
-    """How many tokens each row has before the first position whose logits are needed."""
+    """The number of tokens in each row before the first position whose logits are needed."""
     prefix_ids: tuple[int, ...]
-    """What all rows begin with, before every such position; nothing where there is one row only."""
+    """The ids that all rows begin with, before every such position; empty for a single row."""
 
     @property
     def num_prefix_tokens(self) -> int:
-        """How many tokens all rows begin with."""
+        """The number of tokens that all rows begin with."""
         return len(self.prefix_ids)
 
     @property
@@ -49,7 +49,7 @@ class Batch:
 
     @property
     def text_BT(self) -> Tensor:
-        """True where a row has a real token of its question: no virtual token, no answer, no padding; `[B, T]`."""
+        """True at the real tokens of a row's question: no virtual token, no answer, no padding; `[B, T]`."""
         return (self.mask_BT > 0) & (self.ids_BT >= 0) & (self.labels_BT == IGNORED)
 
     def to(self, device: torch.device) -> Self:
@@ -59,11 +59,11 @@ class Batch:
 
 
 class PairBatch(Batch):
-    """Padded rows of an encoder-decoder: the question is the encoder's, the answer (`labels_BT`) the decoder's."""
+    """Padded rows of an encoder-decoder: questions for the encoder, answers (`labels_BT`) for the decoder."""
 
     @property
     def scored_BT(self) -> Tensor:
-        """True at the decoder's positions of the answer, `[B, A]`: each predicts the label at its own position."""
+        """True at the answers' positions in the decoder, `[B, A]`: each predicts the label at its own position."""
         return self.labels_BT != IGNORED
 
     @property
@@ -73,38 +73,38 @@ class PairBatch(Batch):
 
     @property
     def text_BT(self) -> Tensor:
-        """True where a row has a real token of its question, `[B, T]`."""
+        """True at the real tokens of a row's question, `[B, T]`."""
         return (self.mask_BT > 0) & (self.ids_BT >= 0)
 
 
 def collate(examples: Sequence[Example], pad_id: int, padding_side: str = "right") -> Batch:
-    """Pads examples to a causal model's batch.
+    """Pads examples into a batch for a causal model.
 
     Args:
         examples: The rows; an example without an answer has no scored position.
-        pad_id: What fills the rows; it is masked.
-        padding_side: left or right; no row's score depends on it.
+        pad_id: The id that fills up shorter rows; it is masked.
+        padding_side: left or right; no score depends on it.
     """
     ids_BT, mask_BT = padded([[*each.ids, *each.answer_ids] for each in examples], pad_id, padding_side)
     labels = [[*[IGNORED] * len(each.ids), *each.answer_ids] for each in examples]
     labels_BT, _ = padded(labels, IGNORED, padding_side)
-    return Batch(ids_BT, mask_BT, labels_BT, *_beginnings(examples))
+    return Batch(ids_BT, mask_BT, labels_BT, _num_unscored(examples), prefix_ids(examples))
 
 
 def collate_pairs(examples: Sequence[Example], pad_id: int, padding_side: str = "right") -> PairBatch:
-    """Pads examples to an encoder-decoder's batch: questions and answers apart. Arguments as in `collate`."""
+    """Pads examples into a batch for an encoder-decoder, questions and answers apart. Arguments as in `collate`."""
     ids_BT, mask_BT = padded([each.ids for each in examples], pad_id, padding_side)
     labels_BA, _ = padded([each.answer_ids for each in examples], IGNORED, "right")
-    return PairBatch(ids_BT, mask_BT, labels_BA, *_beginnings(examples))
+    return PairBatch(ids_BT, mask_BT, labels_BA, _num_unscored(examples), prefix_ids(examples))
 
 
-def _beginnings(examples: Sequence[Example]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """`num_unscored` and `prefix_ids` of a batch."""
-    return tuple(len(each.ids) - 1 for each in examples), prefix_ids(examples)
+def _num_unscored(examples: Sequence[Example]) -> tuple[int, ...]:
+    """The number of tokens in each row before the first position whose logits are needed."""
+    return tuple(len(each.ids) - 1 for each in examples)
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int, padding_side: str) -> tuple[Tensor, Tensor]:
-    """Rows of ids as `[B, T]`, filled up on a side, left or right; and 1 where a row has an element of its own."""
+    """Rows of ids, filled up on the left or right, `[B, T]`; and a mask, 1 at a row's own ids."""
     length = max(map(len, rows))
     filled_BT = torch.full((len(rows), length), fill)
     mask_BT = torch.zeros_like(filled_BT)
@@ -116,10 +116,10 @@ def padded(rows: Sequence[Sequence[int]], fill: int, padding_side: str) -> tuple
 
 
 def added(sees: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask that is added to attention's scores: 0 where there is something to see, else the least number."""
+    """A mask to add to attention scores: 0 where a key is seen, the lowest number elsewhere."""
     return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, torch.finfo(dtype).min)
 
 
 def positions(mask_BT: Tensor) -> Tensor:
-    """Position of each token in its row, counted from 0 whatever the padding: `[B, T]`."""
+    """The position of each token in its row, counted from 0 without padding: `[B, T]`."""
     return (mask_BT.cumsum(dim=1) - 1).clamp(min=0)

@@ -1,6 +1,7 @@
-"""Rows of a task -> examples, with one tokenizer.
+"""Turns rows of a task into examples with one tokenizer.
 
-Knows nothing of tensors, models or files.
+Knows nothing of tensors, models or files. A slot becomes a run of negative ids: virtual token `i` of a prompt is id
+`-(i + 1)`, whatever its slot, so that a row stays one flat list of ids until the forward pass.
 """
 
 import bisect
@@ -14,13 +15,13 @@ from ptuning.data.examples import Example, common_beginning
 from ptuning.data.readers import Row, require_columns
 from ptuning.data.task import Task, Verbalizer
 from ptuning.data.template import Template
-from ptuning.data.tokenizer import frame_ids, special_words, text_ids
+from ptuning.data.tokenizer import RunningText, Stretch, frame_ids, special_words, text_ids
 from ptuning.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Beginnings of texts, different enough that what stands before them all is joined by none.
+# Beginnings of texts, so different that no text before them all joins with each of them into one token.
 _PROBES = ("", "a", "The", " a", "1", "é", "(", '"', "\n", "-")
 
 
@@ -35,15 +36,15 @@ class Encoded:
 
 
 class TemplateEncoder:
-    """Turns rows into ids with one tokenizer: begin-of-text tokens, slots, and cutting of rows that are too long.
+    """Turns rows into ids with one tokenizer: adds begin-of-text tokens and slots, and cuts rows that are too long.
 
     Args:
-        template: What to fill.
-        tokenizer: A Hugging Face tokenizer. Its begin-of-text token, if it has one, stands before the first text and
-            so after a leading slot: virtual tokens stand before everything, as in PEFT.
-        chat: Whether the text becomes the user's turn of the model's chat template, which then brings its own
+        template: The template to fill.
+        tokenizer: A Hugging Face tokenizer. Its begin-of-text token, if it has one, comes right before the first text,
+            so after a leading slot: virtual tokens come before everything, as in PEFT.
+        chat: Whether the text becomes the user's turn in the model's chat template, which writes its own
             begin-of-text token.
-        closes: Whether what the tokenizer puts behind a text, an encoder's end-of-text token, closes the row.
+        closes: Whether the tokens that the tokenizer adds after a text, an encoder's end-of-text token, close the row.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class TemplateEncoder:
         self._begin = [] if chat else begin
         self._end = end if closes else []
         self._tokenizer = tokenizer
+        self._running = RunningText(tokenizer)
         self._special = special_words(tokenizer)
 
     def encode(
@@ -62,12 +64,12 @@ class TemplateEncoder:
         """Encodes rows of field values.
 
         Args:
-            rows: Field name -> text, one mapping a row.
-            max_tokens: The room each row has, in tokens, virtual tokens included.
+            rows: Field name -> text, one mapping per row.
+            max_tokens: The most tokens each row may have, virtual tokens included.
             where: Names row `i` in an error.
 
         Returns:
-            One `Encoded` a row. A row with too little room has its longest field, in tokens, cut from the right.
+            One `Encoded` per row. A row that is too long has its longest field, in tokens, cut from the right.
         """
         all_ids = self._ids(rows)
         return [
@@ -78,30 +80,29 @@ class TemplateEncoder:
     def _ids(self, rows: Sequence[Mapping[str, str]]) -> list[list[int]]:
         names = self.template.field_names
         filled = [self.template.fill({name: self.plain(row[name]) for name in names}) for row in rows]
-        texts = [stretch for stretches in filled for stretch in stretches if isinstance(stretch, str)]
-        tokenized = iter(text_ids(self._tokenizer, texts))
-        return [self._join(stretches, tokenized) for stretches in filled]
+        tokenized = iter(self._running.ids([stretch for parts in filled for stretch in _stretches(parts)]))
+        return [self._join(parts, tokenized) for parts in filled]
 
     def plain(self, text: str) -> str:
-        """A row's text with the words of special tokens broken, so that no row can write one."""
+        """A row's text with a space inside each special token's word, so that no row can write a special token."""
         for word in self._special:
             text = text.replace(word, f"{word[0]} {word[1:]}")
         return text
 
-    def _join(self, stretches: list[str | int], tokenized: Iterator[list[int]]) -> list[int]:
+    def _join(self, parts: list[str | int], tokenized: Iterator[list[int]]) -> list[int]:
         ids: list[int] = []
         num_placed, begin = 0, self._begin
-        for stretch in stretches:
-            if isinstance(stretch, int):
-                ids += range(-num_placed - 1, -num_placed - stretch - 1, -1)
-                num_placed += stretch
+        for part in parts:
+            if isinstance(part, int):
+                ids += range(-num_placed - 1, -num_placed - part - 1, -1)
+                num_placed += part
             else:
                 ids += [*begin, *next(tokenized)]
                 begin = []
         return [*ids, *begin, *self._end]
 
     def _cut(self, row: Mapping[str, str], room: int, where: str) -> list[int]:
-        """The most of the row's longest field that fits; by bisection, since text does not split where tokens do."""
+        """Keeps as much of the row's longest field as fits; by bisection, since a cut changes the tokens before it."""
         if room < 1:
             raise DataError(
                 f"{where} leaves no room for its text: its answer takes all positions",
@@ -127,6 +128,15 @@ class TemplateEncoder:
         return ids_keeping(num_fitting - 1)
 
 
+def _stretches(parts: list[str | int]) -> Iterator[Stretch]:
+    """The stretches of a filled template, each with all the row's text before it."""
+    before = ""
+    for part in parts:
+        if isinstance(part, str):
+            yield Stretch(part, before or None)
+            before += part
+
+
 class Coder:
     """Turns rows of a task into examples with one tokenizer.
 
@@ -134,8 +144,8 @@ class Coder:
         task: The template, the answer and the verbalizer.
         tokenizer: The base model's tokenizer.
         max_positions: Positions the model has; None for no limit.
-        closes: Whether the question is an encoder's: the tokenizer's end-of-text token closes it, and the answer,
-            a decoder's, has positions of its own.
+        closes: Whether the question is for an encoder: the tokenizer's end-of-text token closes it, and the answer is
+            for a decoder and has positions of its own.
     """
 
     def __init__(self, task: Task, tokenizer: Any, max_positions: int | None = None, closes: bool = False) -> None:
@@ -143,8 +153,11 @@ class Coder:
         self._tokenizer = tokenizer
         self._encoder = TemplateEncoder(Template.parse(task.template), tokenizer, task.chat_template, closes)
         self._answer = Template.parse(task.answer)
+        self._running = RunningText(tokenizer)
+        self._before_answer = None if closes else self._encoder.template.ending  # a decoder's answer stands alone
         self.labels = tuple(task.verbalizer or ())
-        self.label_ids = Verbalizer(task.verbalizer).token_ids(tokenizer) if task.verbalizer else []
+        verbalizer = Verbalizer(task.verbalizer or {})
+        self.label_ids = verbalizer.token_ids(tokenizer, self._before_answer)
         self._max_positions = sys.maxsize if max_positions is None else max_positions
         self._has_apart = closes
 
@@ -152,10 +165,10 @@ class Coder:
         """Encodes rows with their answers.
 
         Raises:
-            DataError: Naming the row, for a missing column, a label the verbalizer does not know or a row that cannot
-                fit the model's positions.
+            DataError: Naming the row, for a missing column, a label that the verbalizer lacks or a row that cannot fit
+                the model's positions.
         """
-        answers = [self._answer_ids(row) for row in rows]
+        answers = self._answers(rows)
         reserved = [self.longest_label or len(answer) for answer in answers]  # a label must not decide what is cut
         for row, num_tokens in zip(rows, reserved, strict=True):
             if num_tokens > self._max_positions:
@@ -163,23 +176,27 @@ class Coder:
                     f"{row.where}: an answer of {num_tokens} tokens", f"at most {self._max_positions}", "Shorten it"
                 )
         examples = self._questions(rows, [self._room_beside(num_tokens) for num_tokens in reserved])
-        labels = [self.labels.index(row.values[self.task.label_column]) if self.labels else None for row in rows]
+        labels = [self._label(row) if self.labels else None for row in rows]
         return [
             Example(example.ids, answer, label, example.was_cut)
             for example, answer, label in zip(examples, answers, labels, strict=True)
         ]
 
     def encode_questions(self, rows: Sequence[Row]) -> list[Example]:
-        """Encodes rows that have no answers, with room for the longest label; raises like `encode`."""
+        """Encodes rows without answers, leaving room for the longest label; raises like `encode`."""
         return self._questions(rows, [self._room_beside(self.longest_label)] * len(rows))
 
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[Example]:
-        """Encodes rows to be continued; only the model's positions limit what may be written. Raises like `encode`."""
+        """Encodes rows to be continued; only the model's positions limit the new tokens. Raises like `encode`."""
         room = min(self.task.max_length or sys.maxsize, self._positions_beside(max_new_tokens))
         return self._questions(rows, [room] * len(rows))
 
+    def next_ids(self, text: str) -> list[int]:
+        """Token ids of text that goes on behind a row and its answer."""
+        return self._running.ids([Stretch(text, "")])[0]
+
     def _room_beside(self, num_answer_tokens: int) -> int:
-        """Tokens that a question may have beside an answer."""
+        """The most tokens that a question may have beside an answer."""
         length = self.task.max_length or sys.maxsize
         return min(length - num_answer_tokens, self._positions_beside(num_answer_tokens))
 
@@ -188,7 +205,7 @@ class Coder:
 
     @cached_property
     def prefix_ids(self) -> tuple[int, ...]:
-        """What every row begins with, virtual tokens and words, and which is never all of a row."""
+        """The virtual tokens and words that every row begins with; always less than a whole row."""
         rows = [Row(dict.fromkeys(self.columns, text), "a row") for text in _PROBES]
         ids = [each.ids for each in self._questions(rows, [sys.maxsize] * len(rows))]
         return tuple(common_beginning(ids)[: min(map(len, ids)) - 1])
@@ -199,12 +216,12 @@ class Coder:
         return self._encoder.template.field_names
 
     def plain(self, text: str) -> str:
-        """Text in which no word of a special token is left."""
+        """The text without any special token's word."""
         return self._encoder.plain(text)
 
     @property
     def longest_label(self) -> int:
-        """Tokens of the longest label's text; 0 without a verbalizer."""
+        """The number of tokens of the longest label's text; 0 without a verbalizer."""
         return max(map(len, self.label_ids), default=0)
 
     def _questions(self, rows: Sequence[Row], rooms: Sequence[int]) -> list[Example]:
@@ -213,21 +230,26 @@ class Coder:
         encoded = self._encoder.encode([row.values for row in rows], rooms, lambda i: rows[i].where)
         return [Example(each.ids, [], None, each.was_cut) for each in encoded]
 
-    def _answer_ids(self, row: Row) -> list[int]:
-        require_columns(row, self._answer.field_names)
+    def _answers(self, rows: Sequence[Row]) -> list[list[int]]:
+        """The token ids of the rows' answers."""
+        names = self._answer.field_names
+        for row in rows:
+            require_columns(row, names)
         if self.labels:
-            label = row.values[self.task.label_column]
-            if label not in self.labels:
-                raise DataError(
-                    f"{row.where}: label {label!r}",
-                    f"one of {', '.join(self.labels)}",
-                    "Correct it, or add it to data.verbalizer",
-                )
-            return self.label_ids[self.labels.index(label)]
-        text = "".join(
-            str(stretch)
-            for stretch in self._answer.fill({name: self.plain(row.values[name]) for name in self._answer.field_names})
-        )
-        ids = text_ids(self._tokenizer, [text])[0]
+            return [self.label_ids[self._label(row)] for row in rows]
+        filled = [self._answer.fill({name: self.plain(row.values[name]) for name in names}) for row in rows]
+        stretches = [Stretch("".join(map(str, parts)), self._before_answer) for parts in filled]
         end = self._tokenizer.eos_token_id
-        return ids if end is None else [*ids, end]
+        closing = [] if end is None else [end]
+        return [[*ids, *closing] for ids in self._running.ids(stretches)]
+
+    def _label(self, row: Row) -> int:
+        """The index of a row's label."""
+        label = row.values[self.task.label_column]
+        if label not in self.labels:
+            raise DataError(
+                f"{row.where}: label {label!r}",
+                f"one of {', '.join(self.labels)}",
+                "Correct it, or add it to data.verbalizer",
+            )
+        return self.labels.index(label)

@@ -1,4 +1,4 @@
-"""A row as token ids, and what rows begin with.
+"""Rows as token ids, and the ids that rows begin with.
 
 Knows nothing of tensors, models or files. Negative ids are virtual tokens.
 """
@@ -29,25 +29,25 @@ class Example:
 
     @property
     def num_text(self) -> int:
-        """How many of its tokens are real ones."""
+        """The number of real tokens."""
         return sum(i >= 0 for i in self.ids) + len(self.answer_ids)
 
 
 def prefix_ids(examples: Sequence[Example]) -> tuple[int, ...]:
-    """What all rows begin with, before every position whose logits are needed; nothing where there is one row only."""
+    """The ids that all rows begin with, before every position whose logits are needed; empty for a single row."""
     if len(examples) < 2:
         return ()
     return tuple(common_beginning([each.ids for each in examples]))[: min(len(each.ids) - 1 for each in examples)]
 
 
 def common_beginning(rows: Sequence[list[int]]) -> list[int]:
-    """What all rows begin with."""
-    first, last = min(rows), max(rows)  # in the order of a dictionary, so that those between share what these share
+    """The ids that all rows begin with."""
+    first, last = min(rows), max(rows)  # in alphabetical order: rows between these two share what the two share
     return first[: next((i for i, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))]
 
 
 def num_cut(examples: Iterable[Example]) -> int:
-    """How many rows lost the end of their text."""
+    """The number of rows that lost the end of their text."""
     return sum(example.was_cut for example in examples)
 
 

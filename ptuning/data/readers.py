@@ -1,4 +1,4 @@
-"""Data files and hub data sets -> rows of text, every bad one named by its file and line.
+"""Reads data files and hub data sets as rows of text; an error names the row's file and line.
 
 Knows nothing of templates, tokens or models.
 """
@@ -20,7 +20,7 @@ _FILE_KINDS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
 @dataclass(frozen=True)
 class Row:
-    """A row's columns as text, and where it stands."""
+    """A row's columns as text, and where it comes from."""
 
     values: Mapping[str, str]
     """Column name -> text."""
@@ -34,10 +34,10 @@ def read_rows(source: str, split: str, columns: Iterable[str]) -> list[Row]:
     Args:
         source: Path of a csv, tsv, json, jsonl or parquet file; or a hub name, `org/name` or `org/name:subset`.
         split: The split to take of a hub data set.
-        columns: The columns that are needed; their values must be text (whole numbers are taken for labels).
+        columns: The columns that are needed; their values must be text or integers, which become their digits.
 
     Raises:
-        DataError: When it is missing, empty, lacks a column, or has a row that is not text.
+        DataError: When the source is missing or empty, lacks a column, or has a value that is not text.
     """
     kind = Path(source).suffix.lower()
     if kind in _FILE_KINDS and not Path(source).is_file():
@@ -59,7 +59,7 @@ def read_rows(source: str, split: str, columns: Iterable[str]) -> list[Row]:
 
 
 def as_row(values: Mapping[str, Any], where: str, columns: Sequence[str]) -> Row:
-    """Checks that a row has the columns and that they hold text; whole numbers are taken as their digits."""
+    """Checks that a row has the columns and that they hold text; integers become their digits."""
     require_columns(Row(values, where), columns)
     texts = dict(values)
     for name in columns:
@@ -83,7 +83,7 @@ def require_columns(row: Row, columns: Iterable[str]) -> None:
 
 
 def _is_unicode(text: str) -> bool:
-    """False for halves of surrogate pairs, which JSON can write and no tokenizer reads."""
+    """False for half a surrogate pair, which JSON can hold and no tokenizer can read."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -99,17 +99,17 @@ def _read_csv(source: str) -> Iterator[tuple[dict[str, Any], str]]:
             names = list(reader.fieldnames or ())
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise DataError(f"{source} has two columns {twice[0]!r}", "a name a column", "Rename one")
+                raise DataError(f"{source} has two columns {twice[0]!r}", "one name per column", "Rename one")
             for values in reader:
                 where = f"{source} line {reader.line_num}"
                 if None in values:
                     raise DataError(
-                        f"{where} has more cells than the header", "a cell a column", "Quote cells with commas"
+                        f"{where} has more cells than the header", "one cell per column", "Quote cells with commas"
                     )
                 yield values, where
         except csv.Error as error:
             raise DataError(
-                f"{source} line {reader.line_num + 1} is not CSV ({error})", "a cell a column", "Correct it"
+                f"{source} line {reader.line_num + 1} is not CSV ({error})", "one cell per column", "Correct it"
             ) from error
 
 
@@ -124,11 +124,11 @@ def _read_json(source: str) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _json_records(source: str, text: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """A .json file: an array of objects, or an object a line."""
+    """The records of a .json file: an array of objects, or one object per line."""
     try:
         records = json.loads(text)
     except (ValueError, RecursionError):
-        records = [line for line in text.split("\n") if line.strip()]  # JSON text may hold other line ends
+        records = [line for line in text.split("\n") if line.strip()]  # splitlines would also split at others
     for number, record in enumerate(records if isinstance(records, list) else [records], 1):
         yield _json_record(record, f"{source} record {number}")
 
@@ -137,7 +137,7 @@ def _json_record(record: Any, where: str) -> tuple[dict[str, Any], str]:
     try:
         values = json.loads(record) if isinstance(record, str) else record
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not JSON ({error})", "an object a line", "Correct it") from error
+        raise DataError(f"{where} is not JSON ({error})", "one object per line", "Correct it") from error
     if not isinstance(values, dict):
         raise DataError(f"{where} holds {values!r}", "an object with columns as keys", "Correct it")
     return values, where
@@ -154,7 +154,7 @@ def _read_datasets(source: str, split: str) -> Iterator[tuple[dict[str, Any], st
             else:
                 name, _, subset = source.partition(":")
                 table = datasets.load_dataset(name, subset or None, split=split)
-    except Exception as error:  # each file format and each way a hub can fail has its own kind
+    except Exception as error:  # each file format and each failure of a hub raises its own kind
         raise DataError(
             f"{source} cannot be read ({type(error).__name__}: {error})",
             f"a data file ({', '.join(_FILE_KINDS)}) or a hub data set with a split {split!r}",
@@ -166,7 +166,7 @@ def _read_datasets(source: str, split: str) -> Iterator[tuple[dict[str, Any], st
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Holds the messages and progress bars of `datasets` back: what goes wrong is told in one line."""
+    """Silences the messages and progress bars of `datasets`: a mistake is told in one line."""
     import datasets
 
     level, had_bars = datasets.logging.get_verbosity(), not datasets.are_progress_bars_disabled()

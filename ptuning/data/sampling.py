@@ -1,4 +1,4 @@
-"""Which rows stand together in a batch: at random for training, by length for reading.
+"""Chooses the rows of each batch: at random for training, by length for reading.
 
 Knows nothing of files, models or tensors.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ptuning.data.examples import Example
 from ptuning.errors import DataError
 
-FEWEST_BATCHES = 10**9  # a batch's cost that no padding outweighs
+FEWEST_BATCHES = 10**9  # a cost per batch that no padding outweighs
 
 
 _BATCHES_PER_WINDOW = 50  # rows are shuffled, then grouped by length within windows of this many batches
@@ -24,8 +24,8 @@ def require_small(
     Args:
         examples: The rows.
         limit: The most tokens a batch may have; None: no limit.
-        num_new_tokens: What each row may grow by.
-        names: What the rows are called; None: as they are counted.
+        num_new_tokens: Tokens that each row may grow by.
+        names: The rows' names; None: their numbers.
     """
     longest = max(range(len(examples)), key=lambda i: len(examples[i]), default=None)
     if longest is None or limit is None or len(examples[longest]) + num_new_tokens <= limit:
@@ -39,9 +39,9 @@ def require_small(
 
 
 class BatchStream:
-    """Endless batches of row numbers; `stream[i]` depends on the seed and i alone, so that any step can resume.
+    """Endless batches of row numbers; `stream[i]` depends only on the seed and i, so that a run can resume at any step.
 
-    Rows of similar length stand together, to waste little on padding; rows and batches are shuffled anew each epoch.
+    Rows of similar length share a batch, to waste little on padding; rows and batches are shuffled again every epoch.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
@@ -78,27 +78,29 @@ def by_length(
     overhead_tokens: int = FEWEST_BATCHES,
     prefix_lengths: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Row numbers in batches of similar length, the longest first: the cheapest way to part the sorted rows.
+    """Row numbers in batches of similar length, the longest first: the cheapest split of the sorted rows.
 
     Args:
         examples: The rows.
         batch_size: The most rows a batch may have.
         max_batch_tokens: The most tokens it may have, padding included; None: no limit.
-        num_new_tokens: What each row may grow by.
-        overhead_tokens: What a batch costs besides its tokens, in tokens; by default so much that there are as few
-            batches as can be.
-        prefix_lengths: How many leading tokens of each row have been run already.
+        num_new_tokens: Tokens that each row may grow by.
+        overhead_tokens: A batch's cost besides its tokens, in tokens; the default makes as few batches as possible.
+        prefix_lengths: The number of leading tokens of each row that have been run already.
 
     Raises:
-        DataError: For a row that alone has too many tokens.
+        DataError: For a row that has too many tokens by itself.
     """
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i]))
     shapes = [(prefix_lengths[i] if prefix_lengths else 0, len(examples[i]) + num_new_tokens) for i in order]
     limit = math.inf if max_batch_tokens is None else max_batch_tokens
     require_small(examples, max_batch_tokens, num_new_tokens)
-    costs, ends = [0] * (len(order) + 1), [0] * len(order)  # of the rows from each place on; where its batch ends
+    costs, ends = (
+        [0] * (len(order) + 1),
+        [0] * len(order),
+    )  # from each place on, and its batch's end
     for start in reversed(range(len(order))):
-        leading = rest = 0  # the longest in the batch: what has been run and the rest are padded apart
+        leading = rest = 0  # the longest in the batch: tokens that have been run are padded apart from the rest
         choices: list[tuple[int, int]] = []
         for num_rows, (own_leading, length) in enumerate(shapes[start : start + batch_size], 1):
             leading, rest = max(leading, own_leading), max(rest, length - own_leading)

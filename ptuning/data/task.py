@@ -1,4 +1,4 @@
-"""What is asked and how it is answered: a template, the answer's columns, and the words that stand for labels.
+"""How a row is asked and answered: a template, the answer's columns, and the words that stand for labels.
 
 Knows nothing of tensors, models or files.
 """
@@ -12,7 +12,7 @@ from ptuning.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 from ptuning.data.template import Field, Template
-from ptuning.data.tokenizer import text_ids
+from ptuning.data.tokenizer import RunningText, Stretch
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,20 @@ class Verbalizer:
         """The labels, in the order they were written."""
         return tuple(self.texts)
 
-    def token_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
-        """The token ids of each label's text; raises `ConfigError` when one is another's beginning."""
-        ids = text_ids(tokenizer, list(self.texts.values()))
+    def token_ids(self, tokenizer: "PreTrainedTokenizerBase", before: str | None = "") -> list[list[int]]:
+        """The token ids of each label's text; raises `ConfigError` when one is another's beginning.
+
+        Args:
+            tokenizer: A Hugging Face tokenizer.
+            before: The text that the labels follow; "" where it is unknown, None where there is none.
+        """
+        ids = RunningText(tokenizer).ids([Stretch(text, before) for text in self.texts.values()])
         for label, label_ids in zip(self.labels, ids, strict=True):
             for other, other_ids in zip(self.labels, ids, strict=True):
                 if label != other and other_ids[: len(label_ids)] == label_ids:
                     raise ConfigError(
                         f"verbalizer text {self.texts[label]!r} of {label!r} begins {self.texts[other]!r} of {other!r}",
-                        "texts of which none begins another, since the shorter would always win",
+                        "texts none of which begins another, since the shorter would always win",
                         "Choose other words for one of the two labels",
                     )
         return ids
@@ -45,15 +50,15 @@ class Task:
     """How a row becomes a question and its answer; saved with every prompt."""
 
     template: str
-    """What stands before the answer, e.g. `"{prompt:20}Review: {text}\\nSentiment:"`."""
+    """The text before the answer, e.g. `"{prompt:20}Review: {text}\\nSentiment:"`."""
     answer: str = "{label}"
-    """The answer's columns and words; with a verbalizer the one column whose values are looked up there."""
+    """The answer, as columns and words; with a verbalizer, the one column that holds the label."""
     verbalizer: dict[str, str] | None = None
-    """Label -> answer text; without one the answer is generated text and an end-of-text token follows it."""
+    """Label -> answer text; None: the answer is generated text, closed by an end-of-text token."""
     chat_template: bool = False
     """Whether the text is the user's turn of the model's own chat template."""
     max_length: int | None = None
-    """Tokens a row may have, prompt and answer included; None: as many as the model has positions."""
+    """The most tokens a row may have, prompt and answer included; None: as many as the model has positions."""
 
     def __post_init__(self) -> None:
         if Template.parse(self.answer).num_virtual_tokens:
@@ -75,16 +80,16 @@ class Task:
             )
         empty = [label for label, text in self.verbalizer.items() if not text]
         if empty:
-            raise ConfigError(f"verbalizer label {empty[0]!r} with no text", "a text a label", "Write its answer text")
+            raise ConfigError(f"verbalizer label {empty[0]!r} with no text", "a text for every label", "Write its text")
 
     @property
     def num_virtual_tokens(self) -> int:
-        """P, the virtual tokens of all slots together."""
+        """P, the number of virtual tokens in all slots."""
         return Template.parse(self.template).num_virtual_tokens
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that rows with answers need."""
+        """The columns that a row with an answer needs."""
         names = (*Template.parse(self.template).field_names, *Template.parse(self.answer).field_names)
         return tuple(dict.fromkeys(names))
 
@@ -99,9 +104,9 @@ class Task:
         return Template.parse(self.answer).field_names[0]
 
     def without_prompt(self) -> "Task":
-        """The same words with no soft prompt."""
+        """The same task without its soft prompt."""
         return replace(self, template=Template.parse(self.template).without_prompt().text)
 
     def with_texts(self, texts: Sequence[str]) -> "Task":
-        """The same with a text in place of each of the template's slots."""
+        """The same task with a text in place of each slot."""
         return replace(self, template=Template.parse(self.template).with_texts(texts).text)

@@ -1,7 +1,6 @@
-"""Text with slots and fields -> token ids, and label <-> answer text.
+"""Templates: text with slots for virtual tokens and fields for a row's columns.
 
-Knows nothing of tensors, models or files. A slot is a run of negative ids: virtual token `i` of a prompt is id
-`-(i + 1)`, whatever slot it stands in, so that a row stays one flat list of ids until the forward pass.
+Knows nothing of tokens, tensors, models or files.
 """
 
 import string
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 _SLOT = "prompt"
 
 
-_CONTENT = "\ue000content\ue001"  # stands for the user's turn while a chat template is applied
+_CONTENT = "\ue000content\ue001"  # the user's turn while a chat template is applied
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Literal:
 
 @dataclass(frozen=True)
 class Field:
-    """A column whose text is put in its place."""
+    """A column, replaced by its text in each row."""
 
     name: str
 
@@ -49,8 +48,8 @@ Part = Literal | Field | Slot
 class Template:
     r"""A parsed template such as `"{prompt:20}Review: {text}\nSentiment:"`.
 
-    `{name}` is a column, `{prompt:N}` a slot of N virtual tokens, `{{` and `}}` literal braces. There may be several
-    slots, and they may stand between fields.
+    `{name}` is a column, `{prompt:N}` a slot of N virtual tokens, `{{` and `}}` are literal braces. There may be
+    several slots, also between fields.
     """
 
     parts: tuple[Part, ...]
@@ -75,7 +74,7 @@ class Template:
 
     @property
     def num_virtual_tokens(self) -> int:
-        """P, the virtual tokens of all slots together."""
+        """P, the number of virtual tokens in all slots."""
         return sum(part.num_virtual_tokens for part in self.parts if isinstance(part, Slot))
 
     @property
@@ -85,7 +84,7 @@ class Template:
 
     @property
     def is_leading(self) -> bool:
-        """Whether all virtual tokens stand before everything else, as a PEFT adapter's must."""
+        """Whether all virtual tokens come before everything else, as a PEFT adapter's must."""
         kinds = [isinstance(part, Slot) for part in self.parts]
         return any(kinds) and kinds == sorted(kinds, reverse=True)
 
@@ -100,16 +99,26 @@ class Template:
         return self
 
     @property
+    def ending(self) -> str | None:
+        """The words that every row ends with, without slots: "" after a column, None where the template has no text."""
+        ending, texts = "", [part for part in self.parts if not isinstance(part, Slot)]
+        for part in reversed(texts):
+            if isinstance(part, Field):
+                break
+            ending = part.text + ending
+        return ending if texts else None
+
+    @property
     def text(self) -> str:
         """The template as it is written; `parse(text)` gives the template back."""
         return "".join(map(_written, self.parts))
 
     def without_prompt(self) -> "Template":
-        """The same words with no soft prompt: the baseline a prompt is compared with."""
+        """The same template without its slots: the baseline that a prompt is compared with."""
         return Template(tuple(part for part in self.parts if not isinstance(part, Slot)))
 
     def with_texts(self, texts: Sequence[str]) -> "Template":
-        """The same with a text in each slot's place."""
+        """The same template with a text in place of each slot."""
         given = iter(texts)
         return Template(tuple(Literal(next(given)) if isinstance(part, Slot) else part for part in self.parts))
 
@@ -119,7 +128,7 @@ class Template:
         return tuple(part.num_virtual_tokens for part in self.parts if isinstance(part, Slot))
 
     def in_chat(self, tokenizer: "PreTrainedTokenizerBase") -> "Template":
-        """The template as the user's turn of the model's own chat template; leading slots stay in front of it all."""
+        """The template as the user's turn in the model's chat template; leading slots stay in front of everything."""
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(
                 "chat_template: true with a tokenizer that has no chat template",
@@ -130,7 +139,7 @@ class Template:
         try:
             framed = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
             before, after = framed.split(_CONTENT)
-        except Exception as error:  # a chat template is a program of its model's author
+        except Exception as error:  # a chat template is a program written by the model's author
             raise ConfigError(
                 f"chat_template: true with a chat template that cannot frame one user's turn ({error})",
                 "one that writes the turn's text once",
@@ -141,7 +150,7 @@ class Template:
         return Template((*leading, Literal(before), *content, Literal(after)))
 
     def fill(self, values: Mapping[str, str]) -> list[str | int]:
-        """Puts a row's values in place: stretches of text, and slot lengths between them."""
+        """Puts a row's values in place: stretches of text, with the sizes of slots between them."""
         stretches: list[str | int] = []
         for part in self.parts:
             if isinstance(part, Slot):

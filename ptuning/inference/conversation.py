@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptuning.data import Batch, Coder, Example, as_row, text_ids, warn_of_cut
+from ptuning.data import Batch, Coder, Example, as_row, warn_of_cut
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
 from ptuning.forward import KeptPrompts, Prompt, as_batch_prompt
 from ptuning.inference.generation import writing_options, written
@@ -97,7 +97,7 @@ class Conversation:
             raise DataError(f"a turn {turn!r}", "text", "Give the template's columns in the first turn only")
         tokenizer = self._backbone.tokenizer
         before, after = _next_turn(tokenizer) if self._coder.task.chat_template else ("", "")
-        return text_ids(tokenizer, [before + self._coder.plain(turn) + after])[0]
+        return self._coder.next_ids(before + self._coder.plain(turn) + after)
 
     def _new_cache(self, batch: Batch) -> Any:
         """A cache for the whole: with the prompt's kept prefix, empty, or None where the model has no other state."""

@@ -138,9 +138,15 @@ def test_all_that_these_tests_break_works_unbroken(
         (["predict", "PROMPT"], "one of the arguments --input --data is required"),
         (["predict", "PROMPT", "--input", "a", "--data", "b.csv"], "--data: not allowed with argument --input"),
         (["predict", "PROMPT", "--input", "a", "--fast"], "unrecognized arguments: --fast"),
-        (["predict", "PROMPT", "--input", "a", "--batch-size", "0"], "--batch-size: '0' is not a whole number above 0"),
-        (["predict", "PROMPT", "--input", "a", "--batch-size", "-1"], "--batch-size: '-1' is not a whole number"),
-        (["predict", "PROMPT", "--input", "a", "--max-new-tokens", "few"], "--max-new-tokens: 'few' is not a whole"),
+        (
+            ["predict", "PROMPT", "--input", "a", "--batch-size", "0"],
+            "--batch-size: '0' is not an integer of 1",
+        ),
+        (
+            ["predict", "PROMPT", "--input", "a", "--batch-size", "-1"],
+            "--batch-size: '-1' is not an integer of 1",
+        ),
+        (["predict", "PROMPT", "--input", "a", "--max-new-tokens", "few"], "--max-new-tokens: 'few' is not an integer"),
         (["predict", "PROMPT", "--input", "a", "--dtype", "int8"], "--dtype: invalid choice: 'int8' .*'float32'"),
         (["predict", "PROMPT", "--input", "a", "--device", "toaster"], "device toaster .*machine. Use auto or cpu"),
         (
@@ -215,7 +221,8 @@ def test_a_missing_config_is_refused(refused: Refused, tmp_path: Path) -> None:
         ("data", {"verbalizer": {"positive": " yes"}}, r"labels \['positive'\]; expected two labels or more"),
         ("data", {"verbalizer": {"positive": "", "negative": " no"}}, "label 'positive' with no text"),
         (
-            *("data", {"verbalizer": {"positive": " good", "negative": " good film"}}),
+            "data",
+            {"verbalizer": {"positive": " good", "negative": " good film"}},
             "verbalizer text ' good' of 'positive' begins ' good film' of 'negative'",
         ),
         ("data", {"verbalizer": {"good": " yes", "bad": " no"}}, "line 2: label 'positive'; expected one of good, bad"),
@@ -237,7 +244,11 @@ def test_settings_that_cannot_be_used_are_told_in_one_line(
     [
         ("train.csv", "", "train.csv has no rows; expected one row or more"),
         ("train.csv", "text,label\n", "train.csv has no rows"),
-        ("train.csv", "text,label,text\na,positive,b\n", "train.csv has two columns 'text'; expected a name a column"),
+        (
+            "train.csv",
+            "text,label,text\na,positive,b\n",
+            "train.csv has two columns 'text'; expected one name per column",
+        ),
         ("train.csv", "words,label\na,positive\n", "train.csv line 2 has no column 'text'; .*there are: words, label"),
         ("train.csv", "text,label\na,positive\nb\n", "train.csv line 3: column 'label' holds None; expected text"),
         ("train.csv", "text,label\na,positive\nb,fine\n", "line 3: label 'fine'; expected one of negative, positive"),
@@ -564,7 +575,9 @@ def test_a_row_that_cannot_fit_the_models_positions_is_named(
     gpt2.tokenizer.save_pretrained(tmp_path / "gpt2")
     changed(run_config, "data", max_length=None, template="{prompt:95}{text}\nsentiment:")
     refused(
-        *("train", "--config", changed(run_config, "model", name_or_path=str(tmp_path / "gpt2"))),
+        "train",
+        "--config",
+        changed(run_config, "model", name_or_path=str(tmp_path / "gpt2")),
         match=r"train.csv line 2 needs \d+ tokens before any of its 'text'; expected at most 95: what the model's",
     )
 

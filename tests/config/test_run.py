@@ -8,7 +8,9 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from ptuning.config.run import DataConfig, ModelConfig, PromptConfig, RunConfig, TrainConfig, parser
+from ptuning.cli.main import main
+from ptuning.config.run import RunConfig
+from ptuning.config.sections import DataConfig, ModelConfig, PromptConfig, TrainConfig
 from ptuning.errors import ConfigError
 from ptuning.training.run import train
 
@@ -52,7 +54,7 @@ def test_what_is_written_wins_over_defaults_and_overrides_win_over_both(minimal:
     text = minimal.read_text().replace("output_dir: run", "output_dir: run, max_steps: 7, seed: 3")
     config = RunConfig.from_yaml(
         write(minimal, text + "prompt: {encoder: lstm}\n"),
-        [*("--train.max_steps", "50"), "--data.max_length=null", "--train.output_dir=a=b", "--model.dtype", "bfloat16"],
+        ["--train.max_steps", "50", "--data.max_length=null", "--train.output_dir=a=b", "--model.dtype", "bfloat16"],
     )
     assert (config.train.max_steps, config.train.seed, config.train.output_dir) == (50, 3, "a=b")
     assert (config.data.max_length, config.prompt.encoder, config.model.dtype) == (None, "lstm", "bfloat16")
@@ -120,8 +122,9 @@ def test_the_recipes_run_a_step_on_a_tiny_model(recipe: Path, run_config: Path, 
     assert train(RunConfig.from_yaml(recipe, [*data, *small])).prompt.num_virtual_tokens == 20
 
 
-def test_the_help_explains_every_setting() -> None:
-    text = " ".join(parser().format_help().split())
+def test_the_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
     fields = {
         f"--{section.name}.{field.name}": field
         for section in dataclasses.fields(RunConfig)
@@ -132,6 +135,7 @@ def test_the_help_explains_every_setting() -> None:
         assert f"{name} " in text
     assert "--train CONFIG" not in text
     assert "AdamW's weight decay." in text
+    assert "--resume continue exactly from the last checkpoint" in text
 
 
 # Files that are no configs
@@ -273,8 +277,11 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
 
 def test_settings_that_need_each_other_are_taken_together() -> None:
     together = {
-        **{"prompt.init": "labels", "data.verbalizer": LABELS, "data.validation": "v.csv"},
-        **{"train.metric_for_best_model": "accuracy", "train.early_stopping_patience": 2},
+        "prompt.init": "labels",
+        "data.verbalizer": LABELS,
+        "data.validation": "v.csv",
+        "train.metric_for_best_model": "accuracy",
+        "train.early_stopping_patience": 2,
     }
     assert RunConfig.from_settings({**MINIMAL, **together}).prompt.init == "labels"
 
@@ -309,13 +316,37 @@ train: {max_steps: -1, save_steps: 0, seed: x, early_stopping_patience: 2}
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
+        (
+            {"train.seed": "x", "train.forward": "shared_prefix", "data.template": "train.seed: {text}{prompt:2}"},
+            {
+                "train.seed: 'x'",
+                "train.forward: shared_prefix with template 'train.seed: {text}{prompt:2}'",
+            },
+        ),
+        (
+            {"data.verbalizer": {"x": " x"}, "data.template": "{text}"},
+            {"a verbalizer with labels ['x']", "template '{text}' has no prompt slot"},
+        ),
+    ],
+)
+def test_mistakes_that_do_not_follow_from_each_other_are_all_told(settings: dict[str, Any], told: set[str]) -> None:
+    with pytest.raises(ConfigError, match="the settings has 2 mistakes") as caught:
+        RunConfig.from_settings({**MINIMAL, **settings})
+    assert {problem.received for problem in caught.value.problems} == told
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
         ({"prompt.init": "words", "prompt.init_text": "a"}, {"prompt.init: 'words'"}),
         ({"prompt.init": "labels", "data.verbalizer": "x"}, {"data.verbalizer: 'x'"}),
         ({"data.template": None, "train.forward": "shared_prefix"}, {"data.template: None"}),
+        ({"data.answer": 5, "data.verbalizer": "x"}, {"data.answer: 5", "data.verbalizer: 'x'"}),
+        ({"data.answer": None, "data.verbalizer": {"x": " x"}}, {"data.answer: None"}),
     ],
 )
 def test_no_mistake_is_told_that_only_follows_from_another(settings: dict[str, Any], told: set[str]) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"^the settings") as caught:
         RunConfig.from_settings({**MINIMAL, **settings})
     assert {problem.received for problem in caught.value.problems} == told
 

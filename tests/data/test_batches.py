@@ -122,7 +122,11 @@ def test_rows_know_where_they_stand(tmp_path: Path) -> None:
         ("a.csv", 'text,label\na,x\n"b" c,x\nd,x\n', r"a.csv line 3 is not CSV"),
         ("a.csv", "text,label\ncaf\u00e9,x\n".encode("latin-1"), r"a.csv is not UTF-8 text \(.*Convert it"),
         ("a.jsonl", b'{"text": "\xe9", "label": "x"}', r"a.jsonl is not UTF-8 text"),
-        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": "b"\n', r"a.jsonl line 2 is not JSON \(.*an object a line"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": "x"}\n{"text": "b"\n',
+            r"line 2 is not JSON \(.*one object per line",
+        ),
         ("a.json", '{"text": "a", "label": "x"}\n{"text": "b"\n', r"a.json record 2 is not JSON"),
         ("a.jsonl", '["a", "x"]', r"a.jsonl line 1 holds \['a', 'x'\]; expected an object with columns as keys"),
         ("a.json", '[{"text": "a", "label": "x"}, 5]', r"a.json record 2 holds 5"),

@@ -320,7 +320,7 @@ def test_two_labels_with_one_text_are_refused() -> None:
         ("label", {"x": " a", "y": " b"}, "answer 'label' with a verbalizer; expected one column alone"),
         ("{label}", {"x": " a"}, r"a verbalizer with labels \['x'\]; expected two labels or more"),
         ("{label}", {}, r"a verbalizer with labels \[\]; expected two labels or more"),
-        ("{label}", {"x": " a", "y": ""}, "verbalizer label 'y' with no text; expected a text a label"),
+        ("{label}", {"x": " a", "y": ""}, "verbalizer label 'y' with no text; expected a text for every label"),
         ("{label", None, "template '{label'"),
     ],
 )

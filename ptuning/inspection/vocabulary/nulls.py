@@ -59,7 +59,7 @@ class Nulls:
     def _direction(self, p: int) -> "_Sum":
         mean_H, own_H = unit(self._vocabulary.mean_H[None])[0], self.prompt_PH[p]
         along, along_N = own_H @ mean_H, self._direction_NH @ mean_H
-        across = (own_H.square().sum() - along.square()).clamp(min=0).sqrt()
+        across = (own_H - along * mean_H).norm()  # exact where it is small, as the difference of squares is not
         weight_N = across / (1 - along_N.square()).clamp(min=1e-12).sqrt()
         return _Sum(mean_H, along - weight_N * along_N, weight_N, None)
 

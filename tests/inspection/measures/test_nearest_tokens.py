@@ -3,7 +3,7 @@
 import pytest
 import torch
 from families import FAMILIES, tiny_backbone
-from synthetic import Names, cloud, drawn
+from synthetic import Names, cloud, drawn, in_order
 
 from ptuning.errors import PromptError
 from ptuning.inspection.measures.nearest_tokens import COLUMNS, METRICS, decode
@@ -40,8 +40,9 @@ def test_nearest_tokens_are_those_of_brute_force(monkeypatch, metric, chunk):
         "l2": torch.cdist(own_PH, rows_VH, compute_mode="donot_use_mm_for_euclid_dist"),
     }
     if metric != "csls":
-        order_PV = values[metric].argsort(dim=1, descending=metric != "l2")
-        assert [record["id"] for record in table] == order_PV[:, :10].flatten().tolist()
+        ids = table.column("id")
+        for p, values_V in enumerate(values[metric]):
+            assert in_order(ids[10 * p : 10 * p + 10], values_V, descending=metric != "l2")
     for record in table:
         for name, values_PV in values.items():
             assert record[name] == pytest.approx(float(values_PV[record["position"], record["id"]]), abs=1e-4)
@@ -58,7 +59,7 @@ def test_csls_is_that_of_its_definition():
     own_P = cosine_PV.topk(10, dim=1).values.mean(dim=1)
     crowd_V = (unit(references_RH) @ unit(vocabulary.matrix_VH).T).topk(10, dim=0).values.mean(dim=0)
     expected_PV = 2 * cosine_PV - own_P[:, None] - crowd_V
-    assert table.column("id") == expected_PV.argsort(dim=1, descending=True).flatten().tolist()
+    assert all(in_order(table.column("id")[120 * p : 120 * p + 120], expected_PV[p]) for p in range(5))
     for record in table:
         assert record["csls"] == pytest.approx(float(expected_PV[record["position"], record["id"]]), abs=1e-5)
 
@@ -144,4 +145,5 @@ def test_dot_product_does_not_decode_real_tokens_and_cosine_does(real_backbone):
     by_dot_N = (rows_NH @ vocabulary.matrix_VH.T).argmax(dim=1)
     assert 0.05 < float((by_dot_N == ids).float().mean()) < 0.15  # 0.10 of all, as was recorded
     table = decode(rows_NH, vocabulary, k=1, num_null=3)
-    assert table.column("id") == vocabulary.same_V[ids].tolist()
+    found_NH, own_NH = (unit(each.double()) for each in (vocabulary.rows(table.column("id")), rows_NH))
+    assert ((found_NH * own_NH).sum(dim=1) > 1 - 1e-6).all()  # itself, or one that only rounding tells apart

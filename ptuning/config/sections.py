@@ -1,0 +1,198 @@
+"""The settings of each part of a run, and what can be wrong with one part by itself.
+
+Knows nothing of files, or of what contradicts across sections.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ptuning.data import Task, Template
+from ptuning.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The frozen language model."""
+
+    name_or_path: str
+    """A model directory, or a model's name on the hub."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the frozen model; auto: bfloat16 where the hardware computes in it, float32 elsewhere."""
+    device: str = "auto"
+    """auto: the first accelerator if there is one; or cpu, cuda, cuda:1, mps."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the model may run on this machine."""
+    quantization: Literal["none", "int8"] = "none"
+    """int8: the frozen weights of linear layers as 8-bit integers, a quarter of float32's memory (torchao)."""
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """The trainable part and where it starts."""
+
+    encoder: Literal["embedding", "mlp", "lstm", "residual", "conditioned"] = "residual"
+    """embedding: free vectors (Lester 2021); mlp, lstm: P-tuning (Liu 2021); residual: Razdaibiedina 2023;
+    conditioned: reads each row's text and makes the row's own prompt."""
+    hidden_size: int | None = None
+    """Width of the encoder's hidden layers; null: the encoder's own default."""
+    init: Literal["vocabulary", "text", "labels", "prompt", "random"] = "vocabulary"
+    """What the virtual tokens start from: frequent tokens, a text, the label words, a saved prompt, or chance."""
+    init_text: str | None = None
+    """With init: text, the text to start from."""
+    init_prompt: str | None = None
+    """With init: prompt, the directory of the saved prompt to start from."""
+
+    def __post_init__(self) -> None:
+        problems = _not_positive("prompt", self, "hidden_size")
+        for kind, key in (("text", "init_text"), ("prompt", "init_prompt")):
+            value = getattr(self, key)
+            if (self.init == kind) != bool(value):
+                problems.append(
+                    ConfigError(
+                        f"prompt.init: {self.init} with prompt.{key}: {value!r}",
+                        f"prompt.{key} with prompt.init: {kind}, and only then",
+                        f"Set both or neither of prompt.init: {kind} and prompt.{key}",
+                        keys=("prompt.init", f"prompt.{key}"),
+                    )
+                )
+        if self.encoder == "embedding" and self.hidden_size is not None:
+            problems.append(
+                ConfigError(
+                    f"prompt.encoder: embedding with prompt.hidden_size: {self.hidden_size}",
+                    "hidden_size only with another encoder",
+                    "Remove prompt.hidden_size",
+                    keys=("prompt.encoder", "prompt.hidden_size"),
+                )
+            )
+        ConfigError.raise_any(problems)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The rows and how they become text."""
+
+    train: str
+    """csv, tsv, json(l) or parquet file, or a hub data set (org/name or org/name:subset, this key's split)."""
+    template: str
+    """The text before the answer, with a slot for the soft prompt: "{prompt:20}Review: {text}\\nSentiment:"."""
+    validation: str | None = None
+    """Rows that choose the best checkpoint; same forms as train."""
+    test: str | None = None
+    """Rows to report at the end, with and without the soft prompt; same forms as train."""
+    answer: str = "{label}"
+    """The answer, as columns and words; with a verbalizer, the one column that holds the label."""
+    verbalizer: dict[str, str] | None = None
+    """Label -> the text that stands for it, with a leading space where the answer follows a word; null: the answer is
+    generated text."""
+    chat_template: bool = False
+    """Whether the text is the user's turn of the model's own chat template."""
+    max_length: int | None = 512
+    """The most tokens a row may have, prompt and answer included; longer rows lose the end of their longest field."""
+
+    def __post_init__(self) -> None:
+        problems = _not_positive("data", self, "max_length")
+        try:
+            Template.parse(self.template).require_slot()
+        except ConfigError as error:
+            problems.append(error.about("data.template"))
+        try:
+            Task(self.template, self.answer, self.verbalizer)
+        except ConfigError as error:
+            problems.append(error.about("data.answer", "data.verbalizer"))
+        ConfigError.raise_any(problems)
+
+    @property
+    def task(self) -> Task:
+        """How a row becomes a question and its answer."""
+        return Task(self.template, self.answer, self.verbalizer, self.chat_template, self.max_length)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The run."""
+
+    output_dir: str
+    """Where the prompt, the checkpoints, the config and the metrics are written."""
+    max_steps: int | None = None
+    """Optimizer steps; null: as many as num_train_epochs takes."""
+    num_train_epochs: float = 3.0
+    """Passes over the training rows; used where max_steps is null."""
+    per_device_train_batch_size: int = 8
+    """Rows a device reads at once in training."""
+    max_batch_tokens: int | None = None
+    """The most tokens a device reads at once, padding and virtual tokens included: bounds memory, whatever the batch
+    size; null: no limit."""
+    per_device_eval_batch_size: int = 32
+    """Rows a device reads at once in evaluation."""
+    gradient_accumulation_steps: int = 1
+    """Batches whose gradients are added up before a step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after the warm-up."""
+    warmup_ratio: float = 0.1
+    """Share of the steps over which the learning rate rises from 0."""
+    max_grad_norm: float = 1.0
+    """The gradient's norm is clipped to this."""
+    eval_steps: int = 100
+    """Steps between evaluations on the validation rows."""
+    max_eval_samples: int | None = None
+    """Validation rows used during training, a fixed random sample; null: a tenth of the rows that are trained on
+    between two evaluations, and at least 50."""
+    metric_for_best_model: Literal["loss", "accuracy"] = "loss"
+    """The metric on the validation rows that chooses the best checkpoint."""
+    early_stopping_patience: int | None = None
+    """Training stops after this many evaluations without improvement; null: never."""
+    save_steps: int = 100
+    """Steps between checkpoints."""
+    logging_steps: int = 5
+    """Steps between lines of metrics.jsonl."""
+    report_to: Literal["none", "tensorboard"] = "none"
+    """Where the metrics go besides metrics.jsonl."""
+    gradient_checkpointing: bool = False
+    """Whether layers run again in the backward pass instead of keeping their activations: less memory, slower."""
+    forward: Literal["auto", "splice", "shared_prefix"] = "auto"
+    """splice: the reference; shared_prefix: the prefix that all rows share runs once a step, and the rows are packed
+    behind it; auto: shared_prefix where it is exact."""
+    seed: int = 0
+    """Seed of the initialisation and the data order."""
+
+    def __post_init__(self) -> None:
+        problems = _not_positive(
+            "train",
+            self,
+            "max_steps",
+            "num_train_epochs",
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+            "learning_rate",
+            "max_grad_norm",
+            "eval_steps",
+            "max_eval_samples",
+            "max_batch_tokens",
+            "early_stopping_patience",
+            "save_steps",
+            "logging_steps",
+        )
+        if not self.weight_decay >= 0:
+            received, key = f"train.weight_decay: {self.weight_decay}", "train.weight_decay"
+            problems.append(ConfigError(received, "at least 0", "Raise it", keys=(key,)))
+        if not 0 <= self.warmup_ratio <= 1:
+            received, key = f"train.warmup_ratio: {self.warmup_ratio}", "train.warmup_ratio"
+            problems.append(ConfigError(received, "from 0 to 1", "Correct it", keys=(key,)))
+        ConfigError.raise_any(problems)
+
+
+def _not_positive(section: str, values: Any, *keys: str) -> list[ConfigError]:
+    """The settings that are given and not above 0."""
+    given = {key: getattr(values, key) for key in keys if getattr(values, key) is not None}
+    return [
+        ConfigError(f"{section}.{key}: {value}", "a number above 0", "Correct it", keys=(f"{section}.{key}",))
+        for key, value in given.items()
+        if not 0 < value < float("inf")
+    ]
