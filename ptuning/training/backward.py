@@ -1,7 +1,7 @@
 """The gradient of many rows, a part of them at a time: what they share is run once, forward and backward.
 
-What the model keeps is that of a part, whatever the number of rows. Knows nothing of encoders'
-insides, optimizers or files.
+Memory is that of one part, however many rows there are. Knows nothing of optimizers, files, or how a prompt encoder
+works inside.
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,9 @@ def backward_in_parts(
     batch_size: int | None = None,
     max_batch_tokens: int | None = None,
 ) -> float:
-    """Adds to the prompt's gradient that of `scale` times the summed loss of all rows.
+    """Adds the gradient of `scale` times the summed loss of all rows to what made the prompt.
 
-    The same as `(objective.loss_sum(...) * scale).backward()`, but for rounding, with what made the prompt run backward
-    once.
+    The same as `(objective.loss_sum(...) * scale).backward()`, but for rounding; the encoder is run backward once.
 
     Args:
         backbone: The frozen model.
@@ -50,9 +49,16 @@ def backward_in_parts(
         made = prompt
     else:  # a conditioned encoder reads all rows at once: it is small
         made = embeddings_of(prompt, backbone, backbone.collate(examples).to(backbone.device))
-    ids, limits = shared_ids(examples), (batch_size or len(examples), max_batch_tokens, 0, backbone.overhead_tokens)
+    ids = shared_ids(examples)
     num_run = len(ids) if can_begin(backbone, made, ids, path) else 0
-    parts = list(by_length(examples, *limits, [num_run] * len(examples)))
+    parts = by_length(
+        examples,
+        batch_size or len(examples),
+        max_batch_tokens,
+        0,
+        backbone.overhead_tokens,
+        [num_run] * len(examples),
+    )
     if len(parts) == 1:
         loss = loss_sum(backbone, made, backbone.collate(examples), path)
         (loss * scale).backward()
@@ -69,14 +75,14 @@ def backward_in_parts(
 
 @dataclass(frozen=True)
 class _Shared:
-    """What all parts of the rows take, apart from what made it, so that each part can be run backward by itself."""
+    """What all parts of the rows use, cut off from what made it, so that each part can be run backward by itself."""
 
     made: tuple[Tensor, ...]
-    """The prompt, and each layer's keys and values of what the rows begin with."""
+    """The prompt, and each layer's keys and values of the tokens that the rows begin with."""
     leaves: tuple[Tensor, ...]
-    """The same values in fp32, in which the parts' gradients gather."""
+    """The same values in fp32; the parts' gradients are added up in them."""
     ids: tuple[int, ...]
-    """What the rows begin with."""
+    """Ids of the tokens that the rows begin with."""
 
     @classmethod
     def of(cls, prompt: Tensor, prefix: Prefix | None) -> Self:
@@ -93,7 +99,7 @@ class _Shared:
         return prompt if prompt.ndim == 2 else prompt[list(rows)]
 
     def backward(self) -> None:
-        """Hands the gathered gradients on to what made the leaves."""
+        """Hands the added gradients on to what made the leaves."""
         gathered = [(made, leaf.grad) for made, leaf in zip(self.made, self.leaves, strict=True)]
         pairs = [(made, grad.to(made.dtype)) for made, grad in gathered if grad is not None and made.requires_grad]
         torch.autograd.backward([made for made, _ in pairs], [grad for _, grad in pairs])

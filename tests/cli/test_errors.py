@@ -457,7 +457,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_is_begun_anew(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("ptuning.training.run.Trainer._step", out_of_memory)
+        patch.setattr("ptuning.training.loop.Loop._step", out_of_memory)
         with pytest.raises(MemoryError):
             run("train", "--config", run_config)
     assert (tmp_path / "run" / "config.yaml").exists()

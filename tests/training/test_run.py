@@ -19,26 +19,28 @@ from conftest import ASSETS, REPOSITORY, write_csv
 import ptuning
 from ptuning.config.run import RunConfig
 from ptuning.errors import DataError, TrainingError
+from ptuning.evaluation.scoring import Metrics
 from ptuning.model.causal import CausalBackbone
 from ptuning.training import backward as gradient
 from ptuning.training import run as trainer
+from ptuning.training import validation
 from ptuning.training.interrupts import Interrupted
-from ptuning.training.run import TrainResult, train
+from ptuning.training.loop import Loop, StepRecord
+from ptuning.training.results import TrainResult
+from ptuning.training.run import train
 from ptuning.training.run_directory import RunDirectory
-from ptuning.training.schedule import rate
 
 # Runs `ptuning train` and kills the process with SIGKILL at one point: after a step, while a checkpoint is being
 # written (before it is renamed into place), or in an evaluation.
 KILLER = """
 import os, signal, sys
-from ptuning import files
 from ptuning.cli import main as cli
-from ptuning.training import run as trainer
-from ptuning.training.run_directory import RunDirectory
+from ptuning.training import run_directory, validation
+from ptuning.training.loop import Loop
 point, number, *arguments = sys.argv[1:]
 number = int(number)
 def kill(): os.kill(os.getpid(), signal.SIGKILL)
-step, save, evaluate = trainer.Trainer._step, trainer.torch.save, trainer.evaluate
+step, save, evaluate = Loop._step, run_directory.torch.save, validation.evaluate
 def killing_step(self):
     record = step(self)
     if point == "step" and self.progress.step == number: kill()
@@ -51,7 +53,7 @@ def killing_evaluate(*arguments, **options):
     number -= point == "evaluate"
     if point == "evaluate" and number == 0: kill()
     return evaluate(*arguments, **options)
-trainer.Trainer._step, trainer.torch.save, trainer.evaluate = killing_step, killing_save, killing_evaluate
+Loop._step, run_directory.torch.save, validation.evaluate = killing_step, killing_save, killing_evaluate
 sys.exit(cli.main(arguments))
 """
 
@@ -185,14 +187,14 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_130(run_config: Path, tmp_path: Pa
 
 def test_interrupted_in_process_keeps_the_old_signal_handler(run_config: Path) -> None:
     handler = signal.getsignal(signal.SIGINT)
-    step = trainer.Trainer._step
+    step = Loop._step
 
-    def interrupting_step(self: trainer.Trainer) -> dict:
+    def interrupting_step(self: Loop) -> StepRecord:
         os.kill(os.getpid(), signal.SIGINT)
         return step(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_step", interrupting_step)
+        patch.setattr(Loop, "_step", interrupting_step)
         with pytest.raises(Interrupted, match="interrupted at step 1"):
             trained(run_config)
     assert signal.getsignal(signal.SIGINT) is handler
@@ -228,8 +230,8 @@ def test_accumulated_batches_make_the_same_steps_as_one_large_batch(run_config: 
     large = trained(run_config, "--train.max_steps=1", f"--train.output_dir={tmp_path}/large")
     settings = RunConfig.from_yaml(run_config, ["--train.max_steps=1", "--train.gradient_accumulation_steps=2"])
     small = trainer.Trainer(settings, RunDirectory(settings.train.output_dir))
-    rows = small.stream[0]
-    small.stream = [rows[:3], rows[3:]]  # type: ignore[assignment]
+    rows = small.steps.stream[0]
+    small.steps.stream = [rows[:3], rows[3:]]  # type: ignore[assignment]
     result = small.train()
     torch.testing.assert_close(result.prompt.embeddings_PH, large.prompt.embeddings_PH, rtol=0, atol=1e-6)
 
@@ -245,16 +247,14 @@ def test_splice_and_shared_prefix_train_alike(run_config: Path, tmp_path: Path) 
 def test_early_stopping_ends_after_evaluations_without_improvement(
     run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = trainer.evaluate
+    real = validation.evaluate
     worse = iter(range(1, 100))
 
     def worsening(*arguments: object) -> object:
         metrics = real(*arguments)  # type: ignore[arg-type]
-        return trainer.Metrics(
-            metrics.num_rows, metrics.num_correct, metrics.num_label_tokens, float(next(worse)) * 100
-        )
+        return Metrics(metrics.num_rows, metrics.num_correct, metrics.num_label_tokens, float(next(worse)) * 100)
 
-    monkeypatch.setattr(trainer, "evaluate", worsening)
+    monkeypatch.setattr(validation, "evaluate", worsening)
     result = trained(run_config, "--train.max_steps=100", "--train.eval_steps=2", "--train.early_stopping_patience=3")
     assert result.prompt.training["steps"] == 8
     assert result.prompt.training["best_step"] == 2
@@ -265,7 +265,7 @@ def test_interrupt_in_the_last_validation_is_heeded(run_config: Path, monkeypatc
     validate = trainer.Trainer._validate
 
     def interrupting_validate(self: trainer.Trainer, bar: object) -> None:
-        if self.progress.step == 12:
+        if self.loop.progress.step == 12:
             os.kill(os.getpid(), signal.SIGINT)
         validate(self, bar)  # type: ignore[arg-type]
 
@@ -344,7 +344,7 @@ def test_new_run_starts_from_a_saved_prompt(run_config: Path, tmp_path: Path) ->
         ["--prompt.init=prompt", f"--prompt.init_prompt={first.directory}", f"--train.output_dir={tmp_path}/second"],
     )
     second = trainer.Trainer(settings, RunDirectory(settings.train.output_dir))
-    assert torch.equal(second._trained_prompt(), first.prompt.embeddings_PH)
+    assert torch.equal(second._prompt(), first.prompt.embeddings_PH)
 
 
 def test_training_for_generation_learns_answers_and_their_end(run_config: Path, tmp_path: Path) -> None:
@@ -385,22 +385,11 @@ def test_tracker_that_is_not_installed_is_one_clear_error(run_config: Path, monk
         trained(run_config, "--train.report_to=tensorboard")
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
-        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
-        ("cosine", [0.5, 1.0, 1.0, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 + math.cos(3 * math.pi / 4)) / 2]),
-    ],
-)
-def test_learning_rate_rises_then_falls(kind: str, expected: list[float]) -> None:
-    settings = ptuning.config.run.TrainConfig("runs/x", lr_scheduler_type=kind, warmup_ratio=0.25)  # type: ignore[arg-type]
-    assert [rate(settings, 6, step) for step in range(6)] == pytest.approx(expected)
-
-
 def test_epochs_decide_the_steps_where_max_steps_does_not(run_config: Path) -> None:
     settings = RunConfig.from_yaml(run_config, ["--train.max_steps=null", "--train.num_train_epochs=1.5"])
-    assert trainer.Trainer(settings, RunDirectory(settings.train.output_dir)).max_steps == 12  # 1.5 x 64 rows / 8
+    assert (
+        trainer.Trainer(settings, RunDirectory(settings.train.output_dir)).loop.settings.max_steps == 12
+    )  # 1.5 x 64 rows / 8
 
 
 def test_scripts_train_is_ptuning_train(run_config: Path, tmp_path: Path) -> None:
@@ -429,7 +418,7 @@ def test_two_processes_make_the_same_steps_as_one(run_config: Path, tmp_path: Pa
 def test_all_processes_stop_where_one_of_them_is_interrupted(
     run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer.Trainer, "_sum", lambda self, value: value + (self.progress.step == 5))
+    monkeypatch.setattr(trainer.Trainer, "_is_true_anywhere", lambda self, value: self.loop.progress.step == 5)
     with pytest.raises(Interrupted, match="interrupted at step 5"):  # by another process: none came to this one
         trained(run_config, "--train.eval_steps=100")
     assert RunDirectory(tmp_path / "run").load_checkpoint("last")["progress"]["step"] == 5  # type: ignore[index]
@@ -477,7 +466,7 @@ def test_run_from_before_a_setting_came_goes_on(run_config: Path, tmp_path: Path
 def test_evaluations_read_a_tenth_of_the_rows_that_are_trained_on_between_them(
     options: list[str], expected: int, run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "_FEWEST_EVALUATED", 1)
+    monkeypatch.setattr(validation, "_FEWEST_EVALUATED", 1)
     trained(run_config, "--train.max_steps=8", "--train.eval_steps=8", *options)  # 64 rows, or twice as many
     assert [record["eval_num_rows"] for record in log(tmp_path / "run") if "eval_loss" in record] == [expected]
 
