@@ -104,9 +104,7 @@ class Loop:
         self.module, self.settings, self.progress = module, settings, Progress()
         self._work_of, self._accelerator = work_of, accelerator
         optimizer = torch.optim.AdamW(
-            [each for each in module.parameters() if each.requires_grad],
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
+            module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self._wrapped, self._optimizer = accelerator.prepare(module, optimizer, device_placement=[False, False])
         # A function, and not an object with fields: those would be saved in every checkpoint.
