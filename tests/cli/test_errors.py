@@ -583,9 +583,12 @@ def test_a_disk_without_room_is_noticed_before_anything_is_written(
 @pytest.mark.parametrize(
     ("error", "match"),
     [
-        (SafetensorError("I/O error: No space left on device (os error 28)"), "no space is left on the disk"),
+        (
+            SafetensorError("I/O error: No space left on device (os error 28)"),
+            "no space is left on .*--resume",
+        ),
         (PermissionError(errno.EACCES, "Permission denied"), r"cannot be written \(Permission denied\)"),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), "no space is left on the disk"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "no space is left on .*--resume"),
     ],
 )
 def test_a_prompt_that_cannot_be_written_is_told_and_can_be_written_later(
