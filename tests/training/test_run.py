@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ASSETS, REPOSITORY, write_csv
+from conftest import ASSETS, REPOSITORY, review_rows, write_csv
+from killing import killed
 
 import ptuning
+from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.errors import DataError, TrainingError
 from ptuning.evaluation.scoring import Metrics
@@ -24,49 +26,16 @@ from ptuning.model.causal import CausalBackbone
 from ptuning.training import backward as gradient
 from ptuning.training import run as trainer
 from ptuning.training import validation
+from ptuning.training.inputs import Inputs
 from ptuning.training.interrupts import Interrupted
 from ptuning.training.loop import Loop, StepRecord
 from ptuning.training.results import TrainResult
 from ptuning.training.run import train
 from ptuning.training.run_directory import RunDirectory
 
-# Runs `ptuning train` and kills the process with SIGKILL at one point: after a step, while a checkpoint is being
-# written (before it is renamed into place), or in an evaluation.
-KILLER = """
-import os, signal, sys
-from ptuning.cli import main as cli
-from ptuning.training import run_directory, validation
-from ptuning.training.loop import Loop
-point, number, *arguments = sys.argv[1:]
-number = int(number)
-def kill(): os.kill(os.getpid(), signal.SIGKILL)
-step, save, evaluate = Loop._step, run_directory.torch.save, validation.evaluate
-def killing_step(self):
-    record = step(self)
-    if point == "step" and self.progress.step == number: kill()
-    return record
-def killing_save(state, path):
-    save(state, path)
-    if point == "save" and state["progress"]["step"] == number: kill()
-def killing_evaluate(*arguments, **options):
-    global number
-    number -= point == "evaluate"
-    if point == "evaluate" and number == 0: kill()
-    return evaluate(*arguments, **options)
-Loop._step, run_directory.torch.save, validation.evaluate = killing_step, killing_save, killing_evaluate
-sys.exit(cli.main(arguments))
-"""
-
 
 def trained(config: Path, *overrides: str, resume: bool = False) -> TrainResult:
     return train(RunConfig.from_yaml(config, overrides), resume)
-
-
-def killed(point: str, number: int, *arguments: str) -> int:
-    command = [sys.executable, "-c", KILLER, point, str(number), "train", *arguments]
-    return subprocess.run(
-        command, capture_output=True, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    ).returncode
 
 
 def log(directory: Path) -> list[dict]:
@@ -183,6 +152,55 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_130(run_config: Path, tmp_path: Pa
     state = RunDirectory(tmp_path / "run").load_checkpoint("last")
     assert state is not None
     assert f"interrupted at step {state['progress']['step']}" in errors
+
+
+def test_second_run_in_a_live_runs_directory_is_refused_and_touches_nothing(
+    run_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "ptuning.cli.main",
+        "train",
+        "--config",
+        str(run_config),
+        "--train.save_steps=1000",
+    ]
+    first = subprocess.Popen([*command, "--train.max_steps=900"], stderr=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            assert first.poll() is None
+            time.sleep(0.02)
+        first.send_signal(signal.SIGSTOP)
+        files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+        assert {path.name for path in files} >= {"config.yaml", "metrics.jsonl", "run.lock"}
+        before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+        asked = ["train", "--config", str(run_config), "--train.seed=1"]
+        for options in ([], ["--resume"]):
+            with monkeypatch.context() as patch:
+                patch.delattr(Inputs, "load")  # it is refused at once, before a model is loaded
+                assert cli.main([*asked, *options]) == 2
+            lines = capsys.readouterr().err.splitlines()
+            assert len(lines) == 1
+            assert f"run is in use by process {first.pid} on " in lines[0]
+        assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+        assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == files
+    finally:
+        first.kill()
+        first.wait()
+    assert (tmp_path / "run" / "run.lock").exists()
+    assert cli.main(asked) == 0  # there was no checkpoint: nothing is lost
+    assert not (tmp_path / "run" / "run.lock").exists()
+
+
+def test_run_that_comes_and_goes_while_another_loads_is_not_overwritten(run_config: Path, tmp_path: Path) -> None:
+    config = RunConfig.from_yaml(run_config, ["--train.seed=1"])
+    second = trainer.Trainer(config, RunDirectory(config.train.output_dir))
+    first = trained(run_config)
+    with pytest.raises(TrainingError, match=r"output_dir .*/run already holds a run"):
+        second.train()
+    assert torch.equal(ptuning.SoftPrompt.load(first.directory).embeddings_PH, first.prompt.embeddings_PH)
+    assert not (tmp_path / "run" / "run.lock").exists()
 
 
 def test_interrupted_in_process_keeps_the_old_signal_handler(run_config: Path) -> None:
@@ -400,19 +418,55 @@ def test_scripts_train_is_ptuning_train(run_config: Path, tmp_path: Path) -> Non
     assert (tmp_path / "run" / "prompt" / "adapter_config.json").exists()
 
 
+def launched(*arguments: str, num_processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """`scripts/train.py` on many processes, which are killed where they hang."""
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}", "--master_port=0", "--standalone"]
+    command = [sys.executable, *launcher, str(REPOSITORY / "scripts" / "train.py"), *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=150)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
 def test_two_processes_make_the_same_steps_as_one(run_config: Path, tmp_path: Path) -> None:
     options = ["--train.per_device_train_batch_size=4", "--train.max_steps=4"]
     one = trained(run_config, *options, "--train.gradient_accumulation_steps=2", f"--train.output_dir={tmp_path}/one")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    script = str(REPOSITORY / "scripts" / "train.py")
-    command = [*launcher, script, "--config", str(run_config), *options, f"--train.output_dir={tmp_path}/two"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = launched("--config", str(run_config), *options, f"--train.output_dir={tmp_path}/two")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("| soft prompt |") == 1
     two = ptuning.SoftPrompt.load(tmp_path / "two" / "prompt")
     torch.testing.assert_close(two.embeddings_PH, one.prompt.embeddings_PH, rtol=0, atol=1e-5)
     assert two.results["soft prompt"]["num_rows"] == one.prompt.results["soft prompt"]["num_rows"] == 24
     assert two.results["soft prompt"]["loss"] == pytest.approx(one.prompt.results["soft prompt"]["loss"], abs=1e-4)
+
+
+def test_process_without_rows_takes_part_in_every_sum(run_config: Path, tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("validation", 1), ("test", 1)):
+        write_csv(tmp_path / f"{split}.csv", review_rows(count))
+    options = ["--train.per_device_train_batch_size=2", "--train.max_steps=4", "--train.eval_steps=2"]
+    one = trained(run_config, *options, "--train.gradient_accumulation_steps=2", f"--train.output_dir={tmp_path}/one")
+    result = launched("--config", str(run_config), *options, f"--train.output_dir={tmp_path}/two")
+    assert result.returncode == 0, result.stderr
+    two = ptuning.SoftPrompt.load(tmp_path / "two" / "prompt")
+    torch.testing.assert_close(two.embeddings_PH, one.prompt.embeddings_PH, rtol=0, atol=1e-5)
+    assert [record["eval_num_rows"] for record in log(tmp_path / "two") if "eval_loss" in record] == [1, 1]
+    assert two.results["soft prompt"]["num_rows"] == 1
+    assert two.results["soft prompt"]["loss"] == pytest.approx(one.prompt.results["soft prompt"]["loss"], abs=1e-4)
+
+
+def test_all_processes_end_where_another_run_holds_the_directory(run_config: Path, tmp_path: Path) -> None:
+    lock = RunDirectory(tmp_path / "run").lock
+    assert lock.acquire()
+    result = launched("--config", str(run_config))
+    lock.release()
+    assert result.returncode != 0
+    assert result.stderr.count(f"ptuning: output_dir {tmp_path}/run is in use by process {os.getpid()} on ") == 2
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_all_processes_stop_where_one_of_them_is_interrupted(
