@@ -46,7 +46,7 @@ class StepWork:
     """Tokens that it reads, for the speed."""
     add_gradients: Callable[[nn.Module, float], float]
     """Takes the module and a scale, adds the gradient of scale x the summed loss, and returns the summed loss in nats.
-    With many processes the module comes wrapped, so that gradients are shared: it must be called as a whole."""
+    With many processes the module comes wrapped, to average gradients: call it as a whole, not its parts."""
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ class Trainer:
         return self.accelerator.is_main_process
 
     def _begin(self) -> None:
-        """Makes the directory this run's own, and goes on from its last checkpoint if there is one."""
+        """Locks the directory, and goes on from its last checkpoint if there is one."""
         if self._speaks:
             num_bytes = sum(each.numel() * each.element_size() for each in self.encoder.parameters())
             self.directory.require_space(3 * num_bytes)  # a checkpoint: the parameters and AdamW's two moments
@@ -153,7 +153,7 @@ class Trainer:
             self.accelerator.init_trackers("ptuning")
 
     def _require_alone(self, is_refused: bool) -> None:
-        """Ends all processes where the main one finds the directory in use."""
+        """Ends every process when the main one finds the directory in use."""
         if sum_over_processes(self.accelerator, float(is_refused)) > 0:
             raise TrainingError(
                 f"output_dir {self.directory.path} is in use by {self.directory.lock.holder}",
@@ -171,7 +171,7 @@ class Trainer:
             unit="step",
             disable=not self._speaks,
         )
-        with bar, noted_interrupts() as interrupted, self._kept_checkpoint_told():
+        with bar, noted_interrupts() as interrupted, self._kept_checkpoint_named():
             for record in self.loop.steps():
                 bar.update()
                 bar.set_postfix(loss=f"{record.loss:.3f}")
@@ -186,7 +186,7 @@ class Trainer:
                     return
 
     def _after_step(self, record: StepRecord, bar: tqdm) -> None:
-        """Logs and validates where it is time."""
+        """Logs and validates when it is time."""
         if self._is_due(record, self.settings.logging_steps):
             self._log(
                 {
@@ -213,8 +213,8 @@ class Trainer:
         return sum_over_processes(self.accelerator, float(value)) > 0
 
     @contextmanager
-    def _kept_checkpoint_told(self) -> Iterator[None]:
-        """Says of a loss that is not finite what the run still has."""
+    def _kept_checkpoint_named(self) -> Iterator[None]:
+        """Adds to the error of a loss that is not finite which checkpoint the run keeps."""
         try:
             yield
         except NotFiniteError as error:

@@ -50,7 +50,7 @@ class RunDirectory:
         return self.metrics.exists() and self.prompt.exists()
 
     def require_usable(self, config: RunConfig, resume: bool) -> None:
-        """Raises `TrainingError` when the directory holds another run, or a run whose other settings make other steps.
+        """Raises `TrainingError` when the directory holds another run, or this run with settings that make other steps.
 
         Files and models are not compared by their names: a checkpoint knows their content.
         """
@@ -119,7 +119,7 @@ class RunDirectory:
         return saved
 
     def start(self, config: RunConfig, step: int) -> None:
-        """Writes the resolved config; a run exists from here on, at a step.
+        """Writes the config with all defaults: from here on the directory holds a run, which is at `step`.
 
         Removes what a killed process left half-written, and what it wrote after that step.
         """
@@ -215,7 +215,7 @@ class RunDirectory:
 
 
 def _step_of(line: str) -> float:
-    """A log line's step; a line that was cut off in writing belongs to no step that counts."""
+    """A log line's step; infinity for a line that was cut off while it was written."""
     try:
         return json.loads(line)["step"]
     except ValueError:
@@ -223,7 +223,7 @@ def _step_of(line: str) -> float:
 
 
 def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
-    """A saved config with the settings that have come since: a run made before them goes on as it was."""
+    """A saved config with defaults for the settings that the version that wrote it did not know."""
     known = {field.name: defaults(field.type) for field in dataclasses.fields(RunConfig)}
     return {name: {**known.get(name, {}), **each} if isinstance(each, dict) else each for name, each in saved.items()}
 

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -42,13 +41,16 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
 
 def test_lock_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
     lock = DirectoryLock(tmp_path / "run.lock")
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(lock.path)], stdout=subprocess.PIPE, text=True) as holder:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(lock.path)], stdout=subprocess.PIPE, text=True)
+    try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "True\n"
         assert lock.is_held_elsewhere
         assert not lock.acquire()
         assert lock.holder.startswith(f"process {holder.pid} on ")
-        holder.send_signal(signal.SIGKILL)
+    finally:
+        holder.kill()
+        holder.communicate()
     assert lock.path.exists()
     assert not lock.is_held_elsewhere
     assert lock.acquire()

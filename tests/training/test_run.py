@@ -419,16 +419,14 @@ def test_scripts_train_is_ptuning_train(run_config: Path, tmp_path: Path) -> Non
 
 
 def launched(*arguments: str, num_processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """`scripts/train.py` on many processes, which are killed where they hang."""
+    """`scripts/train.py` on many processes, which are ended if they hang."""
     launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}", "--master_port=0", "--standalone"]
     command = [sys.executable, *launcher, str(REPOSITORY / "scripts" / "train.py"), *arguments]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             out, err = process.communicate(timeout=150)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.terminate()  # the launcher ends its processes
             raise
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
@@ -472,9 +470,12 @@ def test_all_processes_end_where_another_run_holds_the_directory(run_config: Pat
 def test_all_processes_stop_where_one_of_them_is_interrupted(
     run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer.Trainer, "_is_true_anywhere", lambda self, value: self.loop.progress.step == 5)
+    config = RunConfig.from_yaml(run_config, ["--train.eval_steps=100"])
+    interrupted = trainer.Trainer(config, RunDirectory(config.train.output_dir))
+    steps = interrupted.loop.progress
+    monkeypatch.setattr(trainer, "sum_over_processes", lambda _, value: value + (steps.step == 5))
     with pytest.raises(Interrupted, match="interrupted at step 5"):  # by another process: none came to this one
-        trained(run_config, "--train.eval_steps=100")
+        interrupted.train()
     assert RunDirectory(tmp_path / "run").load_checkpoint("last")["progress"]["step"] == 5  # type: ignore[index]
 
 
