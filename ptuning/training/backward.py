@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ptuning.data import Example, by_length, require_small, shared_ids
+from ptuning.data import Example, by_length, require_small, prefix_ids
 from ptuning.forward import Prefix, Prompt, RowPrompts, begin, can_begin, embeddings_of, loss_sum
 from ptuning.model import Backbone
 
@@ -49,15 +49,15 @@ def backward_in_parts(
         made = prompt
     else:  # a conditioned encoder reads all rows at once: it is small
         made = embeddings_of(prompt, backbone, backbone.collate(examples).to(backbone.device))
-    ids = shared_ids(examples)
-    num_run = len(ids) if can_begin(backbone, made, ids, path) else 0
+    ids = prefix_ids(examples)
+    prefix_lengths = len(ids) if can_begin(backbone, made, ids, path) else 0
     parts = by_length(
         examples,
         batch_size or len(examples),
         max_batch_tokens,
         0,
         backbone.overhead_tokens,
-        [num_run] * len(examples),
+        [prefix_lengths] * len(examples),
     )
     if len(parts) == 1:
         loss = loss_sum(backbone, made, backbone.collate(examples), path)

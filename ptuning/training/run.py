@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ptuning.config import RunConfig
 from ptuning.data import Example, warn_of_cut
 from ptuning.errors import DiskFullError, TrainingError
-from ptuning.evaluation import Metrics, sides
+from ptuning.evaluation import Metrics, with_and_without
 from ptuning.forward import Prompt, ReadOptions
 from ptuning.prompts import SoftPrompt, encoders
 from ptuning.training.checkpoint import checkpoint_of, made_with, require_same, restore
@@ -298,7 +298,7 @@ class Trainer:
 
     def _results(self, split: str) -> dict[str, Metrics]:
         task, rows = self.config.data.task, self.inputs.rows[split]
-        compared = sides(self.inputs.backbone, self._prompt(), task, rows, with_baseline=True)
+        compared = with_and_without(self.inputs.backbone, self._prompt(), task, rows, with_baseline=True)
         return {
             name: self._evaluate(prompt, examples, f"{split} rows, {name}") for name, prompt, examples, _ in compared
         }

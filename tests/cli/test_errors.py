@@ -471,7 +471,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_is_begun_anew(
 def test_a_forward_path_that_the_model_cannot_take_is_told_before_anything_is_written(
     refused: Refused, run_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CausalBackbone, "shares_prefix", False)
+    monkeypatch.setattr(CausalBackbone, "supports_prefix_cache", False)
     refused("train", "--config", run_config, "--train.forward", "shared_prefix", match="Use forward: auto")
 
 
