@@ -83,5 +83,13 @@ class TrainingError(PTuningError):
     """A training run that cannot start or cannot go on."""
 
 
+class FileError(PTuningError):
+    """A file or directory that cannot be written."""
+
+
+class DiskFullError(FileError):
+    """A file that cannot be written because the disk is full."""
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())

@@ -5,7 +5,9 @@ Knows nothing of what is in them.
 
 import errno
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ptuning.errors import PTuningError, TrainingError
+from ptuning.errors import DiskFullError, FileError
 
 _ALMOST_NOTHING = 1 << 20  # bytes free on a disk that counts as full when a write has just failed
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -23,27 +25,30 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 def whole_file(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write to; it becomes `path` when the block ends well, and is removed when it does not.
 
+    The file has the permissions that `open` would give a new one, also where it replaces an older file.
+
     Raises:
-        TrainingError: When the disk is full; whatever `path` held before is still there.
+        FileError: When the file cannot be written; whatever `path` held before is still there.
     """
+    beside = _beside(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    beside = Path(name)
+        handle = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)  # the system takes the umask off
     try:
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.close(handle)
         with disk_errors(path):
             yield beside
             with beside.open("rb+") as written:
                 os.fsync(written.fileno())
-            beside.chmod(0o644)
+            beside.chmod(mode)  # safetensors makes a file of its own, for its owner alone
             os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
 
 
 def require_writable(path: Path) -> None:
-    """Raises `TrainingError` where a file cannot be written, before the work is done that it shall hold."""
+    """Raises `FileError` where a file cannot be written, before the work is done that it shall hold."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
@@ -51,25 +56,31 @@ def require_writable(path: Path) -> None:
 
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """Like `whole_file` for a directory; an old directory at `path` is replaced.
+    """Like `whole_file` for a directory of files; an old directory at `path` is replaced.
 
     A process killed between the two renames of a replacement leaves the old directory beside, under a hidden name.
     """
+    beside = _beside(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        beside.mkdir(mode=0o777)  # the system takes the umask off
     try:
         with disk_errors(path):
+            mode = stat.S_IMODE(beside.stat().st_mode)
             yield beside
-            beside.chmod(0o755)
             for file in beside.iterdir():
-                file.chmod(0o644)  # safetensors writes for its owner alone
+                file.chmod(mode & 0o666)  # safetensors writes for its owner alone
             if path.exists():
                 _swap(beside, path)
             else:
                 os.replace(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """A new hidden path in the same directory."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
 
 
 def _swap(new: Path, path: Path) -> None:
@@ -88,29 +99,26 @@ def _swap(new: Path, path: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full disk, or a place that cannot be written, into one clear line."""
+    """Turns a full disk into `DiskFullError`, and a place that cannot be written into `FileError`."""
     try:
         yield
     except OSError as error:
         if error.errno in _DISK_FULL:
-            raise no_space(path, "no space is left") from error
+            raise _disk_full(path) from error
         kinds = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
         if isinstance(error, kinds) or error.errno in (errno.EROFS, errno.ENAMETOOLONG, errno.ENOENT):
-            raise TrainingError(
+            raise FileError(
                 f"{path} cannot be written ({error.strerror})", "a place to write to", "Choose another"
             ) from error
         raise
     except (RuntimeError, SafetensorError) as error:  # torch and safetensors report a failed write so
         free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
         if "No space left" in str(error) or free < _ALMOST_NOTHING:
-            raise no_space(path, "no space is left") from error
+            raise _disk_full(path) from error
         raise
 
 
-def no_space(path: Path, reason: str) -> PTuningError:
-    """The error for a full disk."""
-    return TrainingError(
-        f"{path} cannot be written: {reason} on the disk",
-        "room for the checkpoint",
-        "Free some space and go on with --resume; what was saved before is intact",
+def _disk_full(path: Path) -> DiskFullError:
+    return DiskFullError(
+        f"{path} cannot be written: no space is left on the disk", "room for it", "Free some space and try again"
     )

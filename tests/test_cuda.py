@@ -82,17 +82,16 @@ def test_evaluation_and_answers_on_the_gpu_are_those_on_the_cpu(any_backbone):
 def test_run_on_the_gpu_is_resumed_and_its_prompt_used(run_config: Path, tmp_path: Path, capsys, dtype) -> None:
     options = ["--model.device=auto", f"--model.dtype={dtype}", "--train.max_steps=60"]
     config = RunConfig.from_yaml(run_config, options)
-    step = Trainer._step
+    after_step = Trainer._after_step
 
-    def interrupted_step(self):
-        record = step(self)
-        if self.progress.step == 7:
+    def interrupted_after_step(self, record, bar):
+        after_step(self, record, bar)
+        if record.step == 7:
             self._save("last")
             raise Interrupted("now")
-        return record
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_step", interrupted_step)
+        patch.setattr(Trainer, "_after_step", interrupted_after_step)
         with pytest.raises(Interrupted):
             train(config)
     result = train(config, resume=True)

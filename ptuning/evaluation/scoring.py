@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptuning.data import Coder, Example, Row, Task, num_cut, prefix_ids, warn_of_cut
-from ptuning.forward import Prompt, ReadOptions, answer_log_probs, as_batch_prompt, label_log_probs
+from ptuning.forward import BatchPrompt, Prompt, ReadOptions, answer_log_probs, as_batch_prompt, label_log_probs
 from ptuning.model import Backbone
 
 _log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ def score_rows(
 
 def with_and_without(
     backbone: Backbone, prompt: Prompt, task: Task, rows: Sequence[Row], with_baseline: bool
-) -> Iterator[tuple[str, Prompt, list[Example], Coder]]:
+) -> Iterator[tuple[str, BatchPrompt, list[Example], Coder]]:
     """What is compared: the same words without the soft prompt (where asked for and possible), and with it.
 
     Yields:
@@ -162,11 +162,11 @@ def with_and_without(
         coder = backbone.coder(task.without_prompt())
         examples = coder.encode(rows)
         if all(example.ids for example in examples):
-            yield WITHOUT, backbone.vocabulary_VH[:0], examples, coder
+            yield WITHOUT, as_batch_prompt(torch.zeros(0, backbone.width)), examples, coder
         else:
             _log.warning("no baseline: without the prompt nothing stands before some answers")
     coder = backbone.coder(task)
-    yield WITH, prompt, coder.encode(rows), coder
+    yield WITH, as_batch_prompt(prompt), coder.encode(rows), coder
 
 
 def evaluate_rows(

@@ -1,6 +1,8 @@
-"""Learns a prompt: the run, its loop, its directory.
+"""Training: a loop for any module, and the run that trains, validates and saves a prompt with it.
 
-Knows nothing of what a prompt means.
+`loop` makes steps; `prompt_steps` is their work for a prompt, and `backward` its gradient; `inputs` loads a run's model
+and rows; `run` puts these together; `run_directory`, `checkpoint` and `lock` keep its files. Knows nothing of what a
+prompt means.
 """
 
 from typing import TYPE_CHECKING
@@ -9,7 +11,11 @@ from ptuning.lazy import lazily
 
 if TYPE_CHECKING:
     from ptuning.training.backward import backward_in_parts as backward_in_parts
-    from ptuning.training.run import TrainResult as TrainResult
+    from ptuning.training.distributed import accelerator_on as accelerator_on
+    from ptuning.training.loop import Loop as Loop
+    from ptuning.training.loop import LoopSettings as LoopSettings
+    from ptuning.training.loop import StepWork as StepWork
+    from ptuning.training.results import TrainResult as TrainResult
     from ptuning.training.run import train as train
     from ptuning.training.run_directory import RunDirectory as RunDirectory
 
@@ -17,7 +23,10 @@ __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "backward": ("backward_in_parts",),
-        "run": ("TrainResult", "train"),
+        "distributed": ("accelerator_on",),
+        "loop": ("Loop", "LoopSettings", "StepWork"),
+        "results": ("TrainResult",),
+        "run": ("train",),
         "run_directory": ("RunDirectory",),
     },
 )

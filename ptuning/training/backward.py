@@ -45,9 +45,15 @@ def backward_in_parts(
     require_small(examples, max_batch_tokens)
     made = as_batch_prompt(prompt).for_rows(backbone, examples)
     ids = prefix_ids(examples) if path != "splice" and backbone.can_keep_prefix else ()
-    limits = batch_size or len(examples), max_batch_tokens, 0, backbone.overhead_tokens
     prefix_length = len(ids) if made.has_prefix_to_run else 0
-    parts = list(by_length(examples, *limits, [prefix_length] * len(examples)))
+    parts = by_length(
+        examples,
+        batch_size or len(examples),
+        max_batch_tokens,
+        0,
+        backbone.overhead_tokens,
+        [prefix_length] * len(examples),
+    )
     if len(parts) == 1:
         loss = loss_sum(backbone, made, backbone.collate(examples), path)
         (loss * scale).backward()

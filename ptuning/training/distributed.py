@@ -1,6 +1,6 @@
-"""The machine a run is on, through accelerate: one process or many, devices, trackers, memory.
+"""The processes and devices of a run, through accelerate; trackers; memory.
 
-Knows nothing of prompts or of the training loop.
+Knows nothing of prompts or of what is trained.
 """
 
 import importlib.util
@@ -8,7 +8,7 @@ import resource
 import sys
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
 from ptuning.config import RunConfig
 from ptuning.errors import TrainingError
@@ -27,6 +27,20 @@ def accelerator(config: RunConfig) -> Accelerator:
         log_with=None if tracker == "none" else tracker,
         project_dir=config.train.output_dir,
     )
+
+
+def accelerator_on(device: torch.device) -> Accelerator:
+    """For a loop of its own on a device, without trackers."""
+    is_new = not PartialState._shared_state  # accelerate has one state a process, and its first user chooses cpu
+    return Accelerator(cpu=is_new and device.type == "cpu", mixed_precision="no")
+
+
+def sum_over_processes(accelerator: Accelerator, value: float) -> float:
+    """The sum of every process's value; each process must call it, and all get the same."""
+    if accelerator.num_processes == 1:
+        return value
+    total = torch.tensor(value, dtype=torch.float64, device=accelerator.device)
+    return float(accelerator.reduce(total, reduction="sum"))
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -1,13 +1,14 @@
-"""A run's directory: config.yaml, checkpoints/, metrics.jsonl, metrics.json and prompt/.
+"""A run's directory: config.yaml, checkpoints/, metrics.jsonl, metrics.json, prompt/, and run.lock while it trains.
 
-Knows nothing of models or of what a training state holds.
+Knows nothing of models or of what a training state means.
 """
 
 import dataclasses
 import json
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from torch import Tensor
 
 from ptuning.config import RunConfig, defaults
 from ptuning.errors import TrainingError
-from ptuning.files import disk_errors, no_space, whole_file
+from ptuning.files import disk_errors, whole_file
+from ptuning.training.lock import DirectoryLock
 
 LAST, BEST = "last", "best"
 STATE = ("encoder", "optimizer", "schedule", "progress", "random", "made_with")  # what a checkpoint holds
 _SNAPSHOT = ".safetensors"
 _LEFTOVERS = (".config.yaml.", ".metrics.json", ".prompt.", ".last.pt.", ".best.pt.")  # of writes that were killed
+_DECIDE_NO_STEP = {"train.output_dir", "train.report_to", "model.revision", "data.test"}
+_SOURCES = {"model.name_or_path", "data.train", "data.validation", "prompt.init_prompt"}  # checkpoints know the content
 
 
 class RunDirectory:
@@ -38,6 +42,7 @@ class RunDirectory:
         self.path = Path(path)
         self.prompt, self.config = self.path / "prompt", self.path / "config.yaml"
         self.metrics, self.log = self.path / "metrics.json", self.path / "metrics.jsonl"
+        self.lock = DirectoryLock(self.path / "run.lock")
 
     @property
     def is_finished(self) -> bool:
@@ -45,7 +50,10 @@ class RunDirectory:
         return self.metrics.exists() and self.prompt.exists()
 
     def require_usable(self, config: RunConfig, resume: bool) -> None:
-        """Raises `TrainingError` when the directory holds another run, or a run with other settings."""
+        """Raises `TrainingError` when the directory holds another run, or this run with settings that make other steps.
+
+        Files and models are not compared by their names: a checkpoint knows their content.
+        """
         with disk_errors(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise TrainingError(
@@ -59,20 +67,36 @@ class RunDirectory:
             raise TrainingError(
                 f"output_dir {self.path} {what}", "a new or empty directory", f"{remedy} train.output_dir"
             )
-        changed = _changed(_with_defaults(self._saved_config()), yaml.safe_load(config.to_yaml()))
+        changed = {
+            name: told
+            for name, told in self._changed(config).items()
+            if name not in _DECIDE_NO_STEP and not (name in _SOURCES and told.is_other_name)
+        }
         if changed:
             raise TrainingError(
-                f"--resume of {self.path} with other settings ({', '.join(changed)})",
+                f"--resume of {self.path} with other settings ({', '.join(map(str, changed.values()))})",
                 f"the settings in {self.config}",
-                "Set them back, or start a new run in another train.output_dir",
+                _remedy(self.prompt, changed),
             )
+
+    def renamed_sources(self, config: RunConfig) -> list[str]:
+        """The settings that name other files or another model than those that the run was made with."""
+        return [str(told) for name, told in self._changed(config).items() if name in _SOURCES]
+
+    def _changed(self, config: RunConfig) -> dict[str, "_Change"]:
+        saved, now = _flat(_with_defaults(self._saved_config())), _flat(yaml.safe_load(config.to_yaml()))
+        return {
+            name: _Change(name, saved.get(name), now.get(name))
+            for name in {**saved, **now}
+            if saved.get(name) != now.get(name)
+        }
 
     def _holds_no_work(self) -> bool:
         """Whether there is nothing, or a run that ended before its first checkpoint: starting anew loses nothing."""
         held = {file.name for file in self.path.iterdir() if file.is_dir() or not file.name.startswith(_LEFTOVERS)}
-        if not held:
+        if held <= {self.lock.path.name}:
             return True
-        own = {self.config.name, self.log.name, "checkpoints"}
+        own = {self.config.name, self.log.name, self.lock.path.name, "checkpoints"}
         checkpoints = self._checkpoint(LAST).parent
         has_checkpoint = checkpoints.exists() and any(file.suffix == ".pt" for file in checkpoints.iterdir())
         return held <= own and self.config.name in held and not has_checkpoint and self._has_run_config()
@@ -94,8 +118,11 @@ class RunDirectory:
             )
         return saved
 
-    def start(self, config: RunConfig) -> None:
-        """Writes the resolved config; a run exists from here on. Removes what a killed process left half-written."""
+    def start(self, config: RunConfig, step: int) -> None:
+        """Writes the config with all defaults: from here on the directory holds a run, which is at `step`.
+
+        Removes what a killed process left half-written, and what it wrote after that step.
+        """
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         checkpoints = self._checkpoint(LAST).parent
@@ -105,13 +132,18 @@ class RunDirectory:
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         with whole_file(self.config) as beside:
             beside.write_text(config.to_yaml(), encoding="utf-8")
+        self.cut_log(step)
 
     def require_space(self, num_bytes: int) -> None:
         """Raises `TrainingError` when the disk has no room for the last and the best checkpoint and a new one."""
         existing = next(parent for parent in (self.path, *self.path.absolute().parents) if parent.exists())
         free, needed = shutil.disk_usage(existing).free, 3 * num_bytes
         if free < needed:
-            raise no_space(self.path, f"{needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB free")
+            raise TrainingError(
+                f"{self.path} cannot be written: {needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB free",
+                "room for its checkpoints",
+                "Free some space, or choose another train.output_dir",
+            )
 
     def save_checkpoint(self, name: str, state: Mapping[str, Any]) -> None:
         """Writes `checkpoints/NAME.pt` in place of the older one; a reader sees the old one or the new one."""
@@ -188,7 +220,7 @@ class RunDirectory:
 
 
 def _step_of(line: str) -> float:
-    """A log line's step; a line that was cut off in writing belongs to no step that counts."""
+    """A log line's step; infinity for a line that was cut off while it was written."""
     try:
         return json.loads(line)["step"]
     except ValueError:
@@ -196,13 +228,47 @@ def _step_of(line: str) -> float:
 
 
 def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
-    """A saved config with the settings that have come since: a run made before them goes on as it was."""
+    """A saved config with defaults for the settings that the version that wrote it did not know."""
     known = {field.name: defaults(field.type) for field in dataclasses.fields(RunConfig)}
     return {name: {**known.get(name, {}), **each} if isinstance(each, dict) else each for name, each in saved.items()}
 
 
-def _changed(saved: Any, now: Any, name: str = "") -> list[str]:
-    if isinstance(saved, dict) and isinstance(now, dict):
-        keys = [*saved, *(key for key in now if key not in saved)]
-        return [each for key in keys for each in _changed(saved.get(key), now.get(key), f"{name}.{key}".lstrip("."))]
-    return [] if saved == now else [f"{name}: {now!r} instead of {saved!r}"]
+def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Section -> key -> value as dotted keys; a section that is none stays as it is."""
+    flat = {}
+    for section, settings in sections.items():
+        if isinstance(settings, dict):
+            flat.update({f"{section}.{key}": value for key, value in settings.items()})
+        else:
+            flat[section] = settings
+    return flat
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A setting that is not as it was."""
+
+    name: str
+    """Dotted."""
+    saved: Any
+    """What it was."""
+    now: Any
+    """What it is."""
+
+    @property
+    def is_other_name(self) -> bool:
+        """Whether it named something then and names something now."""
+        return self.saved is not None and self.now is not None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.now!r} instead of {self.saved!r}"
+
+
+def _remedy(prompt: Path, changed: Collection[str]) -> str:
+    """What to do about changed settings."""
+    if {"train.max_steps", "train.num_train_epochs"}.isdisjoint(changed):
+        return "Set them back, or start a new run in another train.output_dir"
+    return (
+        "Set them back; to train the prompt further once this run has ended, start a new run in another "
+        f"train.output_dir with prompt.init: prompt and prompt.init_prompt: {prompt}"
+    )

@@ -154,10 +154,9 @@ class Ours(Side):
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)
-        start_PH = initializers.from_vocabulary(self.backbone.vocabulary_VH.float(), case.num_virtual)
+        start_PH = initializers.from_vocabulary(self.backbone.vocabulary_VH, case.num_virtual)
         self.encoder = encoders.MLP(start_PH, hidden_size=self.backbone.width)
         self.optimizer = torch.optim.AdamW(self.encoder.parameters(), lr=1e-3)
-        del self.backbone.vocabulary_VH
 
     @cached_property
     def lm(self) -> ptuning.PromptedLM:

@@ -468,7 +468,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_is_begun_anew(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("ptuning.training.run.Trainer._step", out_of_memory)
+        patch.setattr("ptuning.training.loop.Loop._step", out_of_memory)
         with pytest.raises(MemoryError):
             run("train", "--config", run_config)
     assert (tmp_path / "run" / "config.yaml").exists()
@@ -596,9 +596,12 @@ def test_a_disk_without_room_is_noticed_before_anything_is_written(
 @pytest.mark.parametrize(
     ("error", "match"),
     [
-        (SafetensorError("I/O error: No space left on device (os error 28)"), "no space is left on the disk"),
+        (
+            SafetensorError("I/O error: No space left on device (os error 28)"),
+            "no space is left on .*--resume",
+        ),
         (PermissionError(errno.EACCES, "Permission denied"), r"cannot be written \(Permission denied\)"),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), "no space is left on the disk"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "no space is left on .*--resume"),
     ],
 )
 def test_a_prompt_that_cannot_be_written_is_told_and_can_be_written_later(

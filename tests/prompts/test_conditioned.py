@@ -20,7 +20,7 @@ from ptuning.inspection.report import inspect
 from ptuning.model import Backbone
 from ptuning.prompts.encoders import Conditioned
 from ptuning.prompts.soft_prompt import SoftPrompt
-from ptuning.training.run import TrainResult, train
+from ptuning.training import TrainResult, train
 
 TASK = Task("{prompt:4}review: {text}{prompt:1}", verbalizer={"negative": " negative", "positive": " positive"})
 ROWS = [{"text": text} for text in ("the film was good", "bad", "a very dull plot and a bad film in the capital", "")]

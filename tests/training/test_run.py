@@ -14,57 +14,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ASSETS, REPOSITORY, write_csv
+from conftest import ASSETS, REPOSITORY, review_rows, write_csv
+from killing import killed
 
 import ptuning
+from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.errors import DataError, TrainingError
+from ptuning.evaluation.scoring import Metrics
 from ptuning.model.causal import CausalBackbone
 from ptuning.training import backward as gradient
 from ptuning.training import run as trainer
+from ptuning.training import validation
+from ptuning.training.inputs import Inputs
 from ptuning.training.interrupts import Interrupted
-from ptuning.training.run import TrainResult, train
+from ptuning.training.loop import Loop, StepRecord
+from ptuning.training.results import TrainResult
+from ptuning.training.run import train
 from ptuning.training.run_directory import RunDirectory
-from ptuning.training.schedule import rate
-
-# Runs `ptuning train` and kills the process with SIGKILL at one point: after a step, while a checkpoint is being
-# written (before it is renamed into place), or in an evaluation.
-KILLER = """
-import os, signal, sys
-from ptuning import files
-from ptuning.cli import main as cli
-from ptuning.training import run as trainer
-from ptuning.training.run_directory import RunDirectory
-point, number, *arguments = sys.argv[1:]
-number = int(number)
-def kill(): os.kill(os.getpid(), signal.SIGKILL)
-step, save, evaluate = trainer.Trainer._step, trainer.torch.save, trainer.evaluate
-def killing_step(self):
-    record = step(self)
-    if point == "step" and self.progress.step == number: kill()
-    return record
-def killing_save(state, path):
-    save(state, path)
-    if point == "save" and state["progress"]["step"] == number: kill()
-def killing_evaluate(*arguments, **options):
-    global number
-    number -= point == "evaluate"
-    if point == "evaluate" and number == 0: kill()
-    return evaluate(*arguments, **options)
-trainer.Trainer._step, trainer.torch.save, trainer.evaluate = killing_step, killing_save, killing_evaluate
-sys.exit(cli.main(arguments))
-"""
 
 
 def trained(config: Path, *overrides: str, resume: bool = False) -> TrainResult:
     return train(RunConfig.from_yaml(config, overrides), resume)
-
-
-def killed(point: str, number: int, *arguments: str) -> int:
-    command = [sys.executable, "-c", KILLER, point, str(number), "train", *arguments]
-    return subprocess.run(
-        command, capture_output=True, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    ).returncode
 
 
 def log(directory: Path) -> list[dict]:
@@ -183,16 +154,65 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_130(run_config: Path, tmp_path: Pa
     assert f"interrupted at step {state['progress']['step']}" in errors
 
 
+def test_second_run_in_a_live_runs_directory_is_refused_and_touches_nothing(
+    run_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "ptuning.cli.main",
+        "train",
+        "--config",
+        str(run_config),
+        "--train.save_steps=1000",
+    ]
+    first = subprocess.Popen([*command, "--train.max_steps=900"], stderr=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            assert first.poll() is None
+            time.sleep(0.02)
+        first.send_signal(signal.SIGSTOP)
+        files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+        assert {path.name for path in files} >= {"config.yaml", "metrics.jsonl", "run.lock"}
+        before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+        asked = ["train", "--config", str(run_config), "--train.seed=1"]
+        for options in ([], ["--resume"]):
+            with monkeypatch.context() as patch:
+                patch.delattr(Inputs, "load")  # it is refused at once, before a model is loaded
+                assert cli.main([*asked, *options]) == 2
+            lines = capsys.readouterr().err.splitlines()
+            assert len(lines) == 1
+            assert f"run is in use by process {first.pid} on " in lines[0]
+        assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+        assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == files
+    finally:
+        first.kill()
+        first.wait()
+    assert (tmp_path / "run" / "run.lock").exists()
+    assert cli.main(asked) == 0  # there was no checkpoint: nothing is lost
+    assert not (tmp_path / "run" / "run.lock").exists()
+
+
+def test_run_that_comes_and_goes_while_another_loads_is_not_overwritten(run_config: Path, tmp_path: Path) -> None:
+    config = RunConfig.from_yaml(run_config, ["--train.seed=1"])
+    second = trainer.Trainer(config, RunDirectory(config.train.output_dir))
+    first = trained(run_config)
+    with pytest.raises(TrainingError, match=r"output_dir .*/run already holds a run"):
+        second.train()
+    assert torch.equal(ptuning.SoftPrompt.load(first.directory).embeddings_PH, first.prompt.embeddings_PH)
+    assert not (tmp_path / "run" / "run.lock").exists()
+
+
 def test_interrupted_in_process_keeps_the_old_signal_handler(run_config: Path) -> None:
     handler = signal.getsignal(signal.SIGINT)
-    step = trainer.Trainer._step
+    step = Loop._step
 
-    def interrupting_step(self: trainer.Trainer) -> dict:
+    def interrupting_step(self: Loop) -> StepRecord:
         os.kill(os.getpid(), signal.SIGINT)
         return step(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_step", interrupting_step)
+        patch.setattr(Loop, "_step", interrupting_step)
         with pytest.raises(Interrupted, match="interrupted at step 1"):
             trained(run_config)
     assert signal.getsignal(signal.SIGINT) is handler
@@ -228,8 +248,8 @@ def test_accumulated_batches_make_the_same_steps_as_one_large_batch(run_config: 
     large = trained(run_config, "--train.max_steps=1", f"--train.output_dir={tmp_path}/large")
     settings = RunConfig.from_yaml(run_config, ["--train.max_steps=1", "--train.gradient_accumulation_steps=2"])
     small = trainer.Trainer(settings, RunDirectory(settings.train.output_dir))
-    rows = small.stream[0]
-    small.stream = [rows[:3], rows[3:]]  # type: ignore[assignment]
+    rows = small.steps.stream[0]
+    small.steps.stream = [rows[:3], rows[3:]]  # type: ignore[assignment]
     result = small.train()
     torch.testing.assert_close(result.prompt.embeddings_PH, large.prompt.embeddings_PH, rtol=0, atol=1e-6)
 
@@ -245,16 +265,14 @@ def test_splice_and_shared_prefix_train_alike(run_config: Path, tmp_path: Path) 
 def test_early_stopping_ends_after_evaluations_without_improvement(
     run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = trainer.evaluate
+    real = validation.evaluate
     worse = iter(range(1, 100))
 
     def worsening(*arguments: object) -> object:
         metrics = real(*arguments)  # type: ignore[arg-type]
-        return trainer.Metrics(
-            metrics.num_rows, metrics.num_correct, metrics.num_label_tokens, float(next(worse)) * 100
-        )
+        return Metrics(metrics.num_rows, metrics.num_correct, metrics.num_label_tokens, float(next(worse)) * 100)
 
-    monkeypatch.setattr(trainer, "evaluate", worsening)
+    monkeypatch.setattr(validation, "evaluate", worsening)
     result = trained(run_config, "--train.max_steps=100", "--train.eval_steps=2", "--train.early_stopping_patience=3")
     assert result.prompt.training["steps"] == 8
     assert result.prompt.training["best_step"] == 2
@@ -265,7 +283,7 @@ def test_interrupt_in_the_last_validation_is_heeded(run_config: Path, monkeypatc
     validate = trainer.Trainer._validate
 
     def interrupting_validate(self: trainer.Trainer, bar: object) -> None:
-        if self.progress.step == 12:
+        if self.loop.progress.step == 12:
             os.kill(os.getpid(), signal.SIGINT)
         validate(self, bar)  # type: ignore[arg-type]
 
@@ -344,7 +362,7 @@ def test_new_run_starts_from_a_saved_prompt(run_config: Path, tmp_path: Path) ->
         ["--prompt.init=prompt", f"--prompt.init_prompt={first.directory}", f"--train.output_dir={tmp_path}/second"],
     )
     second = trainer.Trainer(settings, RunDirectory(settings.train.output_dir))
-    assert torch.equal(second._trained_prompt(), first.prompt.embeddings_PH)
+    assert torch.equal(second.encoder.base_PH, first.prompt.embeddings_PH)
 
 
 def test_training_for_generation_learns_answers_and_their_end(run_config: Path, tmp_path: Path) -> None:
@@ -385,22 +403,11 @@ def test_tracker_that_is_not_installed_is_one_clear_error(run_config: Path, monk
         trained(run_config, "--train.report_to=tensorboard")
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
-        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
-        ("cosine", [0.5, 1.0, 1.0, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 + math.cos(3 * math.pi / 4)) / 2]),
-    ],
-)
-def test_learning_rate_rises_then_falls(kind: str, expected: list[float]) -> None:
-    settings = ptuning.config.run.TrainConfig("runs/x", lr_scheduler_type=kind, warmup_ratio=0.25)  # type: ignore[arg-type]
-    assert [rate(settings, 6, step) for step in range(6)] == pytest.approx(expected)
-
-
 def test_epochs_decide_the_steps_where_max_steps_does_not(run_config: Path) -> None:
     settings = RunConfig.from_yaml(run_config, ["--train.max_steps=null", "--train.num_train_epochs=1.5"])
-    assert trainer.Trainer(settings, RunDirectory(settings.train.output_dir)).max_steps == 12  # 1.5 x 64 rows / 8
+    assert (
+        trainer.Trainer(settings, RunDirectory(settings.train.output_dir)).loop.settings.max_steps == 12
+    )  # 1.5 x 64 rows / 8
 
 
 def test_scripts_train_is_ptuning_train(run_config: Path, tmp_path: Path) -> None:
@@ -411,13 +418,23 @@ def test_scripts_train_is_ptuning_train(run_config: Path, tmp_path: Path) -> Non
     assert (tmp_path / "run" / "prompt" / "adapter_config.json").exists()
 
 
+def launched(*arguments: str, num_processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """`scripts/train.py` on many processes, which are ended if they hang."""
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}", "--master_port=0", "--standalone"]
+    command = [sys.executable, *launcher, str(REPOSITORY / "scripts" / "train.py"), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            out, err = process.communicate(timeout=150)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # the launcher ends its processes
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
 def test_two_processes_make_the_same_steps_as_one(run_config: Path, tmp_path: Path) -> None:
     options = ["--train.per_device_train_batch_size=4", "--train.max_steps=4"]
     one = trained(run_config, *options, "--train.gradient_accumulation_steps=2", f"--train.output_dir={tmp_path}/one")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    script = str(REPOSITORY / "scripts" / "train.py")
-    command = [*launcher, script, "--config", str(run_config), *options, f"--train.output_dir={tmp_path}/two"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = launched("--config", str(run_config), *options, f"--train.output_dir={tmp_path}/two")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("| soft prompt |") == 1
     two = ptuning.SoftPrompt.load(tmp_path / "two" / "prompt")
@@ -426,12 +443,39 @@ def test_two_processes_make_the_same_steps_as_one(run_config: Path, tmp_path: Pa
     assert two.results["soft prompt"]["loss"] == pytest.approx(one.prompt.results["soft prompt"]["loss"], abs=1e-4)
 
 
+def test_process_without_rows_takes_part_in_every_sum(run_config: Path, tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("validation", 1), ("test", 1)):
+        write_csv(tmp_path / f"{split}.csv", review_rows(count))
+    options = ["--train.per_device_train_batch_size=2", "--train.max_steps=4", "--train.eval_steps=2"]
+    one = trained(run_config, *options, "--train.gradient_accumulation_steps=2", f"--train.output_dir={tmp_path}/one")
+    result = launched("--config", str(run_config), *options, f"--train.output_dir={tmp_path}/two")
+    assert result.returncode == 0, result.stderr
+    two = ptuning.SoftPrompt.load(tmp_path / "two" / "prompt")
+    torch.testing.assert_close(two.embeddings_PH, one.prompt.embeddings_PH, rtol=0, atol=1e-5)
+    assert [record["eval_num_rows"] for record in log(tmp_path / "two") if "eval_loss" in record] == [1, 1]
+    assert two.results["soft prompt"]["num_rows"] == 1
+    assert two.results["soft prompt"]["loss"] == pytest.approx(one.prompt.results["soft prompt"]["loss"], abs=1e-4)
+
+
+def test_all_processes_end_where_another_run_holds_the_directory(run_config: Path, tmp_path: Path) -> None:
+    lock = RunDirectory(tmp_path / "run").lock
+    assert lock.acquire()
+    result = launched("--config", str(run_config))
+    lock.release()
+    assert result.returncode != 0
+    assert result.stderr.count(f"ptuning: output_dir {tmp_path}/run is in use by process {os.getpid()} on ") == 2
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_all_processes_stop_where_one_of_them_is_interrupted(
     run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer.Trainer, "_sum", lambda self, value: value + (self.progress.step == 5))
+    config = RunConfig.from_yaml(run_config, ["--train.eval_steps=100"])
+    interrupted = trainer.Trainer(config, RunDirectory(config.train.output_dir))
+    steps = interrupted.loop.progress
+    monkeypatch.setattr(trainer, "sum_over_processes", lambda _, value: value + (steps.step == 5))
     with pytest.raises(Interrupted, match="interrupted at step 5"):  # by another process: none came to this one
-        trained(run_config, "--train.eval_steps=100")
+        interrupted.train()
     assert RunDirectory(tmp_path / "run").load_checkpoint("last")["progress"]["step"] == 5  # type: ignore[index]
 
 
@@ -477,7 +521,7 @@ def test_run_from_before_a_setting_came_goes_on(run_config: Path, tmp_path: Path
 def test_evaluations_read_a_tenth_of_the_rows_that_are_trained_on_between_them(
     options: list[str], expected: int, run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "_FEWEST_EVALUATED", 1)
+    monkeypatch.setattr(validation, "_FEWEST_EVALUATED", 1)
     trained(run_config, "--train.max_steps=8", "--train.eval_steps=8", *options)  # 64 rows, or twice as many
     assert [record["eval_num_rows"] for record in log(tmp_path / "run") if "eval_loss" in record] == [expected]
 

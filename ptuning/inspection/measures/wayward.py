@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptuning.data import BatchStream, Example, Row, Task
 from ptuning.errors import ConfigError, PromptError
@@ -18,9 +18,10 @@ from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.inspection.vocabulary.neighbours import top
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt, encoders, initializers
-from ptuning.training import backward_in_parts
+from ptuning.training import Loop, LoopSettings, StepWork, accelerator_on, backward_in_parts
 
 NAME = "wayward"
+_WEIGHT_DECAY = 0.01
 COLUMNS = {
     "pull": "weight of the pull in the loss, which is the mean over virtual tokens of 1 - cosine with the target's "
     "token; None for free training, which starts at random tokens of the vocabulary",
@@ -125,18 +126,24 @@ def _tuned(
     """The prompt after its steps, `[P, H]`."""
     torch.manual_seed(own.seed)
     encoder = encoders.Residual(start_PH.clone())
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=own.learning_rate)
     stream = BatchStream([len(each) for each in examples], own.batch_size, own.seed)
-    for step in range(own.max_steps):
-        optimizer.param_groups[0]["lr"] = own.learning_rate * (1 - step / own.max_steps)
+
+    def work_of(step: int) -> StepWork:
         rows = [examples[i] for i in stream[step]]
-        backward_in_parts(backbone, encoder(), rows, 1 / sum(len(row.answer_ids) for row in rows))
-        if goal is not None:
-            target_PH, weight = goal
-            (weight * (1 - torch.cosine_similarity(encoder(), target_PH, dim=1)).mean()).backward()
-        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+
+        def add_gradients(encoder: nn.Module, scale: float) -> float:
+            loss_sum = backward_in_parts(backbone, encoder(), rows, scale)
+            if goal is not None:
+                target_PH, weight = goal
+                (weight * (1 - torch.cosine_similarity(encoder(), target_PH, dim=1)).mean()).backward()
+            return loss_sum
+
+        num_label_tokens = sum(len(row.answer_ids) for row in rows)
+        return StepWork(num_label_tokens, sum(row.num_text for row in rows), add_gradients)
+
+    settings = LoopSettings(own.max_steps, own.learning_rate, _WEIGHT_DECAY)
+    for _ in Loop(encoder, work_of, settings, accelerator_on(backbone.device)).steps():
+        pass
     return encoder().detach()
 
 

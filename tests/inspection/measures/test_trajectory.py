@@ -76,6 +76,6 @@ def test_encoders_are_kept_as_the_prompt_that_they_make(run_config, tmp_path):
     for name in ("mlp", "conditioned"):
         config = RunConfig.from_yaml(run_config, [f"--prompt.encoder={name}", f"--train.output_dir={tmp_path}/{name}"])
         trainer = Trainer(config, RunDirectory(config.train.output_dir))
-        trainer._snapshot()
-        assert torch.equal(trainer.run.snapshots()[0], trainer.start_PH)
+        trainer._save_snapshot()
+        assert torch.equal(trainer.directory.snapshots()[0], trainer.inputs.start_PH)
         assert name in encoders.BY_NAME

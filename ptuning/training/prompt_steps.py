@@ -1,0 +1,73 @@
+"""The work of each step of a run: which rows it reads, and what they add to the prompt encoder's gradient.
+
+Knows nothing of optimizers, validation or files.
+"""
+
+import math
+from collections.abc import Sequence
+
+from accelerate import Accelerator
+from torch import nn
+
+from ptuning.config import TrainConfig
+from ptuning.data import BatchStream, Example
+from ptuning.model import Backbone
+from ptuning.training.backward import backward_in_parts
+from ptuning.training.loop import StepWork
+
+
+class PromptSteps:
+    """Gives a process its work of a step; the rows follow from the seed and the step alone.
+
+    Args:
+        backbone: The frozen model.
+        examples: The training rows.
+        settings: The run's.
+        accelerator: The processes that share each step.
+
+    Raises:
+        ModelError: When the model's layers cannot be run again in the backward pass, and the settings ask for it.
+    """
+
+    def __init__(
+        self, backbone: Backbone, examples: Sequence[Example], settings: TrainConfig, accelerator: Accelerator
+    ) -> None:
+        self._backbone = backbone.with_checkpointing() if settings.gradient_checkpointing else backbone
+        self._examples, self._settings, self._accelerator = examples, settings, accelerator
+        lengths = [len(example) for example in examples]
+        self.stream = BatchStream(lengths, settings.per_device_train_batch_size, settings.seed)
+
+    @property
+    def batches_per_step(self) -> int:
+        """Batches that all processes together read in a step."""
+        return self._settings.gradient_accumulation_steps * self._accelerator.num_processes
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps the run has."""
+        num_batches = self._settings.num_train_epochs * self.stream.num_batches_per_epoch
+        return self._settings.max_steps or max(1, math.ceil(num_batches / self.batches_per_step))
+
+    def __call__(self, step: int) -> StepWork:
+        """This process's work: one row or more on every process, because no batch of the stream is empty."""
+        first = step * self.batches_per_step
+        own = range(
+            first + self._accelerator.process_index, first + self.batches_per_step, self._accelerator.num_processes
+        )
+        examples = [self._examples[row] for index in own for row in self.stream[index]]
+        return StepWork(
+            num_label_tokens=sum(len(example.answer_ids) for example in examples),
+            num_tokens=sum(example.num_text for example in examples),
+            add_gradients=lambda encoder, scale: self._add_gradients(encoder, scale, examples),
+        )
+
+    def _add_gradients(self, encoder: nn.Module, scale: float, examples: Sequence[Example]) -> float:
+        return backward_in_parts(
+            self._backbone,
+            encoder,
+            examples,
+            scale,
+            path=self._settings.forward,
+            batch_size=self._settings.per_device_train_batch_size,
+            max_batch_tokens=self._settings.max_batch_tokens,
+        )

@@ -1,0 +1,50 @@
+"""A checkpoint brings back the loop and the best step, and knows what it was made with."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ptuning.errors import TrainingError
+from ptuning.training.checkpoint import checkpoint_of, require_same, restore
+from ptuning.training.distributed import accelerator_on
+from ptuning.training.loop import Loop, LoopSettings, StepWork
+from ptuning.training.run_directory import STATE, RunDirectory
+from ptuning.training.validation import Best
+
+
+def loop_of(module: nn.Module) -> Loop:
+    def add_gradients(module: nn.Module, scale: float) -> float:
+        loss = module(torch.ones(1, 2)).square().sum()
+        (loss * scale).backward()
+        return loss.item()
+
+    return Loop(
+        module, lambda _: StepWork(1, 1, add_gradients), LoopSettings(9, 0.1), accelerator_on(torch.device("cpu"))
+    )
+
+
+def test_checkpoint_brings_back_the_loop_and_the_best_step(tmp_path: Path) -> None:
+    loop, best = loop_of(nn.Linear(2, 1)), Best()
+    steps = loop.steps()
+    for value in (3.0, 2.0, 2.5, 2.0):
+        best.is_improved_by(next(steps).step, value)
+    assert best == Best(step=2, value=2.0, num_evaluations_without_improvement=2)
+    RunDirectory(tmp_path).save_checkpoint("last", checkpoint_of(loop, best, {"rows": "a digest"}))
+    saved = RunDirectory(tmp_path).load_checkpoint("last")
+    assert saved is not None
+    assert tuple(saved) == STATE
+    other = loop_of(nn.Linear(2, 1))
+    assert restore(saved, other) == best
+    assert other.progress == loop.progress
+    assert [record.loss for record in other.steps()] == [record.loss for record in loop.steps()]
+
+
+def test_other_content_is_named(tmp_path: Path) -> None:
+    saved = {"made_with": {"training rows": "a", "number of processes": 1}}
+    require_same(saved, {"training rows": "a", "number of processes": 1, "validation rows": "b"}, tmp_path)
+    with pytest.raises(
+        TrainingError, match="with other training rows and number of processes; expected what the run was"
+    ):
+        require_same(saved, {"training rows": "b", "number of processes": 2}, tmp_path)
