@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ptuning.data.task import Task as Task
     from ptuning.data.task import Verbalizer as Verbalizer
     from ptuning.data.template import Template as Template
+    from ptuning.data.tokenizer import RunningText as RunningText
+    from ptuning.data.tokenizer import Stretch as Stretch
     from ptuning.data.tokenizer import frame_ids as frame_ids
     from ptuning.data.tokenizer import text_ids as text_ids
 
@@ -47,6 +49,6 @@ __getattr__, __dir__, __all__ = lazily(
         "sampling": ("BatchStream", "FEWEST_BATCHES", "by_length", "require_small"),
         "task": ("Task", "Verbalizer"),
         "template": ("Template",),
-        "tokenizer": ("frame_ids", "text_ids"),
+        "tokenizer": ("RunningText", "Stretch", "frame_ids", "text_ids"),
     },
 )

@@ -23,6 +23,7 @@ from ptuning.errors import DataError
 from ptuning.model.checkpointing import checkpointing_model, is_checkpointed
 from ptuning.model.fingerprint import Fingerprint, sha256_of
 from ptuning.model.loading import load, load_embeddings, quantize_int8
+from ptuning.model.twin import twin_of
 
 _EMBED_CHUNK = 8192  # tokens embedded at a time
 
@@ -266,6 +267,12 @@ class Backbone(ABC):
     def num_columns_before(self, ids_BT: Tensor) -> int:
         """How many columns stand before the new tokens in what transformers' `generate` writes."""
         return ids_BT.shape[1]
+
+    def twin(self) -> Self:
+        """A backbone of its own over the same weights: hooks and settings of its model are seen by no other user."""
+        backbone = copy.copy(self)
+        backbone.model = twin_of(self.model)
+        return backbone
 
     def with_checkpointing(self) -> Self:
         """A backbone over the same weights whose layers are run again in the backward pass: less memory, slower.

@@ -3,7 +3,6 @@
 Knows nothing of prompts or of training loops.
 """
 
-import copy
 import functools
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ptuning.errors import ModelError
+from ptuning.model.twin import twin_of
 
 
 def checkpointing_model(model: Any) -> Any:
@@ -28,11 +28,7 @@ def checkpointing_model(model: Any) -> Any:
             "a model with checkpointing layers",
             "Set train.gradient_checkpointing to false",
         )
-    placing = [
-        each._hf_hook for each in model.modules() if hasattr(each, "_hf_hook")
-    ]  # accelerate's, and what it holds
-    shared = [*model.parameters(), *model.buffers(), *placing]
-    twin = copy.deepcopy(model, {id(each): each for each in shared})
+    twin = twin_of(model)
     for layer in _layers(twin):
         layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
     return twin

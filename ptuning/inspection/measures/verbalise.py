@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptuning.data import frame_ids
+from ptuning.data import RunningText, Stretch, frame_ids
 from ptuning.errors import ModelError, PromptError
 from ptuning.evaluation import Table
 from ptuning.forward import place
@@ -67,6 +67,7 @@ def verbalise(
         ModelError: When the model's layers cannot be reached.
         PromptError: When the model does not have these layers.
     """
+    backbone = backbone.twin()  # its layers are hooked below
     found = require_layers(backbone)
     source, target = layers or (len(found) // 3, len(found) // 3)
     if not (0 <= source < len(found) and 0 <= target < len(found)):
@@ -105,7 +106,8 @@ def _said(prompt_PH: Tensor, backbone: Backbone, layer: Any, source: int, max_ne
     ids_1P = torch.arange(-1, -1 - len(prompt_PH), -1, device=backbone.device)[None]
     run = backbone.model(inputs_embeds=place(backbone, prompt_PH, ids_1P), output_hidden_states=True, use_cache=False)
     states_1PH = run.hidden_states[source]
-    before, filler, after = (_ids(backbone, text) for text in (_BEFORE, _FILLER, _AFTER))
+    stretches = [Stretch(_BEFORE, None), Stretch(_FILLER, _BEFORE), Stretch(_AFTER, _BEFORE + _FILLER)]
+    before, filler, after = RunningText(backbone.tokenizer).ids(stretches)
     before = [*frame_ids(backbone.tokenizer)[0], *before]
     first, last = len(before), len(before) + len(prompt_PH)
 
@@ -128,7 +130,3 @@ def _said(prompt_PH: Tensor, backbone: Backbone, layer: Any, source: int, max_ne
     finally:
         hook.remove()
     return str(backbone.tokenizer.decode(written_1N[0, ids_1T.shape[1] :], skip_special_tokens=True)).strip()
-
-
-def _ids(backbone: Backbone, text: str) -> list[int]:
-    return list(backbone.tokenizer(text, add_special_tokens=False).input_ids)

@@ -23,7 +23,8 @@ def test_controls_are_asked_too(backbone):
 
 def test_at_layer_0_the_states_are_the_prompts_own_embeddings(backbone):
     """A prompt of the filler word itself changes nothing; another one does."""
-    before, filler, after = (module._ids(backbone, text) for text in (module._BEFORE, module._FILLER, module._AFTER))
+    texts = [module._BEFORE, module._FILLER, module._AFTER]
+    before, filler, after = backbone.tokenizer(texts, add_special_tokens=False).input_ids
     question = torch.tensor([[0, *before, *(filler[-1:] * 5), *after]])
     written = backbone.model.generate(
         question, attention_mask=torch.ones_like(question), max_new_tokens=6, do_sample=False, pad_token_id=2
@@ -49,3 +50,19 @@ def test_encoder_decoder_is_refused():
     backbone = tiny_backbone("t5")
     with pytest.raises(ModelError, match="verbalise with tiny-t5; expected a causal model with one stack of layers"):
         verbalise(tuned(backbone), backbone)
+
+
+def test_no_layer_of_the_shared_model_is_hooked(monkeypatch):
+    backbone = tiny_backbone("llama")
+    prompt = SoftPrompt(torch.randn(3, backbone.width))
+    hooked = []
+    generate = type(backbone.model).generate
+
+    def noted(model, *arguments, **options):
+        hooked.append((model is backbone.model, [bool(each._forward_pre_hooks) for each in backbone.model.modules()]))
+        return generate(model, *arguments, **options)
+
+    monkeypatch.setattr(type(backbone.model), "generate", noted)
+    verbalise(prompt, backbone, max_new_tokens=1)
+    assert hooked
+    assert not any(is_shared or any(each) for is_shared, each in hooked)
