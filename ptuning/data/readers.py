@@ -7,15 +7,16 @@ import csv
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ptuning.errors import DataError
 
-_FILE_KINDS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+Record: TypeAlias = tuple[dict[str, Any], str]
+"""A row as a file has it, and where it comes from."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,12 @@ def read_rows(source: str, split: str, columns: Iterable[str]) -> list[Row]:
     Raises:
         DataError: When the source is missing or empty, lacks a column, or has a value that is not text.
     """
-    kind = Path(source).suffix.lower()
-    if kind in _FILE_KINDS and not Path(source).is_file():
+    kind, names = Path(source).suffix.lower(), list(columns)
+    if kind in _READERS and not Path(source).is_file():
         raise DataError(f"data file {source} does not exist", "a csv, json(l) or parquet file", "Check the path")
-    readers = {".csv": _read_csv, ".tsv": _read_csv, ".json": _read_json, ".jsonl": _read_json}
-    read = readers.get(kind, lambda source: _read_datasets(source, split))
-    names = list(columns)
+    records = _READERS[kind](source) if kind in _READERS else _read_hub(source, split)
     try:
-        rows = [as_row(values, where, names) for values, where in read(source)]
+        rows = [as_row(values, where, names) for values, where in records]
     except UnicodeDecodeError as error:
         raise DataError(f"{source} is not UTF-8 text ({error})", "a UTF-8 file", "Convert it") from error
     except OSError as error:
@@ -91,7 +90,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _read_csv(source: str) -> Iterator[tuple[dict[str, Any], str]]:
+def _read_csv(source: str) -> Iterator[Record]:
     csv.field_size_limit(sys.maxsize)
     with Path(source).open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t" if source.lower().endswith(".tsv") else ",", strict=True)
@@ -113,7 +112,7 @@ def _read_csv(source: str) -> Iterator[tuple[dict[str, Any], str]]:
             ) from error
 
 
-def _read_json(source: str) -> Iterator[tuple[dict[str, Any], str]]:
+def _read_json(source: str) -> Iterator[Record]:
     with Path(source).open(encoding="utf-8-sig") as file:
         if source.lower().endswith(".json"):
             yield from _json_records(source, file.read())
@@ -123,7 +122,7 @@ def _read_json(source: str) -> Iterator[tuple[dict[str, Any], str]]:
                 yield _json_record(line, f"{source} line {number}")
 
 
-def _json_records(source: str, text: str) -> Iterator[tuple[dict[str, Any], str]]:
+def _json_records(source: str, text: str) -> Iterator[Record]:
     """The records of a .json file: an array of objects, or one object per line."""
     try:
         records = json.loads(text)
@@ -133,7 +132,7 @@ def _json_records(source: str, text: str) -> Iterator[tuple[dict[str, Any], str]
         yield _json_record(record, f"{source} record {number}")
 
 
-def _json_record(record: Any, where: str) -> tuple[dict[str, Any], str]:
+def _json_record(record: Any, where: str) -> Record:
     try:
         values = json.loads(record) if isinstance(record, str) else record
     except (ValueError, RecursionError) as error:
@@ -143,22 +142,28 @@ def _json_record(record: Any, where: str) -> tuple[dict[str, Any], str]:
     return values, where
 
 
-def _read_datasets(source: str, split: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Parquet files and hub data sets, through `datasets`."""
+def _read_parquet(source: str) -> Iterator[Record]:
     import datasets
 
+    return _read_table(source, lambda: datasets.Dataset.from_parquet(source), "a parquet file")
+
+
+def _read_hub(source: str, split: str) -> Iterator[Record]:
+    import datasets
+
+    name, _, subset = source.partition(":")
+    expected = f"a data file ({', '.join(_READERS)}) or a hub data set with a split {split!r}"
+    return _read_table(source, lambda: datasets.load_dataset(name, subset or None, split=split), expected)
+
+
+def _read_table(source: str, load: Callable[[], Any], expected: str) -> Iterator[Record]:
+    """The rows of what `datasets` loads."""
     try:
         with _quietly():
-            if Path(source).suffix.lower() == ".parquet":
-                table = datasets.Dataset.from_parquet(source)
-            else:
-                name, _, subset = source.partition(":")
-                table = datasets.load_dataset(name, subset or None, split=split)
+            table = load()
     except Exception as error:  # each file format and each failure of a hub raises its own kind
         raise DataError(
-            f"{source} cannot be read ({type(error).__name__}: {error})",
-            f"a data file ({', '.join(_FILE_KINDS)}) or a hub data set with a split {split!r}",
-            "Check the name",
+            f"{source} cannot be read ({type(error).__name__}: {error})", expected, "Check the name"
         ) from error
     for number, values in enumerate(table):
         yield values, f"{source} row {number}"
@@ -178,3 +183,13 @@ def _quietly() -> Iterator[None]:
         datasets.logging.set_verbosity(level)
         if had_bars:
             datasets.enable_progress_bars()
+
+
+_READERS: dict[str, Callable[[str], Iterator[Record]]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".json": _read_json,
+    ".jsonl": _read_json,
+    ".parquet": _read_parquet,
+}
+"""Ending of a file's name -> what reads the file; any other source is a hub data set's name."""
