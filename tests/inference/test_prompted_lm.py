@@ -295,7 +295,7 @@ def test_prompt_without_a_task_is_told(backbone, lm, method):
 
 def test_prompts_of_another_base_are_refused_unless_allowed(lm):
     other = tiny_backbone(seed=1)
-    with pytest.raises(PromptError, match="another gives it another meaning"):
+    with pytest.raises(PromptError, match="another base gives it another meaning"):
         PromptedLM(other, lm.prompts)
     allowed = PromptedLM(other, lm.prompts, allow_other_base=True)
     assert allowed.classify(ROWS, "sentiment") != lm.classify(ROWS, "sentiment")
