@@ -573,7 +573,7 @@ def test_row_before_whose_answer_nothing_stands_is_told(backbone, monkeypatch):
     ("options", "told"), [({"batch_size": 0}, "batch_size=0"), ({"max_batch_tokens": -1}, "max_batch_tokens=-1")]
 )
 def test_batches_of_nothing_are_refused(backbone, options, told):
-    with pytest.raises(PromptError, match=f"{told}; expected a whole number above 0"):
+    with pytest.raises(PromptError, match=f"{told}; expected an integer above 0"):
         PromptedLM(backbone, {}, **options)
 
 
