@@ -271,7 +271,7 @@ def test_progress_is_shown_only_where_it_is_asked_for(backbone, lm, capsys):
     [
         ("topic", "prompt='topic'; expected one of sentiment, free"),
         (["sentiment"] * 4 + ["topic"], "prompt='topic'; expected one of sentiment, free"),
-        (["sentiment"] * 4, "4 prompt names for 5 rows; expected a prompt's name, or one a row"),
+        (["sentiment"] * 4, "4 prompt names for 5 rows; expected a prompt's name, or one per row"),
         (["sentiment"] * 6, "6 prompt names for 5 rows"),
         (None, "0 prompt names for 5 rows"),
     ],
@@ -341,7 +341,7 @@ def test_text_is_cut_to_leave_room_for_the_answer(monkeypatch):
     [{"num_return_sequences": 2}, {"return_dict_in_generate": True}],
 )
 def test_options_that_would_not_give_one_text_a_row_are_refused(lm, options):
-    with pytest.raises(PromptError, match=rf"{next(iter(options))}=.*; expected options that give one text a row"):
+    with pytest.raises(PromptError, match=rf"{next(iter(options))}=.*; expected options that give one text per row"):
         lm.generate(ROWS, "free", **options)
 
 
@@ -565,7 +565,7 @@ def test_row_before_whose_answer_nothing_stands_is_told(backbone, monkeypatch):
     rows = [{"text": "a", "label": "positive"}, {"text": "", "label": "positive"}]
     for method in (lm.classify, lm.log_probs, lm.generate):
         assert len(method(rows, "on")) == 2
-        with pytest.raises(DataError, match=r"row 1, of which nothing stands before the answer .prompt 'off'."):
+        with pytest.raises(DataError, match=r"row 1 with no tokens before the answer .prompt 'off'."):
             method(rows, "off")
 
 
@@ -578,7 +578,7 @@ def test_batches_of_nothing_are_refused(backbone, options, told):
 
 
 def test_model_without_prompts_says_so(backbone):
-    with pytest.raises(PromptError, match="prompt='x'; expected a prompt, of which none is held"):
+    with pytest.raises(PromptError, match="prompt='x'; expected a loaded prompt, but there is none"):
         PromptedLM(backbone, {}).classify(ROWS, "x")
     with pytest.raises(PromptError, match="0 prompt names for 5 rows"):
         PromptedLM(backbone, {}).classify(ROWS)
