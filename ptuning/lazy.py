@@ -1,6 +1,6 @@
-"""Folders' faces: names that are loaded when they are first used.
+"""Lets a folder's face offer names that are imported on first use.
 
-Knows nothing of what they name.
+Knows nothing of the names themselves.
 """
 
 import importlib
@@ -11,14 +11,14 @@ from typing import Any
 def lazily(
     package: str, names: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package that imports nothing until it must.
+    """Builds `__getattr__`, `__dir__` and `__all__` for a package that imports its modules on first use.
 
     Args:
         package: The package's `__name__`.
-        names: Module or folder of the package -> the names of it that others may use. What stands below "" are modules
-            and folders that are used themselves.
+        names: Module or folder of the package -> the names in it that others may use. The names under "" are modules
+            and folders of the package.
     """
-    homes = {name: module for module, own in names.items() for name in own}
+    homes = {name: module for module, offered in names.items() for name in offered}
     public = sorted(homes)
 
     def get(name: str) -> Any:

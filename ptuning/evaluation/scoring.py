@@ -1,4 +1,4 @@
-"""How good a prompt is on rows with answers: accuracy with its interval, and the loss.
+"""Measures a prompt on rows with answers: accuracy with its interval, and loss.
 
 Knows nothing of training, files or the command line.
 """
@@ -25,32 +25,32 @@ _Z = 1.959963984540054  # the normal distribution's 97.5 % point
 
 @dataclass(frozen=True)
 class Metrics:
-    """Counts over some rows, and what follows from them."""
+    """Counts over some rows, and the metrics computed from them."""
 
     num_rows: int
-    """Rows that were evaluated."""
+    """Rows evaluated."""
     num_correct: int
     """With a verbalizer: rows whose label is the most likely. Without: rows whose answer greedy generation writes."""
     num_label_tokens: int
-    """Tokens of all answers."""
+    """Tokens in all answers."""
     loss_sum: float
-    """Cross-entropy of the answers' tokens in nats, summed."""
+    """Cross-entropy summed over the answers' tokens, in nats."""
     num_cut: int = 0
-    """Rows that lost the end of their text to fit."""
+    """Rows whose text was cut to fit."""
 
     @property
     def accuracy(self) -> float:
-        """Share of the rows that are correct; not a number where there are none."""
+        """The fraction of rows that are correct; NaN without rows."""
         return self.num_correct / self.num_rows if self.num_rows else math.nan
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy of an answer token, in nats; not a number where there are none."""
+        """Mean cross-entropy per answer token, in nats; NaN without answer tokens."""
         return self.loss_sum / self.num_label_tokens if self.num_label_tokens else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the accuracy (Wilson 1927)."""
+        """95 % confidence interval of the accuracy (Wilson 1927)."""
         n, p = self.num_rows, self.accuracy
         if not n:
             return 0.0, 1.0
@@ -59,12 +59,12 @@ class Metrics:
         return (centre - half) / scale, (centre + half) / scale
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line for display."""
         low, high = self.interval
         return f"accuracy {self.accuracy:.3f} ({low:.3f} to {high:.3f}) on {self.num_rows:,} rows, loss {self.loss:.3f}"
 
     def as_dict(self) -> dict[str, Any]:
-        """What is written to files and printed as JSON."""
+        """The values that are written to files and printed as JSON."""
         return {
             "num_rows": self.num_rows,
             "accuracy": self.accuracy,
@@ -91,24 +91,28 @@ def evaluate(
         examples: Rows with answers.
         label_ids: The token ids of each label's text; empty where answers are generated.
         options: How rows are read.
-        name: What the progress bar is called.
+        name: The label of the progress bar.
     """
     scores = score_rows(backbone, prompt, examples, label_ids, options, name)
-    num_tokens = sum(len(example.answer_ids) for example in examples)
-    num_correct, total = int(scores.is_correct_N.sum()), -float(scores.log_probs_N.double().sum())
-    return Metrics(len(examples), num_correct, num_tokens, total, num_cut(examples))
+    return Metrics(
+        num_rows=len(examples),
+        num_correct=int(scores.is_correct_N.sum()),
+        num_label_tokens=sum(len(example.answer_ids) for example in examples),
+        loss_sum=-float(scores.log_probs_N.double().sum()),
+        num_cut=num_cut(examples),
+    )
 
 
 @dataclass(frozen=True)
 class RowScores:
-    """What a prompt makes of each row, on the CPU."""
+    """The outcome for each of N rows, as tensors on the CPU."""
 
     log_probs_N: Tensor
     """Log-probability of the row's own answer, in nats."""
     is_correct_N: Tensor
-    """With labels: whether the row's own is the most likely. Without: whether greedy generation writes its answer."""
+    """With labels: whether the row's label is the most likely. Without: whether greedy generation writes its answer."""
     labels_NC: Tensor | None
-    """Log-probability of each label's text; None without labels."""
+    """Log-probability of each label's text, in nats; None without labels."""
 
 
 @torch.no_grad()
@@ -120,17 +124,17 @@ def score_rows(
     options: ReadOptions = ReadOptions(),
     name: str = "",
 ) -> RowScores:
-    """Scores rows in batches of similar length, and gives them back in their own order; no rows give no scores.
+    """Scores rows in batches of similar length, and returns the results in the rows' own order.
 
     Args:
         backbone: The frozen model.
-        prompt: As in `objective.loss`; with one a row, `[N, P, H]`, each batch takes its rows' own.
+        prompt: As in `objective.loss`; if it has one prompt per row, `[N, P, H]`, each batch takes those of its rows.
         examples: Rows with answers.
         label_ids: As in `evaluate`.
         options: As in `evaluate`.
         name: As in `evaluate`.
     """
-    num_new = max(map(len, label_ids), default=0)  # a row is read with each label's text behind it
+    num_new = max(map(len, label_ids), default=0)  # each label's text is read after the row
     prompt = as_batch_prompt(prompt)
     if options.path != "splice":
         prompt = prompt.with_prefix_run(backbone, prefix_ids(examples), len(examples))
@@ -138,8 +142,8 @@ def score_rows(
     with tqdm(total=len(examples), desc=name, unit="row", disable=not options.progress) as bar:
         for rows in options.batches(examples, num_new, backbone.overhead_tokens):
             chosen = [examples[i] for i in rows]
-            found = _scores(backbone, prompt.part(rows), chosen, label_ids, options.path)
-            parts.append(tuple(each.cpu() for each in found))
+            scores = _scores(backbone, prompt.part(rows), chosen, label_ids, options.path)
+            parts.append(tuple(each.cpu() for each in scores))
             places += rows
             bar.update(len(rows))
     if not places:
@@ -153,7 +157,7 @@ def score_rows(
 def with_and_without(
     backbone: Backbone, prompt: Prompt, task: Task, rows: Sequence[Row], with_baseline: bool
 ) -> Iterator[tuple[str, BatchPrompt, list[Example], Coder]]:
-    """What is compared: the same words without the soft prompt (where asked for and possible), and with it.
+    """The two sides of an evaluation: the same words without the soft prompt, if requested and possible, and with it.
 
     Yields:
         The side's name, its prompt, the encoded rows, and their coder.
@@ -164,7 +168,7 @@ def with_and_without(
         if all(example.ids for example in examples):
             yield WITHOUT, as_batch_prompt(torch.zeros(0, backbone.width)), examples, coder
         else:
-            _log.warning("no baseline: without the prompt nothing stands before some answers")
+            _log.warning("no baseline: without the prompt, some rows have no tokens before the answer")
     coder = backbone.coder(task)
     yield WITH, as_batch_prompt(prompt), coder.encode(rows), coder
 
@@ -177,7 +181,7 @@ def evaluate_rows(
     with_baseline: bool,
     options: ReadOptions = ReadOptions(),
 ) -> dict[str, Metrics]:
-    """Evaluates a prompt on rows, and the same words without it where `with_baseline`; name -> metrics."""
+    """Evaluates a prompt on rows and, if `with_baseline`, the same words without it; name -> metrics."""
     results = {}
     for name, its_prompt, examples, coder in with_and_without(backbone, prompt, task, rows, with_baseline):
         warn_of_cut(name, examples)
@@ -192,9 +196,9 @@ def _scores(
     label_ids: Sequence[Sequence[int]],
     path: str,
 ) -> tuple[Tensor, ...]:
-    """The fields of `RowScores` for a batch, the last one left out without labels."""
+    """The fields of `RowScores` for a batch, without `labels_NC` if there are no labels."""
     if not label_ids:
         return answer_log_probs(backbone, prompt, backbone.collate(examples), path)
-    scores_BC = label_log_probs(backbone, prompt, examples, [label_ids] * len(examples), path)
-    labels_B = torch.tensor([example.label for example in examples], device=scores_BC.device)
-    return scores_BC.gather(1, labels_B[:, None])[:, 0], scores_BC.argmax(1) == labels_B, scores_BC
+    log_probs_BC = label_log_probs(backbone, prompt, examples, [label_ids] * len(examples), path)
+    labels_B = torch.tensor([example.label for example in examples], device=log_probs_BC.device)
+    return log_probs_BC.gather(1, labels_B[:, None])[:, 0], log_probs_BC.argmax(1) == labels_B, log_probs_BC

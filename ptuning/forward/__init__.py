@@ -1,6 +1,7 @@
-"""A prompt and rows -> label logits: the reference (`splice`) and the fast way (`shared_prefix`), which agree.
+"""Turns a prompt and rows into label logits, by the reference path (`splice`) or the fast path (`shared_prefix`).
 
-`objective` makes losses and scores of the logits. Knows nothing of encoders, training or labels' meaning.
+Both paths agree. `objective` turns the logits into losses and log-probabilities. Knows nothing of encoders, training
+or what labels mean.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The soft prompt of a batch, in each of the forms that the forward pass takes.
+"""The soft prompt of a batch, in each form that the forward pass takes.
 
 Knows nothing of tasks, names or files.
 """
@@ -21,48 +21,48 @@ from ptuning.model import Backbone, CausalBackbone
 
 
 class BatchPrompt(ABC):
-    """The soft prompt of some rows; `as_batch_prompt` makes one of what the public functions take."""
+    """The soft prompt of some rows; `as_batch_prompt` builds one from what the public functions accept."""
 
     has_prefix_to_run: ClassVar[bool] = False
-    """Whether what all its rows begin with can be run, once for all, and has not been."""
+    """Whether all rows share a prefix that can be run once and has not been run yet."""
 
     @property
     @abstractmethod
     def tensors(self) -> tuple[Tensor, ...]:
-        """All that it holds."""
+        """All tensors that it holds."""
 
     @abstractmethod
     def with_tensors(self, tensors: Sequence[Tensor]) -> "BatchPrompt":
-        """The same with other numbers in place of `tensors`."""
+        """The same prompt with other values for `tensors`, in the same order."""
 
     @abstractmethod
     def embeddings(self, backbone: Backbone, batch: Batch) -> Tensor:
-        """The virtual tokens' embeddings: `[P, H]` for all rows, or `[B, P, H]`, one a row."""
+        """The virtual tokens' embeddings: `[P, H]` for all rows, or `[B, P, H]` with one prompt per row."""
 
     @abstractmethod
     def part(self, rows: Sequence[int]) -> "BatchPrompt":
-        """That of some of the rows."""
+        """The prompt of some of the rows, given by their indices."""
 
     def shares(self, batch: Batch) -> bool:
-        """Whether what the batch's rows begin with has been run, or can be, once for all of them."""
+        """Whether the rows of the batch begin with a prefix that has been run, or can be run once for all of them."""
         return False
 
     def kept(self, backbone: CausalBackbone, batch: Batch) -> "KeptPrompts":
-        """The same, what the rows begin with having been run; only where they `shares` it."""
+        """The same prompt with its prefix run. Requires `shares(batch)`."""
         raise NotImplementedError
 
     def with_prefix_run(self, backbone: Backbone, ids: Sequence[int], num_rows: int) -> "BatchPrompt":
-        """The same, with what all rows begin with run once for many batches, where that can be."""
+        """The same prompt with the prefix `ids` run once for many batches, if the model can keep it."""
         return self
 
     def for_rows(self, backbone: Backbone, examples: Sequence[Example]) -> "BatchPrompt":
-        """The same as tensors, made once for all of some rows, which their parts take."""
+        """The same prompt as tensors, computed once for all examples; `part` selects from them."""
         return self
 
 
 @dataclass(frozen=True)
 class StaticPrompt(BatchPrompt):
-    """One prompt for all rows, of which nothing has been run."""
+    """One prompt for all rows, whose prefix has not been run."""
 
     has_prefix_to_run = True
 
@@ -75,28 +75,29 @@ class StaticPrompt(BatchPrompt):
         return (self.prompt_PH,)
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> "StaticPrompt":
-        """With other embeddings."""
-        return StaticPrompt(*tensors)
+        """The same prompt with other embeddings."""
+        (prompt_PH,) = tensors
+        return StaticPrompt(prompt_PH)
 
     def embeddings(self, backbone: Backbone, batch: Batch) -> Tensor:
         """`[P, H]`."""
         return self.prompt_PH
 
     def part(self, rows: Sequence[int]) -> BatchPrompt:
-        """Itself."""
+        """The prompt itself."""
         return self
 
     def shares(self, batch: Batch) -> bool:
-        """Whether the rows begin with something."""
+        """Whether the rows share a prefix."""
         return bool(batch.prefix_ids)
 
     def kept(self, backbone: CausalBackbone, batch: Batch) -> "KeptPrompts":
-        """Runs what the rows begin with."""
+        """Runs the prefix of the rows."""
         prefix = Prefix.of(backbone, self.prompt_PH, batch.prefix_ids)
         return KeptPrompts.same(self.prompt_PH, prefix, len(batch.ids_BT))
 
     def with_prefix_run(self, backbone: Backbone, ids: Sequence[int], num_rows: int) -> BatchPrompt:
-        """Runs the ids, where the model can keep what that gives."""
+        """Runs the prefix if the model can keep its keys and values."""
         if not ids or not backbone.can_keep_prefix:
             return self
         assert isinstance(backbone, CausalBackbone)
@@ -106,7 +107,7 @@ class StaticPrompt(BatchPrompt):
 
 @dataclass(frozen=True)
 class PromptPerRow(BatchPrompt):
-    """A prompt of its own for each row."""
+    """One prompt per row."""
 
     prompts_BPH: Tensor
     """Their embeddings."""
@@ -117,24 +118,25 @@ class PromptPerRow(BatchPrompt):
         return (self.prompts_BPH,)
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> "PromptPerRow":
-        """With other embeddings."""
-        return PromptPerRow(*tensors)
+        """The same prompts with other embeddings."""
+        (prompts_BPH,) = tensors
+        return PromptPerRow(prompts_BPH)
 
     def embeddings(self, backbone: Backbone, batch: Batch) -> Tensor:
         """`[B, P, H]`."""
         return self.prompts_BPH
 
     def part(self, rows: Sequence[int]) -> BatchPrompt:
-        """Those rows' own."""
+        """The prompts of those rows."""
         return PromptPerRow(self.prompts_BPH[list(rows)])
 
 
 @dataclass(frozen=True)
 class ConditionedPrompt(BatchPrompt):
-    """A prompt that an encoder makes of each row's text."""
+    """A prompt that an encoder computes from each row's text."""
 
     encoder: nn.Module
-    """Reads the embeddings `[B, T, H]` and where they are text, `[B, T]`; gives `[B, P, H]`."""
+    """Takes embeddings `[B, T, H]` and a mask of the text, `[B, T]`; returns `[B, P, H]`."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -142,7 +144,7 @@ class ConditionedPrompt(BatchPrompt):
         return tuple(self.encoder.parameters())
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> BatchPrompt:
-        """Not to be had: `for_rows` gives a prompt whose numbers can be others."""
+        """Not supported. Use the prompt that `for_rows` returns."""
         raise NotImplementedError
 
     def embeddings(self, backbone: Backbone, batch: Batch) -> Tensor:
@@ -151,24 +153,24 @@ class ConditionedPrompt(BatchPrompt):
         return prompts_BPH
 
     def part(self, rows: Sequence[int]) -> BatchPrompt:
-        """Itself: it reads whatever rows it is given."""
+        """The prompt itself: the encoder reads whatever rows it is given."""
         return self
 
     def for_rows(self, backbone: Backbone, examples: Sequence[Example]) -> BatchPrompt:
-        """What the encoder makes of the rows; it reads all at once, being small."""
+        """Runs the encoder on all examples at once; it is small enough for that."""
         return PromptPerRow(self.embeddings(backbone, backbone.collate(examples).to(backbone.device)))
 
 
 @dataclass(frozen=True)
 class KeptPrompts(BatchPrompt):
-    """One soft prompt a row, chosen among several that have been run."""
+    """One soft prompt per row, chosen from K prompts whose prefixes have been run."""
 
     prompts: Sequence[Tensor]
-    """The K prompts' embeddings, each `[P, H]` with its own P."""
+    """The embeddings of the K prompts, each `[P, H]` with its own P."""
     prefixes: Sequence[Prefix]
-    """What was kept of what each one's rows begin with; empty where the model can keep nothing."""
+    """The kept prefix of each prompt; empty if the model cannot keep prefixes."""
     choice: tuple[int, ...]
-    """Which of the K each row has."""
+    """The index of each row's prompt, from 0 to K - 1."""
 
     @classmethod
     def same(cls, prompt_PH: Tensor, prefix: Prefix, num_rows: int) -> "KeptPrompts":
@@ -177,85 +179,93 @@ class KeptPrompts(BatchPrompt):
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The prompts' embeddings, and each one's layers' keys and values."""
+        """The prompts' embeddings, then the keys and values of each prefix, layer by layer."""
         states = [each for prefix in self.prefixes for layer in prefix.layers for each in layer]
         return (*self.prompts, *states)
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> "KeptPrompts":
-        """With other embeddings, keys and values."""
-        given = iter(tensors)
-        prompts = [next(given) for _ in self.prompts]
-        prefixes = [Prefix(tuple((next(given), next(given)) for _ in each.layers), each.ids) for each in self.prefixes]
+        """The same prompts with other embeddings, keys and values."""
+        rest = iter(tensors)
+        prompts = [next(rest) for _ in self.prompts]
+        prefixes = [Prefix(tuple((next(rest), next(rest)) for _ in each.layers), each.ids) for each in self.prefixes]
         return replace(self, prompts=prompts, prefixes=prefixes)
 
     @property
     def prefix_lengths(self) -> tuple[int, ...]:
-        """How many leading tokens of each row have been run."""
+        """The number of leading tokens of each row that have been run."""
         return tuple(len(self.prefixes[k].ids) for k in self.choice)
 
     def shares(self, batch: Batch) -> bool:
-        """Whether each row of a batch begins with its prefix, no position of which is scored."""
+        """Whether each row of the batch begins with its prompt's prefix, and no prefix position is scored."""
         if not self.prefixes or not any(self.prefix_lengths):
             return False
-        if any(own < num for own, num in zip(batch.num_unscored, self.prefix_lengths, strict=True)):
+        if any(num < length for num, length in zip(batch.num_unscored, self.prefix_lengths, strict=True)):
             return False
         device, length = batch.ids_BT.device, max(self.prefix_lengths)
         order_BS = batch.mask_BT.argsort(dim=1, descending=True, stable=True)[:, :length]
         chosen = [torch.tensor(self.prefixes[k].ids, dtype=torch.long) for k in self.choice]
         expected_BS = pad_sequence(chosen, batch_first=True).to(device)
-        is_run_BS = torch.arange(length, device=device) < torch.tensor(self.prefix_lengths, device=device)[:, None]
-        return bool(((batch.ids_BT.gather(1, order_BS) == expected_BS) | ~is_run_BS).all())
+        is_prefix_BS = torch.arange(length, device=device) < torch.tensor(self.prefix_lengths, device=device)[:, None]
+        return bool(((batch.ids_BT.gather(1, order_BS) == expected_BS) | ~is_prefix_BS).all())
 
     def embeddings(self, backbone: Backbone, batch: Batch) -> Tensor:
-        """`[P, H]` where all rows have the same prompt; else each row's, padded behind to the longest: `[B, P, H]`."""
+        """`[P, H]` if there is one prompt; else `[B, P, H]`, shorter prompts padded on the right."""
         return self.rows_embeddings
 
     @property
     def rows_embeddings(self) -> Tensor:
-        """The same, which no batch need be known for."""
+        """What `embeddings` returns; it depends on no batch."""
         if len(self.prompts) == 1:
             return self.prompts[0]
         return pad_sequence(list(self.prompts), batch_first=True)[self._choice_on(self.prompts[0].device)]
 
     def part(self, rows: Sequence[int]) -> "KeptPrompts":
-        """With those rows' choice."""
+        """The same prompts, for some of the rows."""
         return replace(self, choice=tuple(self.choice[row] for row in rows))
 
     def kept(self, backbone: CausalBackbone, batch: Batch) -> "KeptPrompts":
-        """Itself."""
+        """The prompts themselves: their prefixes have been run."""
         return self
 
     def _choice_on(self, device: torch.device) -> Tensor:
         return torch.tensor(self.choice, device=device)
 
     def spread(self, backbone: CausalBackbone, num_empty: int = 0) -> tuple[DynamicCache, Tensor]:
-        """A cache for one forward, `B` rows of the longest prefix's length and `num_empty` more, and its mask `[B, P]`.
+        """Builds a key-value cache with each row's prefix, for one forward pass.
 
-        Shorter prefixes are padded in front, so that text follows each directly and a sliding window sees what it
-        should.
+        Shorter prefixes are padded on the left. The text then follows each prefix directly, and a sliding window covers
+        the right tokens.
+
+        Args:
+            backbone: The frozen model.
+            num_empty: The number of empty positions before the longest prefix.
+
+        Returns:
+            The cache, `B` rows of `S` positions (`num_empty` and the longest prefix), and its mask `[B, S]`: 1 where a
+            position holds a prefix token.
         """
         length = max(self.prefix_lengths) + num_empty
-        some = next(prefix for prefix in self.prefixes if prefix.ids)
-        none = tuple((keys[:, :, :0], values[:, :, :0]) for keys, values in some.layers)
-        cache, rows_B = backbone.new_cache(), self._choice_on(backbone.device)
-        for i, layer in enumerate(zip(*(prefix.layers or none for prefix in self.prefixes), strict=True)):
-            keys, values = (_of_rows(each, length, rows_B) for each in zip(*layer, strict=True))
+        nonempty = next(prefix for prefix in self.prefixes if prefix.ids)
+        empty_layers = tuple((keys[:, :, :0], values[:, :, :0]) for keys, values in nonempty.layers)
+        cache, choice_B = backbone.new_cache(), self._choice_on(backbone.device)
+        for i, layer in enumerate(zip(*(prefix.layers or empty_layers for prefix in self.prefixes), strict=True)):
+            keys, values = (_expanded_to_rows(each, length, choice_B) for each in zip(*layer, strict=True))
             cache.update(keys, values, i)
         num_padded_B = length - torch.tensor(self.prefix_lengths, device=backbone.device)
         return cache, (torch.arange(length, device=backbone.device) >= num_padded_B[:, None]).long()
 
 
 Prompt: TypeAlias = Tensor | nn.Module | BatchPrompt
-"""A soft prompt as the public functions take it: `[P, H]` for all rows, `[B, P, H]` with one per row, a prompt encoder,
-or any `BatchPrompt`."""
+"""A soft prompt as the public functions accept it: `[P, H]` for all rows, `[B, P, H]` with one per row, a prompt
+encoder, or any `BatchPrompt`."""
 
 
 def as_batch_prompt(prompt: Prompt) -> BatchPrompt:
-    """The prompt in the form that the forward pass takes; an encoder that reads no text is run for it."""
+    """Converts a prompt to the form that the forward pass takes; an encoder that reads no text is run here."""
     if isinstance(prompt, BatchPrompt):
         return prompt
     if isinstance(prompt, nn.Module):
-        encoder: Any = getattr(prompt, "module", prompt)  # inside what spreads gradients over processes
+        encoder: Any = getattr(prompt, "module", prompt)  # DistributedDataParallel wraps it
         if encoder.reads_text:
             return ConditionedPrompt(prompt)
         prompt = prompt()
@@ -263,13 +273,13 @@ def as_batch_prompt(prompt: Prompt) -> BatchPrompt:
     return StaticPrompt(prompt) if prompt.ndim == 2 else PromptPerRow(prompt)
 
 
-def _of_rows(states: Sequence[Tensor], length: int, rows_B: Tensor) -> Tensor:
-    """K prompts' keys or values `[1, heads, S, D]` as those of the rows, `[B, heads, length, D]`."""
-    if len(states) == 1:  # one for all rows: a view of it
-        return repeat(_behind_empty(states[0], length), "1 n s d -> b n s d", b=len(rows_B))
-    return torch.cat([_behind_empty(each, length) for each in states])[rows_B]
+def _expanded_to_rows(states: Sequence[Tensor], length: int, choice_B: Tensor) -> Tensor:
+    """Keys or values of K prompts, each `[1, heads, S, D]`, expanded to one entry per row: `[B, heads, length, D]`."""
+    if len(states) == 1:  # one prompt for all rows: a view is enough
+        return repeat(_padded_on_left(states[0], length), "1 n s d -> b n s d", b=len(choice_B))
+    return torch.cat([_padded_on_left(each, length) for each in states])[choice_B]
 
 
-def _behind_empty(states: Tensor, length: int) -> Tensor:
-    """Keys or values padded in front to a length, with 0."""
+def _padded_on_left(states: Tensor, length: int) -> Tensor:
+    """Keys or values padded with zeros on the left to `length` positions."""
     return functional.pad(states, (0, 0, length - states.shape[2], 0))

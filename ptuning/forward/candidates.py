@@ -1,4 +1,4 @@
-"""How likely each of a row's possible answers is, all read behind one run of the row.
+"""Computes the log-probability of each row's candidate answers, all read after one run of the row.
 
 Knows nothing of what the answers mean.
 """
@@ -16,7 +16,7 @@ from ptuning.forward.placement import place
 from ptuning.forward.prefill import prefilled, prefixes_apart
 from ptuning.model import CausalBackbone
 
-_TOKENS_AT_ONCE = 512  # of all rows' answers: their logits are held together
+_TOKENS_AT_ONCE = 512  # answer tokens of all rows together; it limits the memory that their logits take
 
 Answers = Sequence[Sequence[int]]
 
@@ -29,17 +29,17 @@ def candidate_log_probs(
 
     Args:
         backbone: A model for which `forward.can_pack` holds.
-        prompt: Each row's, which has been run.
-        examples: The rows; their own answers are not looked at.
-        answers: For each row, the token ids of what may follow it. C is the most that a row has.
+        prompt: One prompt per row, whose prefixes have been run.
+        examples: The rows; their own answers are ignored.
+        answers: For each row, the token ids of its candidate answers. C is the largest number of candidates of a row.
 
     Returns:
-        `[B, C]` fp32; -inf where a row has fewer answers.
+        `[B, C]` fp32, in nats; -inf where a row has fewer answers.
     """
     rows = prefixes_apart(prompt, examples, backbone)
     cache = prefilled(backbone, prompt, rows)
-    found = [[-torch.inf] * max(map(len, answers)) for _ in answers]
-    for chosen in _parted(answers):
+    log_probs = [[-torch.inf] * max(map(len, answers)) for _ in answers]
+    for chosen in _chunks(answers):
         tails = _Tails([[answers[b][c] for c in chosen if c < len(answers[b])] for b in range(len(answers))], rows)
         with backbone.fast_kernels():
             logits_NV = backbone.scored_logits(
@@ -51,34 +51,34 @@ def candidate_log_probs(
                 use_cache=True,
             )
         cache.crop(-tails.ids_BW.shape[1])
-        for b, scores in enumerate(tails.scores(logits_NV)):
-            for c, score in zip((c for c in chosen if c < len(answers[b])), scores, strict=True):
-                found[b][c] = score
-    return torch.tensor(found, device=backbone.device)
+        for b, found in enumerate(tails.log_probs(logits_NV)):
+            for c, log_prob in zip((c for c in chosen if c < len(answers[b])), found, strict=True):
+                log_probs[b][c] = log_prob
+    return torch.tensor(log_probs, device=backbone.device)
 
 
-def widest(answers: Sequence[Answers]) -> int:
-    """The most tokens that are read at once behind a row."""
+def max_tail_tokens(answers: Sequence[Answers]) -> int:
+    """The most tokens that one forward pass reads for a row: its last token and some of its answers."""
     longest = max(len(answer) for own in answers for answer in own)
     return 1 + max(longest, _TOKENS_AT_ONCE // len(answers))
 
 
-def _parted(answers: Sequence[Answers]) -> Iterator[list[int]]:
-    """The answers' numbers in parts that are read at once."""
-    part: list[int] = []
-    num_tokens, limit = 0, widest(answers)
+def _chunks(answers: Sequence[Answers]) -> Iterator[list[int]]:
+    """Splits the answers' indices into chunks, each read in one forward pass."""
+    chunk: list[int] = []
+    num_tokens, limit = 0, max_tail_tokens(answers)
     for c in range(max(map(len, answers))):
         longest = max(len(own[c]) for own in answers if c < len(own))
-        if part and num_tokens + longest >= limit:
-            yield part
-            part, num_tokens = [], 0
-        part.append(c)
+        if chunk and num_tokens + longest >= limit:
+            yield chunk
+            chunk, num_tokens = [], 0
+        chunk.append(c)
         num_tokens += longest
-    yield part
+    yield chunk
 
 
 class _Tails:
-    """The last token of each row and its answers, which do not see each other, side by side: `[B, W]`."""
+    """The last token of each row, then its answers side by side: `[B, W]`. Answers do not see each other."""
 
     def __init__(self, answers: Sequence[Answers], rows: Batch) -> None:
         self._answers, device = answers, rows.ids_BT.device
@@ -88,7 +88,7 @@ class _Tails:
         for own, token, before in zip(answers, last, num_before, strict=True):
             tails = [(i, c, before + 1 + j) for c, answer in enumerate(own) for j, i in enumerate(answer[:-1])]
             ids.append([token, *(i for i, _, _ in tails)])
-            owners.append([len(own), *(c for _, c, _ in tails)])  # no answer's: seen by all
+            owners.append([len(own), *(c for _, c, _ in tails)])  # the last token is in no answer: all see it
             positions.append([before, *(position for _, _, position in tails)])
 
         def padded(rows: list[list[int]], fill: int) -> Tensor:
@@ -97,7 +97,7 @@ class _Tails:
         self.ids_BW, self.owner_BW, self.positions_BW = padded(ids, 0), padded(owners, -1), padded(positions, 0)
 
     def blocks(self, dtype: torch.dtype) -> Tensor:
-        """What is added to attention's scores, `[B, 1, W, T - 1 + W]`."""
+        """Additive attention mask, `[B, 1, W, T - 1 + W]`."""
         owner_BW, width = self.owner_BW, self.owner_BW.shape[1]
         is_own_BWW = rearrange(owner_BW, "b w -> b w 1") == rearrange(owner_BW, "b w -> b 1 w")
         is_own_BWW[:, :, 0] = True  # the row's last token
@@ -106,22 +106,22 @@ class _Tails:
         sees_B1WK = rearrange(torch.cat([before_BWT, sees_BWW], dim=2), "b w k -> b 1 w k")
         return added(sees_B1WK, dtype)
 
-    def scores(self, logits_NV: Tensor) -> list[list[float]]:
-        """Each row's answers' log-probabilities, from the logits at all its tokens."""
+    def log_probs(self, logits_NV: Tensor) -> list[list[float]]:
+        """The log-probabilities of each row's answers, from the logits at all its tokens."""
         places: list[int] = []
         targets: list[int] = []
-        of: list[tuple[int, int]] = []
+        owners: list[tuple[int, int]] = []
         first = 0
         for b, own in enumerate(self._answers):
             at = first + 1
             for c, answer in enumerate(own):
                 places += [first, *range(at, at + len(answer) - 1)]
                 targets += answer
-                of += [(b, c)] * len(answer)
+                owners += [(b, c)] * len(answer)
                 at += len(answer) - 1
             first = at
-        picked = (logits_NV[places, targets] - logits_NV.logsumexp(dim=1)[places]).tolist()
-        scores = [[0.0] * len(own) for own in self._answers]
-        for (b, c), score in zip(of, picked, strict=True):
-            scores[b][c] += score
-        return scores
+        token_log_probs = (logits_NV[places, targets] - logits_NV.logsumexp(dim=1)[places]).tolist()
+        sums = [[0.0] * len(own) for own in self._answers]
+        for (b, c), log_prob in zip(owners, token_log_probs, strict=True):
+            sums[b][c] += log_prob
+        return sums

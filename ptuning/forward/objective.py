@@ -1,4 +1,4 @@
-"""What is learned and what is compared: the loss over label positions, and the scores of whole answers.
+"""Computes the training loss over label positions, and the log-probabilities of whole answers.
 
 Knows nothing of optimizers, files or metrics.
 """
@@ -11,18 +11,18 @@ from torch.nn import functional
 
 from ptuning.data import Batch, Example, with_answer
 from ptuning.forward.batch_prompt import KeptPrompts, Prompt, as_batch_prompt
-from ptuning.forward.candidates import candidate_log_probs, widest
+from ptuning.forward.candidates import candidate_log_probs, max_tail_tokens
 from ptuning.forward.paths import label_logits
 from ptuning.forward.shared_prefix import can_pack
 from ptuning.model import Backbone, CausalBackbone
 
 
 def loss(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto") -> Tensor:
-    """Mean cross-entropy over the batch's label tokens, in nats; a scalar with the prompt's gradient.
+    """Mean cross-entropy over the batch's label tokens, in nats; a scalar whose gradient reaches the prompt.
 
     Args:
         backbone: The frozen model.
-        prompt: What the prompt encoder made, `[P, H]`, or another form that `forward.Prompt` allows.
+        prompt: The prompt encoder's output, `[P, H]`, or another form of `forward.Prompt`.
         batch: Rows with answers.
         path: The forward path, as in `forward.label_logits`.
     """
@@ -30,25 +30,26 @@ def loss(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto") -
 
 
 def loss_sum(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto") -> Tensor:
-    """Like `loss`, but the sum: the trainer divides by the label tokens of all batches and devices of a step."""
+    """Like `loss`, but summed: the trainer divides by the number of label tokens in a step, on all devices."""
     batch = batch.to(backbone.device)
     return functional.cross_entropy(label_logits(backbone, prompt, batch, path), batch.targets_N, reduction="sum")
 
 
 def answer_log_probs(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto") -> tuple[Tensor, Tensor]:
-    """How likely each row's own answer is.
+    """The log-probability of each row's own answer.
 
     Returns:
-        Log-probability of the answer, summed over its tokens, `[B]`; and whether every token of it is the most likely
-        one, so that greedy generation would write it, `[B]` bool.
+        The log-probability of the answer in nats, summed over its tokens, `[B]`; and whether every token is the most
+        likely one, so greedy generation would write the answer, `[B]` bool.
     """
     batch = batch.to(backbone.device)
     logits_NV, targets_N = label_logits(backbone, prompt, batch, path), batch.targets_N
     rows_N = batch.scored_BT.nonzero()[:, 0]
-    token_scores_N = -functional.cross_entropy(logits_NV, targets_N, reduction="none")
-    scores_B = token_scores_N.new_zeros(len(batch.ids_BT)).index_add(0, rows_N, token_scores_N)
-    num_wrong_B = scores_B.new_zeros(len(scores_B)).index_add(0, rows_N, (logits_NV.argmax(1) != targets_N).float())
-    return scores_B, num_wrong_B == 0
+    token_log_probs_N = -functional.cross_entropy(logits_NV, targets_N, reduction="none")
+    zeros_B = token_log_probs_N.new_zeros(len(batch.ids_BT))
+    log_probs_B = zeros_B.index_add(0, rows_N, token_log_probs_N)
+    num_wrong_B = zeros_B.index_add(0, rows_N, (logits_NV.argmax(1) != targets_N).float())
+    return log_probs_B, num_wrong_B == 0
 
 
 def label_log_probs(
@@ -58,23 +59,24 @@ def label_log_probs(
     label_ids: Sequence[Sequence[Sequence[int]]],
     path: str = "auto",
 ) -> Tensor:
-    """Log-probability of every label's whole text after every row: `[B, C]` fp32.
+    """Log-probability of every label's whole text after every row: `[B, C]` fp32, in nats.
 
-    One forward of B rows where every label is one token. Otherwise, for prompts that have been run, the rows once and
-    then all labels behind them; for others, and where that cannot be, a forward a label.
+    If every label is one token, this is one forward pass over the B rows. If some labels are longer and the prompt's
+    prefix has been run, the rows are run once and all labels are read after them. Otherwise there is one forward pass
+    per label.
 
     Args:
         backbone: The frozen model.
         prompt: As in `loss`.
-        examples: The rows; their own answers are not looked at.
-        label_ids: For each row, the token ids of each of its labels' texts. C is the most that a row has; those that
-            others lack score -inf.
-        path: The forward path.
+        examples: The rows; their own answers are ignored.
+        label_ids: For each row, the token ids of each label's text. C is the largest number of labels of a row; rows
+            with fewer labels get -inf in the last columns.
+        path: The forward path, as in `forward.label_logits`.
     """
     prompt = as_batch_prompt(prompt)
     if any(len(ids) > 1 for labels in label_ids for ids in labels):
         if path != "splice" and isinstance(prompt, KeptPrompts) and isinstance(backbone, CausalBackbone):
-            rows, num_more = backbone.collate(examples).to(backbone.device), widest(label_ids)
+            rows, num_more = backbone.collate(examples).to(backbone.device), max_tail_tokens(label_ids)
             if prompt.shares(rows) and can_pack(backbone, prompt, rows, num_more):
                 backbone.require_room(rows.ids_BT.shape[1] + max(len(ids) for labels in label_ids for ids in labels))
                 return candidate_log_probs(backbone, prompt, examples, label_ids)
@@ -84,8 +86,8 @@ def label_log_probs(
     first_BC = first_BC.to(backbone.device)
     questions = [with_answer(each, list(labels[0])) for each, labels in zip(examples, label_ids, strict=True)]
     batch = backbone.collate(questions).to(backbone.device)
-    scores_BV = label_logits(backbone, prompt, batch, path).log_softmax(dim=1)
-    return scores_BV.gather(1, first_BC.clamp(min=0)).masked_fill(first_BC < 0, -torch.inf)
+    log_probs_BV = label_logits(backbone, prompt, batch, path).log_softmax(dim=1)
+    return log_probs_BV.gather(1, first_BC.clamp(min=0)).masked_fill(first_BC < 0, -torch.inf)
 
 
 def whole_label_log_probs(
@@ -95,12 +97,13 @@ def whole_label_log_probs(
     label_ids: Sequence[Sequence[Sequence[int]]],
     path: str = "auto",
 ) -> Tensor:
-    """The reference of `label_log_probs`: every row with every label's text behind it."""
+    """The reference for `label_log_probs`: reads every row once per label, with the label's text after it."""
     columns = []
-    for c in range(max(map(len, label_ids))):  # one label at a time, so that memory does not grow with the labels
+    for c in range(max(map(len, label_ids))):  # one label at a time: memory does not grow with their number
         answers = [list(labels[min(c, len(labels) - 1)]) for labels in label_ids]
-        batch = backbone.collate([with_answer(*each) for each in zip(examples, answers, strict=True)])
-        scores_B, _ = answer_log_probs(backbone, prompt, batch, path)
-        has_label_B = torch.tensor([c < len(labels) for labels in label_ids], device=scores_B.device)
-        columns.append(scores_B.masked_fill(~has_label_B, -torch.inf))
+        pairs = zip(examples, answers, strict=True)
+        batch = backbone.collate([with_answer(example, answer) for example, answer in pairs])
+        log_probs_B, _ = answer_log_probs(backbone, prompt, batch, path)
+        has_label_B = torch.tensor([c < len(labels) for labels in label_ids], device=log_probs_B.device)
+        columns.append(log_probs_B.masked_fill(~has_label_B, -torch.inf))
     return torch.stack(columns, dim=1)

@@ -1,8 +1,8 @@
-"""Label logits of a batch, two ways to the same numbers, and what rows can be continued from.
+"""Computes the label logits of a batch by one of two paths, which give the same numbers.
 
-`splice` is the definition: the virtual tokens' embeddings are put in their places and the model reads the whole row.
-`shared_prefix` is the fast way: what all rows of a prompt begin with, virtual tokens and words, is run once and its
-keys and values are put before the rest of each row. Knows nothing of losses, labels' meaning or training.
+`splice` is the reference: it puts the virtual tokens' embeddings in their places, and the model reads each whole row.
+`shared_prefix` is the fast path: it runs the prefix of all rows (virtual tokens and words) once, and puts its keys and
+values before the rest of each row. Knows nothing of losses, training or what labels mean.
 """
 
 from torch import Tensor
@@ -20,16 +20,16 @@ def label_logits(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "
 
     Args:
         backbone: The frozen model.
-        prompt: The virtual tokens' embeddings, or what makes them.
+        prompt: The virtual tokens' embeddings, or a prompt encoder.
         batch: Rows on the backbone's device.
-        path: splice, shared_prefix, or auto: shared_prefix where the model's cache can be shared.
+        path: splice, shared_prefix, or auto: shared_prefix where the model and the rows allow it, else splice.
 
     Returns:
         `[N, V]` fp32, in row order.
 
     Raises:
-        DataError: When a row is longer than the model's positions; nothing is run then.
-        ModelError: When the path is shared_prefix and the model or the prompt cannot be run so.
+        DataError: If a row has more tokens than the model has positions; nothing is run then.
+        ModelError: If the path is shared_prefix and the model does not support it.
     """
     backbone.require_room(batch.ids_BT.shape[1])
     require_path(backbone, path)
@@ -37,10 +37,10 @@ def label_logits(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "
 
 
 def require_path(backbone: Backbone, path: str) -> None:
-    """Raises `ModelError` when the model cannot be run by that path."""
+    """Raises `ModelError` if the model does not support the path."""
     if path == "shared_prefix" and not backbone.can_keep_prefix:
         raise ModelError(
             f"forward: shared_prefix with {backbone.name}",
-            "a causal model whose layers are all attention, not run again in the backward pass",
+            "a causal model with attention layers only, without activation checkpointing",
             "Use forward: auto",
         )

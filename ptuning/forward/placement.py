@@ -1,4 +1,4 @@
-"""Puts virtual tokens' embeddings among those of text.
+"""Puts the virtual tokens' embeddings in their places in the text.
 
 Knows nothing of caches, batches or where the prompt comes from.
 """
@@ -11,11 +11,11 @@ from ptuning.model import Backbone
 
 
 def place(backbone: Backbone, prompt: Tensor, ids_BT: Tensor) -> Tensor:
-    """Input embeddings `[B, T, H]` of ids, virtual tokens (negative ids) taken from each row's prompt.
+    """Input embeddings `[B, T, H]` of ids; those of virtual tokens (negative ids) come from the row's prompt.
 
     Args:
         backbone: The frozen model.
-        prompt: `[P, H]`, or `[B, P, H]` with one prompt a row.
+        prompt: `[P, H]`, or `[B, P, H]` with one prompt per row.
         ids_BT: Token ids; virtual token i is -(i + 1).
     """
     embeddings_BTH = backbone.embed(ids_BT.clamp(min=0))

@@ -1,7 +1,7 @@
-"""What rows begin with, run once: its keys and values, kept apart and put before the rows of a batch.
+"""Runs a prefix once and keeps its keys and values, to be put before the rows of a batch.
 
-What stands before a row of a causal model does not depend on the row, so it is run at batch 1 and spread over the rows,
-one prompt for all or one a row. Knows nothing of tasks, names or files.
+In a causal model a prefix does not depend on the text after it. It is run with a batch size of 1 and shared by all rows
+that begin with it. Knows nothing of tasks, names or files.
 """
 
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ from ptuning.model import CausalBackbone
 
 @dataclass(frozen=True)
 class Prefix:
-    """What a causal model keeps of the tokens that rows begin with."""
+    """The keys and values of a prefix in a causal model."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]
-    """Each layer's keys and values, `[1, heads, S, D]`; whole also where the layer's window is shorter."""
+    """The keys and values of each layer, `[1, heads, S, D]`; all S of them, even if the layer's window is shorter."""
     ids: tuple[int, ...]
-    """The S tokens; negative ids are virtual tokens."""
+    """The S token ids; negative ids are virtual tokens."""
 
     @classmethod
     def of(cls, backbone: CausalBackbone, prompt_PH: Tensor, ids: Sequence[int]) -> "Prefix":
-        """Runs tokens at batch 1, with the prompt's gradient where there is one."""
+        """Runs the tokens with a batch size of 1; gradients flow back to the prompt."""
         if not ids:
             return cls((), ())
         ids_1S = torch.tensor([ids], device=backbone.device)
-        cache = DynamicCache()  # without the model's configuration no layer forgets what is beyond its window
+        cache = DynamicCache()  # without the model's config, no layer drops what is outside its window
         backbone.fill(
             inputs_embeds=place(backbone, prompt_PH, ids_1S),
             position_ids=torch.arange(len(ids), device=backbone.device)[None],

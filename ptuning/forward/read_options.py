@@ -1,4 +1,4 @@
-"""How rows are read: how many at once, by which way, and whether progress is shown.
+"""How rows are read: batch sizes, the forward path, and progress bars.
 
 Knows nothing of prompts.
 """
@@ -15,9 +15,9 @@ class ReadOptions:
     """Passed whole to everything that reads many rows."""
 
     batch_size: int = 32
-    """The most rows read at once."""
+    """The most rows in a batch."""
     max_batch_tokens: int | None = None
-    """The most tokens read at once, padding and virtual tokens included; None: no limit."""
+    """The most tokens in a batch, including padding and virtual tokens; None: no limit."""
     path: str = "auto"
     """The forward path, as in `label_logits`."""
     progress: bool = False
@@ -27,7 +27,7 @@ class ReadOptions:
         for name in ("batch_size", "max_batch_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise PromptError(f"{name}={value}", "a whole number above 0", "Use 1 or more")
+                raise PromptError(f"{name}={value}", "an integer above 0", "Use 1 or more")
 
     def batches(
         self,
@@ -36,7 +36,7 @@ class ReadOptions:
         overhead_tokens: int = FEWEST_BATCHES,
         prefix_lengths: Sequence[int] | None = None,
     ) -> list[list[int]]:
-        """Row numbers in batches that these options allow; arguments as in `data.by_length`."""
+        """Row indices in batches that these options allow; arguments as in `data.by_length`."""
         return by_length(
             examples, self.batch_size, self.max_batch_tokens, num_new_tokens, overhead_tokens, prefix_lengths
         )

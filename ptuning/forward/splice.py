@@ -1,4 +1,4 @@
-"""The reference: every row whole, virtual tokens in their places.
+"""The reference path: the model reads every row whole, with virtual tokens in their places.
 
 Knows nothing of caches.
 """
@@ -12,6 +12,6 @@ from ptuning.model import Backbone
 
 
 def splice(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
-    """The reference: every row whole, virtual tokens in their places. Shapes as in `label_logits`."""
+    """Reads every row whole, with virtual tokens in their places. Shapes as in `label_logits`."""
     prompts = as_batch_prompt(prompt).embeddings(backbone, batch)
     return backbone.logits(place(backbone, prompts, batch.ids_BT), batch)

@@ -1,4 +1,4 @@
-"""Answers rows: a frozen model with named prompts that classifies, scores, generates, streams and converses.
+"""Answers rows with a frozen model and named prompts: classifies, scores, generates, streams and converses.
 
 Knows nothing of training.
 """

@@ -1,4 +1,4 @@
-"""The label of a row, and how several prompts' answers become one.
+"""A row's classification, and ensembles that combine several prompts' classifications into one.
 
 Knows nothing of models.
 """
@@ -15,12 +15,12 @@ Combine = Literal["mean", "majority"]
 
 @dataclass(frozen=True)
 class Classification:
-    """A row's label."""
+    """A row's label and the probabilities of all labels."""
 
     label: str
     """The most likely label."""
     probabilities: dict[str, float]
-    """Label -> its probability among the labels, or its share of the votes; they sum to 1."""
+    """Label -> its probability among the labels, or its share of the votes; the values sum to 1."""
 
     @property
     def scores(self) -> dict[str, float]:
@@ -30,23 +30,23 @@ class Classification:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Several prompts for one task that answer each row together, in one batch."""
+    """Several prompts for one task that classify each row together, in one batch."""
 
     prompts: Sequence[str]
-    """Their names."""
+    """The prompts' names."""
     combine: Combine = "mean"
-    """mean: their probabilities are averaged. majority: each has a vote; of equal votes the likelier label wins."""
+    """mean: averages the probabilities. majority: one vote per prompt; a tie goes to the label with the higher mean."""
 
     def __post_init__(self) -> None:
         if isinstance(self.prompts, str) or not self.prompts:
-            raise PromptError(f"Ensemble({self.prompts!r})", "the names of one prompt or more", "Give a list of names")
+            raise PromptError(f"Ensemble({self.prompts!r})", "the names of 1 or more prompts", "Give a list of names")
         if self.combine not in get_args(Combine):
             raise PromptError(f"combine={self.combine!r}", f"one of {', '.join(get_args(Combine))}", "Correct it")
         object.__setattr__(self, "prompts", tuple(self.prompts))
 
 
 def combined(probabilities: Sequence[Mapping[str, float]], combine: Combine) -> Classification:
-    """The answer of several prompts, or of one."""
+    """Combines the probabilities from one or more prompts into one classification."""
     mean = {label: sum(each[label] for each in probabilities) / len(probabilities) for label in probabilities[0]}
     if combine == "mean":
         return Classification(max(mean, key=mean.__getitem__), mean)

@@ -1,6 +1,6 @@
-"""Writes answers: transformers' own `generate` over prompted rows, from kept prefixes where they can be; streaming.
+"""Generates answers with transformers' own `generate`, starting from kept prefixes where possible.
 
-Knows nothing of prompts' names or of tasks.
+Knows nothing of prompt names or tasks.
 """
 
 from collections.abc import Sequence
@@ -16,47 +16,42 @@ from ptuning.forward import KeptPrompts, Prompt, as_batch_prompt, can_pack, plac
 from ptuning.inference.row_text import WritingOptions
 from ptuning.model import Backbone, CausalBackbone
 
-MAX_NEW_TOKENS = 50  # where nothing says how long answers may be
+MAX_NEW_TOKENS = 50  # the default
+
+# Options that are refused.
 _SEVERAL_TEXTS = {"num_return_sequences", "return_dict_in_generate"}
-
-
 _INPUTS = {"inputs", "input_ids", "inputs_embeds", "attention_mask", "position_ids"}
-
-
 _CACHES = {"use_cache", "past_key_values", "cache_params"}
 
-
-# Options with which transformers makes, crops or parts a cache of its own.
+# Options with which transformers creates, crops or splits its own cache.
 _OWN_CACHE = ("cache_implementation", "prompt_lookup_num_tokens", "assistant_model", "prefill_chunk_size")
-
-
 _ASSISTED = ("prompt_lookup_num_tokens", "assistant_model")
 
 
 def writing_options(
     backbone: Backbone, max_new_tokens: int | None, stop_strings: Sequence[str], options: dict[str, Any]
 ) -> WritingOptions:
-    """WritingOptions for `write`: greedy by default, ended by the model's end-of-text tokens.
+    """Collects the options for `write`: greedy by default, up to the model's end-of-text tokens.
 
     Args:
-        backbone: The model; what its generation configuration sets holds where nothing else is given.
-        max_new_tokens: The most tokens an answer may have; None: what a given `generation_config` says, else 50.
+        backbone: The model; its generation configuration supplies defaults.
+        max_new_tokens: The most tokens in an answer; None: as in the `generation_config` option, else 50.
         stop_strings: Texts that end an answer.
-        options: Others of transformers' `generate`; they win over a given `generation_config`, and that over defaults.
+        options: Other options of transformers' `generate`; they override `generation_config`, which overrides defaults.
 
     Raises:
-        PromptError: For an option that would not give one text a row, or that is ptuning's to set.
-        ModelError: For a model that cannot be written with.
+        PromptError: For an option that would not give one text per row, or that ptuning sets itself.
+        ModelError: For a model that cannot generate from embeddings.
     """
     if not backbone.generates_from_embeddings:
         raise ModelError(
-            f"generate with {backbone.name}: transformers lets {type(backbone.model).__name__} begin from ids only",
-            "a model that can begin from embeddings",
-            "Use classify or score with it",
+            f"generate with {backbone.name}: transformers lets {type(backbone.model).__name__} start from ids only",
+            "a model that can start from embeddings",
+            "Use classify or log_probs with it",
         )
     for refused, expected in (
-        (_SEVERAL_TEXTS, "options that give one text a row"),
-        (_INPUTS, "rows, of which ptuning makes the inputs"),
+        (_SEVERAL_TEXTS, "options that give one text per row"),
+        (_INPUTS, "rows, from which ptuning makes the inputs"),
         (_CACHES, "options that leave the cache to ptuning"),
     ):
         if refused & set(options):
@@ -66,21 +61,22 @@ def writing_options(
     config = options.get("generation_config")
 
     def setting(name: str) -> Any:
-        """What is given, by an option or in a whole configuration; else the model's own, where it has one."""
-        own = getattr(backbone.model.generation_config, name, None)
-        return next((each for each in (options.get(name), getattr(config, name, None), own) if each is not None), None)
+        """A setting from the options, else from `generation_config`, else from the model's own configuration."""
+        default = getattr(backbone.model.generation_config, name, None)
+        values = (options.get(name), getattr(config, name, None), default)
+        return next((each for each in values if each is not None), None)
 
     num_new = getattr(config, "max_new_tokens", None) if max_new_tokens is None else max_new_tokens
     num_new = MAX_NEW_TOKENS if num_new is None else num_new
     if num_new < 1:
-        raise PromptError(f"max_new_tokens={num_new}", "a token or more", "Use 1 or more")
+        raise PromptError(f"max_new_tokens={num_new}", "an integer above 0", "Use 1 or more")
     defaults: dict[str, Any] = {"pad_token_id": backbone.pad_id, "eos_token_id": backbone.end_ids, "do_sample": False}
     given = {name: each for name, each in defaults.items() if getattr(config, name, None) is None} | options
     ends: Any = given.get("eos_token_id", getattr(config, "eos_token_id", None))
-    own = {"max_new_tokens": num_new, "max_length": None, "stop_strings": None}
+    lengths = {"max_new_tokens": num_new, "max_length": None, "stop_strings": None}
     one_text = {"num_return_sequences": 1, "return_dict_in_generate": False}
     return WritingOptions(
-        options={**given, **own, **one_text},
+        options={**given, **lengths, **one_text},
         ends=frozenset(ends if isinstance(ends, list | tuple) else [ends]),
         stop_strings=tuple(stop_strings or setting("stop_strings") or ()),
         num_beams=setting("num_beams") or 1,
@@ -98,24 +94,24 @@ def write(
     settings: WritingOptions,
     **listening: Any,
 ) -> Tensor:
-    """Writes after each row.
+    """Generates after each row.
 
     Args:
         backbone: The frozen model.
         prompt: As in `forward.label_logits`.
         examples: The rows, without answers.
-        settings: How.
-        listening: A streamer, and further stopping criteria.
+        settings: How to generate.
+        listening: A streamer, and more stopping criteria.
 
     Returns:
-        The new tokens, `[B, N]`; behind a row's end they are padding.
+        The new tokens, `[B, N]`; padding follows a row's end.
     """
     batch = backbone.collate(examples, backbone.generation_padding_side).to(backbone.device)
     cache, prompt = None, as_batch_prompt(prompt)
     if isinstance(prompt, KeptPrompts) and isinstance(backbone, CausalBackbone) and prompt.shares(batch):
         apart = prefixes_apart(prompt, examples, backbone)
-        if _may_continue(backbone, apart, max(prompt.prefix_lengths), settings):
-            cache, batch = _begun(backbone, prompt, apart), apart
+        if _can_start_from_prefix(backbone, apart, max(prompt.prefix_lengths), settings):
+            cache, batch = _initial_cache(backbone, prompt, apart), apart
             cache.batch_repeat_interleave(settings.num_beams)
     prompts = prompt.embeddings(backbone, batch)
     return written(backbone, prompts, batch.ids_BT, batch.mask_BT, cache, settings, **listening)
@@ -131,7 +127,9 @@ def written(
     stopping_criteria: Sequence[StoppingCriteria] = (),
     **listening: Any,
 ) -> Tensor:
-    """The new tokens after rows whose first columns a cache may hold; arguments as in `write` and `Backbone.generate`.
+    """The new tokens after rows; a cache may hold their first columns.
+
+    Arguments as in `write` and `Backbone.generate`.
 
     Raises:
         PromptError: For an option that transformers refuses.
@@ -143,23 +141,27 @@ def written(
     kept = {} if cache is None else {"past_key_values": cache}
     try:
         return backbone.generate(place(backbone, prompt, ids_BT), ids_BT, mask_BT, **kept, **options)
-    except (ValueError, TypeError) as error:  # what transformers says of an option it cannot take
-        raise PromptError(f"generate ({error})", "options that transformers' generate takes", "Correct them") from error
+    except (ValueError, TypeError) as error:  # transformers refuses an option
+        raise PromptError(
+            f"generate ({error})", "options that transformers' generate accepts", "Correct them"
+        ) from error
 
 
-def _begun(backbone: CausalBackbone, prompt: KeptPrompts, apart: Batch) -> DynamicCache:
-    """A cache of what has been run of the rows; on CPUs of all but their last tokens.
+def _initial_cache(backbone: CausalBackbone, prompt: KeptPrompts, apart: Batch) -> DynamicCache:
+    """A cache with the rows' prefixes; on CPUs with everything but the rows' last tokens.
 
-    There the padding of several rows costs more than a run, and torch copies the head's weights once a row to multiply
-    them with the slice that transformers' own first step takes.
+    On CPUs the padding of several rows costs more than a separate run. torch would also copy the head's weights once
+    per row, to multiply them with the slice that transformers' first step takes.
     """
     if backbone.device.type == "cpu" and len(apart.ids_BT) > 1 and can_pack(backbone, prompt, apart):
         return prefilled(backbone, prompt, apart)
     return prompt.spread(backbone)[0]
 
 
-def _may_continue(backbone: CausalBackbone, apart: Batch, prefix_length: int, settings: WritingOptions) -> bool:
-    """Whether generation may go on from kept prefixes, behind which shorter rows are padded."""
+def _can_start_from_prefix(
+    backbone: CausalBackbone, apart: Batch, prefix_length: int, settings: WritingOptions
+) -> bool:
+    """Whether generation can start from kept prefixes, with shorter rows padded between prefix and text."""
     if settings.has_own_cache:
         return False
     if not (apart.mask_BT == 0)[:, prefix_length:].any():
@@ -169,12 +171,12 @@ def _may_continue(backbone: CausalBackbone, apart: Batch, prefix_length: int, se
 
 
 class _Stops(StoppingCriteria):
-    """Ends a row once its answer, and not its question, holds a stop string."""
+    """Ends a row once its answer (not its question) contains a stop string."""
 
     def __init__(self, backbone: Backbone, stop_strings: Sequence[str], num_columns_before: int) -> None:
         self._decode, self._stop_strings = backbone.tokenizer.decode, stop_strings
         self._before = num_columns_before
-        self._num_looked_at = 4 * max(map(len, stop_strings)) + 4  # a character may be several tokens
+        self._num_checked = 4 * max(map(len, stop_strings)) + 4  # a character may be several tokens
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         ends = [self._decode(ids, skip_special_tokens=True) for ids in self._new(input_ids)]
@@ -182,4 +184,4 @@ class _Stops(StoppingCriteria):
         return torch.tensor(found, device=input_ids.device)
 
     def _new(self, input_ids: Tensor) -> list[list[int]]:
-        return input_ids[:, self._before :][:, -self._num_looked_at :].tolist()
+        return input_ids[:, self._before :][:, -self._num_checked :].tolist()

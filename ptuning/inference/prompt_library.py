@@ -1,6 +1,6 @@
-"""The prompts that a model holds: named, of any length, loaded when first used, each run once and kept.
+"""Holds the named prompts of a model: loads each on first use, runs its prefix once, and keeps the result.
 
-Knows nothing of rows, answers or generation.
+Knows nothing of answers or generation.
 """
 
 import threading
@@ -21,25 +21,25 @@ from ptuning.prompts import PromptEncoder, SoftPrompt, Summary, is_prompt_direct
 
 @dataclass(frozen=True)
 class PromptInfo:
-    """A line of the list of prompts."""
+    """What is known about one prompt of a library."""
 
     name: str
-    """What it is called by."""
+    """The prompt's name."""
     num_virtual_tokens: int | None
-    """P; None where that is not known."""
+    """P; None if it is not known."""
     template: str | None
     """How rows become text; None for a prompt without a task."""
     labels: tuple[str, ...]
-    """The labels it chooses among; none where it writes text."""
+    """The labels that it chooses from; empty if it generates text."""
     results: Mapping[str, Mapping[str, Any]]
-    """What was measured after training -> its metrics."""
+    """Name of an evaluation after training -> its metrics."""
     num_bytes: int
-    """Memory it holds now: embeddings, and the kept keys and values once it has been used."""
+    """Memory in use now: embeddings and, once the prompt has been used, the kept keys and values."""
     problem: str | None = None
-    """Why it cannot be used, where that is known."""
+    """Why it cannot be used, if that is known."""
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line for display."""
         if self.problem:
             return f"{self.name}: {self.problem}"
         measured = [
@@ -51,13 +51,13 @@ class PromptInfo:
 
 
 class ReadyPrompt:
-    """A prompt on the model's device, and what its rows begin with, run once when that is first needed.
+    """A prompt on the model's device; its prefix is run once, when it is first needed.
 
-    A call takes it once and works with it to its end, whatever is added, replaced or removed meanwhile.
+    A call takes it once and keeps it until the call ends, even if the prompt is replaced or removed meanwhile.
 
     Args:
-        name: What it is called by.
-        source: What it is made of.
+        name: The prompt's name.
+        source: The prompt as it was given or loaded.
         backbone: The frozen model.
     """
 
@@ -71,17 +71,17 @@ class ReadyPrompt:
         self._has_run, self._lock = False, threading.Lock()
 
     def _state(self) -> tuple[Any, ...]:
-        """What else it depends on: the model's device and precision, the versions of the source's numbers."""
+        """What else it depends on: the model's device and precision, and the versions of the source's tensors."""
         versions = (None if each.is_inference() else each._version for each in self.source.tensors)
         return self._backbone.device, self._backbone.dtype, *versions
 
     def is_of(self, source: SoftPrompt) -> bool:
-        """Whether it was made of that prompt, and neither that nor the model has changed since."""
+        """Whether it was made from `source`, and neither `source` nor the model has changed since."""
         return self.source is source and self._made_for == self._state()
 
     @property
     def prefix(self) -> Prefix | None:
-        """What the model keeps of what the prompt's rows begin with; None where it can keep nothing."""
+        """The kept prefix of the prompt's rows; None if the model or the prompt cannot keep one."""
         with self._lock:
             if not self._has_run:
                 self._prefix, self._has_run = self._run(), True
@@ -97,13 +97,13 @@ class ReadyPrompt:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All it holds now."""
+        """All tensors that it holds now."""
         own = [self.made] if isinstance(self.made, Tensor) else list(self.made.parameters())
         return own + [each for layer in (self._prefix.layers if self._prefix else ()) for each in layer]
 
     @property
     def task(self) -> Task:
-        """How rows become text; raises `PromptError` where the prompt does not say."""
+        """How rows become text; raises `PromptError` if the prompt has no task."""
         if self.source.task is None:
             raise PromptError(
                 f"prompt {self.name!r} without a task (PEFT does not save one)",
@@ -113,13 +113,13 @@ class ReadyPrompt:
         return self.source.task
 
     def prefix_length(self, example: Example) -> int | None:
-        """How many of a row's leading tokens are kept as run; None where it does not begin as the prompt's rows do."""
+        """The number of a row's leading tokens that the kept prefix covers; None if the row begins differently."""
         ids = self.prefix.ids if self.prefix else ()
         return len(ids) if len(example.ids) > len(ids) and tuple(example.ids[: len(ids)]) == ids else None
 
 
 def prompt_of_rows(ready: Sequence[ReadyPrompt]) -> BatchPrompt:
-    """The prompt of a batch, one of those that are ready a row; a conditioned one comes with no other."""
+    """The prompt of a batch, from one ready prompt per row; a conditioned prompt cannot share a batch with others."""
     if ready[0].source.is_conditioned:
         return as_batch_prompt(ready[0].made)
     different = list(dict.fromkeys(ready))
@@ -129,19 +129,19 @@ def prompt_of_rows(ready: Sequence[ReadyPrompt]) -> BatchPrompt:
 
 
 class PromptLibrary(MutableMapping[str, SoftPrompt]):
-    """Name -> soft prompt, beside one frozen model.
+    """A mapping of names to soft prompts for one frozen model.
 
-    Prompts are added, replaced and removed as in a dictionary, given as a `SoftPrompt` or a saved prompt's directory,
-    by any thread. `print(library)` lists them.
+    Any thread may add, replace and remove prompts as in a dictionary, given as a `SoftPrompt` or a saved prompt's
+    directory. `print(library)` lists them.
 
     Args:
         backbone: The frozen model.
-        prompts: Name -> prompt or directory; or one directory, whose subdirectories that are prompts, or runs that hold
-            one, become prompts by their own names, each read when it is first used.
-        allow_other_base: Whether prompts tuned on another base model of the same width are taken.
+        prompts: Name -> prompt or directory; or one directory. Each of its subdirectories that is a saved prompt, or a
+            run with one, becomes a prompt of that name, read on first use.
+        allow_other_base: Whether to accept prompts tuned on another base model of the same width.
 
     Raises:
-        PromptError: When a prompt was made for another base model, or a directory holds none.
+        PromptError: If a prompt was tuned on another base model, or a directory holds no prompts.
     """
 
     def __init__(
@@ -150,14 +150,14 @@ class PromptLibrary(MutableMapping[str, SoftPrompt]):
         self._backbone, self._allow_other_base = backbone, allow_other_base
         self._held: dict[str, SoftPrompt | Path] = {}
         self._ready: dict[str, ReadyPrompt] = {}
-        self._lock = threading.RLock()  # of both dictionaries
+        self._lock = threading.RLock()  # guards both dictionaries
         if isinstance(prompts, Mapping):
             self.update(prompts)
         else:
             self._held.update(_prompts_in(Path(prompts)))
 
     def __getitem__(self, name: str) -> SoftPrompt:
-        """The prompt of that name, read from its directory where it has not been yet."""
+        """The named prompt, read from its directory on first use."""
         with self._lock:
             held = self._held[name]
             if isinstance(held, Path):
@@ -167,7 +167,7 @@ class PromptLibrary(MutableMapping[str, SoftPrompt]):
             return held
 
     def __setitem__(self, name: str, prompt: SoftPrompt | str | Path) -> None:
-        """Adds a prompt, or replaces the one of that name; raises `PromptError` for one of another base model."""
+        """Adds or replaces a prompt; raises `PromptError` if it was tuned on another base model."""
         loaded = as_prompt(prompt)
         self._require_base(loaded)
         with self._lock:
@@ -175,35 +175,35 @@ class PromptLibrary(MutableMapping[str, SoftPrompt]):
             self._ready.pop(name, None)
 
     def __delitem__(self, name: str) -> None:
-        """Removes a prompt; what it held is freed once no call works with it any more."""
+        """Removes a prompt; its memory is freed once no call uses it any more."""
         with self._lock:
             del self._held[name]
             self._ready.pop(name, None)
 
     def __iter__(self) -> Iterator[str]:
-        """The names that are held now; they may change meanwhile."""
+        """Iterates over the names held at this moment."""
         with self._lock:
             return iter(list(self._held))
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is a prompt of that name; it is not read for that."""
+        """Whether there is a prompt of that name; does not read it."""
         return name in self._held
 
     def __len__(self) -> int:
         return len(self._held)
 
     def __str__(self) -> str:
-        """A line a prompt."""
+        """One line per prompt."""
         return "\n".join(map(str, self.infos())) or "no prompts"
 
     def infos(self) -> list[PromptInfo]:
-        """What is known of each prompt; those that have not been used are not loaded for it."""
+        """What is known about each prompt; loads no prompts."""
         with self._lock:
             held = [(name, each, self._ready.get(name)) for name, each in self._held.items()]
         return [_info(*each) for each in held]
 
     def ready(self, name: str) -> ReadyPrompt:
-        """The prompt as the forward pass wants it, made once and again only after it or the model has changed."""
+        """The prompt, ready for the forward pass; rebuilt only after it or the model has changed."""
         with self._lock:
             prompt, ready = self[name], self._ready.get(name)
             if ready is None or not ready.is_of(prompt):
@@ -211,14 +211,14 @@ class PromptLibrary(MutableMapping[str, SoftPrompt]):
             return ready
 
     def take(self, names: Iterable[str]) -> dict[str, ReadyPrompt]:
-        """The named prompts as they are at this moment; raises `PromptError` for one that is not held."""
+        """The named prompts as they are at this moment; raises `PromptError` for an unknown name."""
         with self._lock:
             different = list(dict.fromkeys(names))
             unknown = [name for name in different if name not in self._held]
             if unknown:
-                held = f"one of {', '.join(self._held)}" if self._held else "a prompt, of which none is held"
+                expected = f"one of {', '.join(self._held)}" if self._held else "a loaded prompt, but there is none"
                 raise PromptError(
-                    f"prompt={unknown[0]!r}", held, "Name a prompt that was loaded, or add it to lm.prompts"
+                    f"prompt={unknown[0]!r}", expected, "Name a prompt that was loaded, or add it to lm.prompts"
                 )
             return {name: self.ready(name) for name in different}
 
@@ -228,7 +228,7 @@ class PromptLibrary(MutableMapping[str, SoftPrompt]):
 
 
 def _info(name: str, held: SoftPrompt | Path, ready: ReadyPrompt | None) -> PromptInfo:
-    """What is known of a prompt."""
+    """What is known about a prompt."""
     try:
         known = Summary.read(held) if isinstance(held, Path) else held
     except PromptError as error:
@@ -249,7 +249,7 @@ def as_prompt(prompt: SoftPrompt | str | Path) -> SoftPrompt:
 
 
 def base_revision(prompts: Mapping[str, SoftPrompt] | str | Path, base: str) -> str | None:
-    """The revision of a base model from the hub that the first of the prompts tuned on it names."""
+    """The revision of a hub model, as recorded by the first prompt that was tuned on it."""
     if isinstance(prompts, Mapping):
         known: list[SoftPrompt | Summary] = list(prompts.values())
     else:
@@ -258,7 +258,7 @@ def base_revision(prompts: Mapping[str, SoftPrompt] | str | Path, base: str) -> 
 
 
 def _readable(path: Path) -> Summary | None:
-    """A saved prompt's summary; None where there is none to be had, as is told once the prompt is asked for."""
+    """A saved prompt's summary; None if it cannot be read, which is an error only once the prompt is used."""
     try:
         return Summary.read(path)
     except PromptError:
@@ -271,7 +271,7 @@ def _prompts_in(directory: Path) -> dict[str, Path]:
         raise PromptError(f"prompt directory {directory} does not exist", "a directory of prompts", "Check the path")
     found = {}
     for each in sorted(directory.iterdir()):
-        if each.name.startswith("."):  # a prompt that is just being written
+        if each.name.startswith("."):  # a prompt that is being written
             continue
         places = [place for place in (each, each / "prompt") if is_prompt_directory(place)]
         if places:
@@ -279,7 +279,7 @@ def _prompts_in(directory: Path) -> dict[str, Path]:
     if not found:
         raise PromptError(
             f"{directory} holds no saved prompts",
-            "a directory whose subdirectories are prompts, or runs",
+            "a directory whose subdirectories are prompts or runs",
             "Check the path; for one prompt give {name: directory}",
         )
     return found

@@ -1,4 +1,4 @@
-"""`PromptedLM`: a frozen model with named soft prompts that classifies, scores and generates, many prompts in a batch.
+"""`PromptedLM`, a frozen model that classifies, scores and generates with named soft prompts, many in one batch.
 
 Knows nothing of training or of files other than saved prompts.
 """
@@ -25,19 +25,18 @@ from ptuning.prompts import SoftPrompt
 
 Answer = TypeVar("Answer")
 
-
 Choice: TypeAlias = str | Ensemble
-"""What answers a row: a prompt's name, or several."""
+"""What answers a row: a prompt's name, or an ensemble."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A row put to the model with one prompt."""
+    """A row paired with one prompt."""
 
     row: int
-    """The row's number."""
+    """The row's index."""
     prompt: ReadyPrompt
-    """The prompt, as it was when the call began."""
+    """The prompt, as it was when the call started."""
     example: Example
     """The row's tokens."""
 
@@ -45,19 +44,19 @@ class Asked:
 class PromptedLM:
     """A frozen language model that answers rows through named soft prompts.
 
-    Rows with different prompts, of different lengths and templates, share batches. A prompt's leading virtual tokens
-    are run once, when it is first used, and what the model keeps of them is held for all later rows.
+    Rows with different prompts, lengths and templates share batches. Each prompt's prefix is run once, on first use,
+    and its keys and values are kept for all later rows.
 
-    Threads may share it: each call works with the prompts as they are when it begins, and leaves nothing on the model.
-    What they may not share is one `Conversation`, and torch's random numbers where they sample.
+    Threads may share it: each call uses the prompts as they are when it starts, and leaves nothing on the model. Do not
+    share a `Conversation`. Sampling draws from torch's generator, which all threads share.
 
     Args:
         backbone: The frozen model.
-        prompts: Name -> prompt, or a directory of saved prompts (or of runs), each read when it is first used.
-        allow_other_base: Whether prompts tuned on another base model of the same width are taken.
-        batch_size: The most rows read at once.
+        prompts: Name -> prompt, or a directory of saved prompts or runs, each read on first use.
+        allow_other_base: Whether to accept prompts tuned on another base model of the same width.
+        batch_size: The most rows in a batch.
         progress: Whether to show a progress bar on stderr.
-        max_batch_tokens: The most tokens read at once, padding, virtual and new tokens included; None: no limit.
+        max_batch_tokens: The most tokens in a batch, including padding, virtual and new tokens; None: no limit.
 
     Raises:
         PromptError: When a prompt was made for another base model.
@@ -92,21 +91,19 @@ class PromptedLM:
         max_batch_tokens: int | None = None,
         quantization: str = "none",
     ) -> "PromptedLM":
-        """Loads a base model and saved prompts.
+        """Loads a base model and saved prompts; a hub model at the revision that the prompts were tuned on.
 
         Args:
             base: A model directory, or a hub model's name.
             prompts: As above.
             dtype: Precision of the base model, as in `Backbone.from_pretrained`.
-            device: Where it runs.
+            device: The device to run on, as in `Backbone.from_pretrained`.
             allow_other_base: As above.
             batch_size: As above.
             progress: As above.
             trust_remote_code: Whether code that comes with the model may run.
             max_batch_tokens: As above.
             quantization: none, or int8, as in `Backbone.from_pretrained`.
-
-        A hub model is loaded at the revision that the prompts were tuned on.
         """
         found: Mapping[str, SoftPrompt] | str | Path = (
             prompts if isinstance(prompts, str | Path) else {name: as_prompt(each) for name, each in prompts.items()}
@@ -134,12 +131,12 @@ class PromptedLM:
         """The most likely label of each row, and every label's probability.
 
         Args:
-            rows: The template's columns, one mapping a row.
-            prompt: A prompt's name or an `Ensemble`, or one a row; None where only one prompt is held.
+            rows: One mapping per row, with the template's columns.
+            prompt: A prompt's name or an `Ensemble`, or one per row; None if there is only one prompt.
 
         Raises:
-            DataError: For a row that lacks a column, holds no text or has no room.
-            PromptError: For a prompt that is not held, cannot be used with this base, or has no labels.
+            DataError: For a row that lacks a column, is empty or does not fit.
+            PromptError: For a prompt that is unknown, does not fit this base model, or has no labels.
         """
         choices = self._choices(len(rows), prompt)
         held = self.prompts.take(name for each in choices for name in each.prompts)
@@ -164,8 +161,8 @@ class PromptedLM:
         """The log-probability of each row's own answer, in nats, summed over the answer's tokens.
 
         Args:
-            rows: The template's and the answer's columns.
-            prompt: A prompt's name, or one a row; None where only one prompt is held.
+            rows: One mapping per row, with the template's and the answer's columns.
+            prompt: A prompt's name, or one per row; None if there is only one prompt.
 
         Raises:
             DataError: As in `classify`, and for a row without its answer.
@@ -214,21 +211,21 @@ class PromptedLM:
         stop_strings: Sequence[str] = (),
         **options: Any,
     ) -> list[str] | Iterator[Piece]:
-        """Writes an answer to each row.
+        """Generates an answer for each row.
 
         Args:
-            rows: The template's columns.
+            rows: One mapping per row, with the template's columns.
             prompt: As in `log_probs`.
-            max_new_tokens: The most tokens an answer may have; None: what `generation_config` says where one is given,
-                else 50.
+            max_new_tokens: The most tokens in an answer; None: as in the `generation_config` option, else 50.
             stream: Whether to yield `Piece(row, text)` as the text comes; a row's pieces joined are its answer.
-            stop_strings: Texts that end an answer, left out of it.
-            options: For transformers' own `generate`: do_sample, temperature, num_beams and so on; greedy by default.
+            stop_strings: Texts that end an answer and are left out of it.
+            options: Options of transformers' own `generate`, such as do_sample, temperature and num_beams; greedy by
+                default.
 
         Raises:
             DataError: As in `classify`.
             PromptError: As in `log_probs`, and for options that `generate` cannot take.
-            ModelError: For a model that transformers cannot write with from embeddings.
+            ModelError: For a model that cannot generate from embeddings.
         """
         settings = writing_options(self.backbone, max_new_tokens, stop_strings, options)
         choices = self._single(len(rows), prompt, "generate")
@@ -248,10 +245,10 @@ class PromptedLM:
         return self._in_batches(asked, texts, settings.max_new_tokens, settings.num_beams)
 
     def conversation(self, prompt: str | None = None) -> Conversation:
-        """Begins a conversation whose turns go on from the cache of those before them.
+        """Starts a conversation; each turn continues from the cache of the turns before it.
 
         Args:
-            prompt: The prompt's name; None where only one is held.
+            prompt: The prompt's name; None if there is only one prompt.
 
         Raises:
             PromptError: As in `log_probs`.
@@ -262,7 +259,7 @@ class PromptedLM:
         return Conversation(self.backbone, prompt_of_rows([held]), self.backbone.coder(held.task))
 
     def task(self, name: str) -> Task:
-        """The named prompt's task; raises `PromptError` for one that is not held or has none."""
+        """The named prompt's task; raises `PromptError` for an unknown prompt or one without a task."""
         return self.prompts.take([name])[name].task
 
     def columns(self, name: str) -> tuple[str, ...]:
@@ -270,13 +267,13 @@ class PromptedLM:
         return self.backbone.coder(self.task(name)).columns
 
     def _choices(self, num_rows: int, prompt: Choice | Sequence[Choice] | None) -> list[Ensemble]:
-        """What answers each row, a single prompt as an ensemble of one."""
+        """The ensemble that answers each row; a single prompt is an ensemble of one."""
         if prompt is None and len(self.prompts) == 1:
             prompt = next(iter(self.prompts))
         choices = [prompt] * num_rows if isinstance(prompt, str | Ensemble) else list(prompt or ())
         if len(choices) != num_rows:
             raise PromptError(
-                f"{len(choices)} prompt names for {num_rows} rows", "a prompt's name, or one a row", "Name a prompt"
+                f"{len(choices)} prompt names for {num_rows} rows", "a prompt's name, or one per row", "Name a prompt"
             )
         return [each if isinstance(each, Ensemble) else Ensemble((each,)) for each in choices]
 
@@ -294,18 +291,18 @@ class PromptedLM:
         encode: Callable[[Coder, list[Row]], list[Example]],
         with_answers: bool = False,
     ) -> list[Asked]:
-        """The rows put to each of their prompts, in the rows' order; those of one prompt are encoded together."""
+        """Each row paired with each of its prompts, in row order; rows of one prompt are encoded together."""
         pairs = [(i, name) for i, choice in enumerate(choices) for name in choice.prompts]
         examples: dict[tuple[int, str], Example] = {}
         for name, prompt in held.items():
-            coder, mine = self.backbone.coder(prompt.task), [i for i, each in pairs if each == name]
+            coder, its_rows = self.backbone.coder(prompt.task), [i for i, each in pairs if each == name]
             columns = prompt.task.columns if with_answers else coder.columns
-            chosen = encode(coder, [as_row(rows[i], f"row {i}", columns) for i in mine])
-            empty = [i for i, example in zip(mine, chosen, strict=True) if not example.ids]
+            encoded = encode(coder, [as_row(rows[i], f"row {i}", columns) for i in its_rows])
+            empty = [i for i, example in zip(its_rows, encoded, strict=True) if not example.ids]
             if empty:
-                received = f"row {empty[0]}, of which nothing stands before the answer (prompt {name!r})"
-                raise DataError(received, "a token or more", "Write some text, or put words into the template")
-            examples.update(((i, name), example) for i, example in zip(mine, chosen, strict=True))
+                received = f"row {empty[0]} with no tokens before the answer (prompt {name!r})"
+                raise DataError(received, "1 token or more", "Write some text, or put words into the template")
+            examples.update(((i, name), example) for i, example in zip(its_rows, encoded, strict=True))
         return [Asked(i, held[name], examples[i, name]) for i, name in pairs]
 
     def _labels(self, prompt: ReadyPrompt) -> Coder:
@@ -317,12 +314,12 @@ class PromptedLM:
         return coder
 
     def _batches(self, asked: Sequence[Asked], num_new_tokens: int, num_beams: int) -> list[list[int]]:
-        """Places of what is asked in batches that can be run together, of similar length.
+        """Indices into `asked`, in batches of similar length that can be run together.
 
         Args:
-            asked: What is asked.
-            num_new_tokens: What each row may grow by.
-            num_beams: Beams a row, where rows are written on; 0 where they are only read.
+            asked: Rows with their prompts.
+            num_new_tokens: The most tokens that a row may grow by.
+            num_beams: Beams per row for generation; 0 if rows are only read.
         """
         limit, examples = self.options.max_batch_tokens, [each.example for each in asked]
         options = replace(self.options, max_batch_tokens=limit and max(limit // max(num_beams, 1), 1))
@@ -333,13 +330,13 @@ class PromptedLM:
             own = each.prompt if each.prompt.source.is_conditioned else None
             alone = i if num_beams and len(asked) > 1 and not self.backbone.ignores_left_padding else None
             groups.setdefault((own, alone, lengths[i] is None), []).append(i)
-        overhead = FEWEST_BATCHES if num_beams else self.backbone.overhead_tokens  # each step of writing costs a run
-        parts = [(group, [examples[i] for i in group], [lengths[i] or 0 for i in group]) for group in groups.values()]
-        return [
-            [group[i] for i in batch]
-            for group, its_examples, its_run in parts
-            for batch in options.batches(its_examples, num_new_tokens, overhead, its_run)
-        ]
+        overhead = FEWEST_BATCHES if num_beams else self.backbone.overhead_tokens  # every step of a batch costs a run
+        batches = []
+        for group in groups.values():
+            own_lengths = [lengths[i] or 0 for i in group]
+            parts = options.batches([examples[i] for i in group], num_new_tokens, overhead, own_lengths)
+            batches += [[group[i] for i in part] for part in parts]
+        return batches
 
     def _in_batches(
         self,
@@ -348,7 +345,7 @@ class PromptedLM:
         num_new_tokens: int = 0,
         num_beams: int = 0,
     ) -> list[Answer]:
-        """Answers what is asked in batches, and gives the answers back in its order."""
+        """Answers in batches, and returns the answers in the order of `asked`."""
         warn_of_cut("answering", [each.example for each in asked])
         answers: dict[int, Answer] = {}
         with torch.no_grad(), tqdm(total=len(asked), unit="row", disable=not self.options.progress) as bar:
@@ -371,7 +368,7 @@ def _prompt_of(batch: Sequence[Asked]) -> BatchPrompt:
 
 
 def _require_same_labels(choices: Sequence[Ensemble], held: Mapping[str, ReadyPrompt]) -> None:
-    """Raises `PromptError` for an ensemble whose prompts answer with other labels."""
+    """Raises `PromptError` for an ensemble whose prompts have different labels."""
     for each in set(choices):
         if len({tuple(held[name].task.verbalizer or ()) for name in each.prompts}) != 1:
             raise PromptError(

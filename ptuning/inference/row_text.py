@@ -1,6 +1,6 @@
-"""A row's answer as it grows, in words: up to its end, and what of it is certain.
+"""Decodes a row's answer while it grows: cuts it at its end, and releases only text that can no longer change.
 
-Knows nothing of models.
+Knows nothing of how models run.
 """
 
 from collections.abc import Sequence
@@ -14,40 +14,40 @@ from ptuning.model import Backbone
 
 @dataclass(frozen=True)
 class WritingOptions:
-    """How answers are written."""
+    """How answers are generated."""
 
     options: dict[str, Any]
-    """For transformers' own `generate`."""
+    """Options for transformers' own `generate`."""
     ends: frozenset[int]
     """The tokens that end an answer."""
     stop_strings: tuple[str, ...]
-    """The texts that end an answer, left out of it."""
+    """The texts that end an answer and are left out of it."""
     num_beams: int
-    """Beams a row."""
+    """Beams per row."""
     max_new_tokens: int
-    """The most tokens an answer may have."""
+    """The most tokens in an answer."""
     has_own_cache: bool
-    """Whether an option makes transformers handle its cache itself, which then cannot begin with a kept prefix."""
+    """Whether an option makes transformers manage its own cache, which then cannot start with a kept prefix."""
     is_assisted: bool
-    """Whether several tokens may come in a step."""
+    """Whether one step may add several tokens."""
 
 
 class RowText:
-    """A row's answer as it grows, up to its end: the first end-of-text token or stop string.
+    """A row's answer while it grows; it ends at the first end-of-text token or stop string.
 
     Args:
-        backbone: Whose tokenizer reads the ids.
-        settings: What ends it.
+        backbone: The backbone whose tokenizer decodes the ids.
+        settings: The tokens and texts that end the answer.
     """
 
     def __init__(self, backbone: Backbone, settings: WritingOptions) -> None:
         self._decode, self._settings = backbone.tokenizer.decode, settings
         self._ids: list[int] = []
-        self._num_told = 0
+        self._num_returned = 0
         self.has_ended = False
 
     def add(self, ids: Sequence[int]) -> str:
-        """Takes new tokens; returns the text that is certain now and was not before."""
+        """Adds tokens; returns the text that can no longer change and was not returned before."""
         for token in ids:
             if self.has_ended or token in self._settings.ends:
                 self.has_ended = True
@@ -56,7 +56,7 @@ class RowText:
         return self._new_text(is_last=self.has_ended)
 
     def finish(self) -> str:
-        """Returns the text that was held back, once no more tokens come."""
+        """Ends the answer; returns the text that was held back."""
         self.has_ended = True
         return self._new_text(is_last=True)
 
@@ -67,18 +67,19 @@ class RowText:
             self.has_ended = is_last = True
             text = text[: min(places)]
         num_certain = len(text) if is_last else len(text) - self._num_uncertain(text)
-        new, self._num_told = text[self._num_told : num_certain], max(self._num_told, num_certain)
+        new = text[self._num_returned : num_certain]
+        self._num_returned = max(self._num_returned, num_certain)
         return new
 
     def _num_uncertain(self, text: str) -> int:
-        """Characters at the end that may still change: half a character, and before it the start of a stop string."""
+        """Characters at the end that may still change: an incomplete character, or the start of a stop string."""
         whole = text.rstrip("\ufffd")
-        beginnings = (stop[:n] for stop in self._settings.stop_strings for n in range(1, len(stop)))
-        return len(text) - len(whole) + max((len(each) for each in beginnings if whole.endswith(each)), default=0)
+        starts = (stop[:n] for stop in self._settings.stop_strings for n in range(1, len(stop)))
+        return len(text) - len(whole) + max((len(each) for each in starts if whole.endswith(each)), default=0)
 
 
 def texts_of(backbone: Backbone, ids_BN: Tensor, settings: WritingOptions) -> list[str]:
-    """Each row's answer in words."""
+    """Decodes each row's answer."""
     texts = []
     for ids in ids_BN.tolist():
         row = RowText(backbone, settings)

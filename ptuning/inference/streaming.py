@@ -1,6 +1,6 @@
-"""Answers as they are written: a thread writes, the reader gets the text that is certain.
+"""Streams answers: a thread generates, and the caller reads text as soon as it can no longer change.
 
-Knows nothing of prompts' names or of tasks.
+Knows nothing of prompt names or tasks.
 """
 
 import queue
@@ -21,20 +21,20 @@ from ptuning.inference.row_text import RowText, WritingOptions
 from ptuning.model import Backbone
 
 PromptedRows: TypeAlias = tuple[Prompt, Sequence[int], Sequence[Example]]
-"""A batch to be written on: its prompt, its rows' numbers, and the rows."""
+"""A batch to generate for: its prompt, the rows' indices, and the rows."""
 
 
 class Piece(NamedTuple):
-    """Some text of a row's answer, as it comes."""
+    """A piece of a row's answer."""
 
     row: int
-    """The row it belongs to, counted from 0."""
+    """The row's index, from 0."""
     text: str
-    """What follows the row's pieces so far."""
+    """The text that follows the row's earlier pieces."""
 
 
 class _Cancelled(StoppingCriteria):
-    """Ends all rows once nobody listens any more."""
+    """Ends all rows once the caller has stopped reading."""
 
     def __init__(self, event: threading.Event) -> None:
         self._event = event
@@ -44,30 +44,30 @@ class _Cancelled(StoppingCriteria):
 
 
 class _RowStreamer(BaseStreamer):
-    """Hands each step's tokens on, a token a row; the rows as they were given, which come first, are left out."""
+    """Sends on each step's tokens, one token per row; skips the input rows, which transformers puts first."""
 
-    def __init__(self, rows: Sequence[int], hand_on: Callable[[list[tuple[int, int]]], None]) -> None:
-        self._rows, self._hand_on, self._has_begun = rows, hand_on, False
+    def __init__(self, rows: Sequence[int], send: Callable[[list[tuple[int, int]]], None]) -> None:
+        self._rows, self._send, self._has_seen_input = rows, send, False
 
     def put(self, value: Tensor) -> None:
-        if self._has_begun:
-            self._hand_on(list(zip(self._rows, value.tolist(), strict=True)))
-        self._has_begun = True
+        if self._has_seen_input:
+            self._send(list(zip(self._rows, value.tolist(), strict=True)))
+        self._has_seen_input = True
 
     def end(self) -> None:
-        """Nothing is held back here."""
+        """Does nothing: no tokens are held back."""
 
 
 def stream(backbone: Backbone, batches: Sequence[PromptedRows], settings: WritingOptions) -> Iterator[Piece]:
-    """Writes batch after batch in a thread of its own, and yields the text as it comes.
+    """Generates batch after batch in a separate thread, and yields the text as it comes.
 
     Args:
         backbone: The frozen model.
-        batches: What to write on.
-        settings: How.
+        batches: The batches to generate for.
+        settings: How to generate.
 
     Raises:
-        PromptError: Where tokens do not come one by one: with beams, and with assisted generation.
+        PromptError: With beams or assisted generation, which do not produce tokens one by one.
     """
     if settings.num_beams > 1 or settings.is_assisted:
         received = "generate(stream=True) with beams or assisted generation"
@@ -76,7 +76,7 @@ def stream(backbone: Backbone, batches: Sequence[PromptedRows], settings: Writin
 
 
 def _streamed(backbone: Backbone, batches: Sequence[PromptedRows], settings: WritingOptions) -> Iterator[Piece]:
-    steps: queue.Queue[Any] = queue.Queue()  # tokens of a step, ended rows, an error, or None behind all
+    steps: queue.Queue[Any] = queue.Queue()  # a step's tokens, ended rows, an error, or None at the end
     cancelled = threading.Event()
 
     def work() -> None:
@@ -87,7 +87,7 @@ def _streamed(backbone: Backbone, batches: Sequence[PromptedRows], settings: Wri
                 if cancelled.is_set():
                     return
                 steps.put(_Ended(rows))
-        except Exception as error:  # it is raised again where the text is read
+        except Exception as error:  # raised again in the caller's thread
             steps.put(error)
         finally:
             steps.put(None)
@@ -106,11 +106,11 @@ def _streamed(backbone: Backbone, batches: Sequence[PromptedRows], settings: Wri
 
 
 class _Ended(tuple[int, ...]):
-    """The rows of a batch whose writing has ended."""
+    """The rows of a batch that has ended."""
 
 
 def _pieces(texts: dict[int, RowText], step: Any) -> Iterator[Piece]:
-    """The new text of a step, or what was held back of rows that have ended."""
+    """The new text of a step, or the text held back for rows that have ended."""
     if isinstance(step, _Ended):
         new = [(row, texts[row].finish()) for row in step]
     else:

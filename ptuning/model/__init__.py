@@ -1,7 +1,7 @@
-"""The frozen language model: loaded, fingerprinted, asked what it can do, and run.
+"""Loads the frozen language model, fingerprints it, finds out what it supports, and runs it.
 
-`Backbone` is the protocol, `families` lists who keeps it; `kernels` are faster ways to torch's functions. Knows nothing
-of prompts.
+`Backbone` is the protocol and `families` lists its implementations. `kernels` holds faster versions of torch's
+functions. Knows nothing of prompts.
 """
 
 from typing import TYPE_CHECKING

@@ -1,8 +1,8 @@
-"""The frozen language model and its tokenizer: embed, read a batch, write answers, tell what it can do.
+"""The frozen language model and its tokenizer: embeds ids, reads batches, generates, and tells what it supports.
 
-One small protocol, a class a family: `CausalBackbone` reads question and answer as one sequence,
-`EncoderDecoderBackbone` reads the question with its encoder and answers with its decoder. What stands above works
-through the protocol. Knows nothing of prompts or training.
+One small protocol with one class per family. `CausalBackbone` reads question and answer as one sequence;
+`EncoderDecoderBackbone` reads the question with its encoder and answers with its decoder. Higher floors use the
+protocol alone. Knows nothing of prompts or training.
 """
 
 import copy
@@ -27,25 +27,24 @@ from ptuning.model.twin import twin_of
 
 _EMBED_CHUNK = 8192  # tokens embedded at a time
 
-
-OVERHEAD_TOKENS = 80  # about what SmolLM2-135M reads in the time that one run more takes, on 2 cores
+OVERHEAD_TOKENS = 80  # the cost of one more forward pass, in tokens; estimated for SmolLM2-135M on 2 cores
 
 
 class Backbone(ABC):
-    """A frozen language model with its tokenizer; `Backbone.of` makes the right kind for a model.
+    """A frozen language model with its tokenizer; `Backbone.of` builds the right subclass for a model.
 
-    The model is put into eval mode and no parameter requires a gradient; nothing else about it is changed.
+    The model is put into eval mode and its parameters require no gradient. Nothing else about it is changed.
 
     Args:
         model: A transformers model with a language-modelling head.
         tokenizer: Its tokenizer.
-        name: What a saved prompt records as its base; None: the model's own `name_or_path`.
+        name: The name that a saved prompt records for its base; None: the model's own `name_or_path`.
     """
 
     task_type: ClassVar[str]
-    """What PEFT calls the family."""
+    """PEFT's name for the family."""
     generation_padding_side: ClassVar[str]
-    """Where rows are padded that are to be continued."""
+    """Padding side for generation."""
     _families: ClassVar[list[type["Backbone"]]] = []
 
     def __init__(self, model: Any, tokenizer: Any, name: str | None = None) -> None:
@@ -53,21 +52,21 @@ class Backbone(ABC):
         self.tokenizer = tokenizer
         self.name = name or model.name_or_path
         self._accepted = inspect.signature(model.forward).parameters
-        self._turns = threading.RLock()
+        self._lock = threading.RLock()
 
     def __init_subclass__(cls) -> None:
-        """A subclass is a family, found by `of` through what it `fits`."""
+        """Registers the subclass as a family, which `of` finds through `fits`."""
         Backbone._families.append(cls)
 
     @classmethod
     @abstractmethod
     def fits(cls, model: Any) -> bool:
-        """Whether a transformers model is of this family."""
+        """Whether a transformers model belongs to this family."""
 
     @staticmethod
     def of(model: Any, tokenizer: Any, name: str | None = None) -> "Backbone":
-        """The backbone of a model that is loaded already; arguments as above."""
-        assert Backbone._families, "Backbone is to be imported from ptuning.model, which registers its families"
+        """Builds the backbone for a loaded model; arguments as above."""
+        assert Backbone._families, "import Backbone from ptuning.model, which registers the families"
         family = next(each for each in Backbone._families if each.fits(model))
         return family(model, tokenizer, name)
 
@@ -85,21 +84,21 @@ class Backbone(ABC):
 
         Args:
             name_or_path: A model directory, or a hub name.
-            dtype: float32, bfloat16, float16; auto: bfloat16 where the hardware computes in it, else float32.
+            dtype: float32, bfloat16, float16; auto: bfloat16 if the hardware computes in it, else float32.
             device: cpu, cuda, …; auto: the first accelerator if there is one.
             revision: Branch, tag or commit of a hub model.
             trust_remote_code: Whether code that comes with the model may run.
-            quantization: none, or int8: the frozen weights as 8-bit whole numbers (torchao).
+            quantization: none, or int8: the frozen weights as 8-bit integers (torchao).
 
         Raises:
-            ModelError: When it is missing or broken, or reads what follows a token.
+            ModelError: If the model is missing or broken, or its tokens see later tokens.
         """
         name = str(name_or_path)
         model, tokenizer = load(name, dtype, device, revision, trust_remote_code)
         backbone = cls.of(model, tokenizer, name)
         backbone.require_readable()
         if quantization == "int8":
-            backbone.fingerprint  # noqa: B018 - that of the model as it came, whose prompts are this one's too
+            backbone.fingerprint  # noqa: B018 - taken before quantization, so prompts fit both models
             quantize_int8(model)
         return backbone
 
@@ -112,26 +111,26 @@ class Backbone(ABC):
         revision: str | None = None,
         trust_remote_code: bool = False,
     ) -> "Backbone":
-        """A backbone that can embed and no more: of the model's weights the input embeddings alone are read.
+        """A backbone that can only embed: it reads the model's input embeddings and no other weights.
 
-        The whole model is loaded where its files do not allow that. Arguments and errors as in `from_pretrained`.
+        Loads the whole model if its files do not allow that. Arguments and errors as in `from_pretrained`.
         """
-        options = (dtype, device, revision, trust_remote_code)
-        found = load_embeddings(str(name_or_path), *options)
+        found = load_embeddings(str(name_or_path), dtype, device, revision, trust_remote_code)
         if found is None:
-            return cls.from_pretrained(name_or_path, *options)
-        backbone = cls.of(*found[:2], str(name_or_path))
-        backbone.__dict__["fingerprint"] = found[2]  # in place of the cached property's
+            return cls.from_pretrained(name_or_path, dtype, device, revision, trust_remote_code)
+        model, tokenizer, fingerprint = found
+        backbone = cls.of(model, tokenizer, str(name_or_path))
+        backbone.__dict__["fingerprint"] = fingerprint  # fills the cached property
         return backbone
 
     @property
     def device(self) -> torch.device:
-        """Where the model's input embeddings are."""
+        """The device of the model's input embeddings."""
         return self.model.get_input_embeddings().weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the model's embeddings, and of what is spliced among them."""
+        """The precision of the model's input embeddings, and of the virtual tokens put among them."""
         return self.model.get_input_embeddings().weight.dtype
 
     @property
@@ -141,27 +140,27 @@ class Backbone(ABC):
 
     @property
     def max_positions(self) -> int | None:
-        """Positions the model was made for; None where it has no limit."""
+        """The number of positions that the model supports; None if it has no limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def pad_id(self) -> int:
-        """The id that fills rows; masked, so that any will do where the tokenizer names none."""
+        """The padding id. Padding is masked, so any id will do if the tokenizer has none."""
         return next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
 
     @property
     def end_ids(self) -> list[int]:
-        """The ids that end an answer: the tokenizer's, which training appends, and those of the model's own."""
+        """The ids that end an answer: the tokenizer's, which training appends, and the model's own."""
         own = self.model.generation_config.eos_token_id
         ids = [self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
         return sorted({i for i in ids if i is not None})
 
     @property
     def vocabulary_VH(self) -> Tensor:
-        """The input embedding of every token, `[V, H]` in the model's precision, exactly as `embed` gives it.
+        """The input embedding of every token, `[V, H]` in the model's precision, exactly as `embed` returns it.
 
-        The model's own matrix, not a copy (nothing may be written to it), where its module looks rows up and no more.
-        Where the module does more, as those that scale, the rows are made anew on each use, and nothing keeps them.
+        If the embedding module only looks rows up, this is the model's own matrix and not a copy: do not write to it.
+        If the module does more (some scale the rows), the matrix is computed on each access and not kept.
         """
         module = self.model.get_input_embeddings()
         if type(module) is nn.Embedding and "forward" not in vars(module) and not module._forward_hooks:
@@ -172,68 +171,68 @@ class Backbone(ABC):
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """What a saved prompt knows its base model by."""
+        """Identifies the model as the base of a saved prompt."""
         return Fingerprint.of(self.model)
 
     @property
     def overhead_tokens(self) -> int:
-        """What parting a batch must save, in tokens; nothing is saved where rows are laid end to end."""
+        """The padding, in tokens, that splitting a batch must save; packed rows have none, so they are not split."""
         return OVERHEAD_TOKENS if self.device.type == "cpu" and not self.supports_packing else FEWEST_BATCHES
 
-    def require_readable(self) -> None:  # noqa: B027 - most families read as they should
-        """Raises `ModelError` when the model does not read as its family must."""
+    def require_readable(self) -> None:  # noqa: B027 - most families need no check
+        """Raises `ModelError` if the model does not read rows as its family must."""
 
     @property
     def supports_prefix_cache(self) -> bool:
-        """Whether leading tokens run once can stand before many rows."""
+        """Whether a prefix that is run once can serve many rows."""
         return False
 
     @property
     def can_keep_prefix(self) -> bool:
-        """Whether it can be done with this one: not where layers are run again in the backward pass."""
+        """Whether this backbone can keep a prefix: it must support that, and run without activation checkpointing."""
         return self.supports_prefix_cache and not is_checkpointed(self.model)
 
     @property
     def supports_packing(self) -> bool:
-        """Whether rows may be laid end to end, so that rows of all lengths fill a batch."""
+        """Whether rows can be packed end to end in one line."""
         return False
 
     @property
     def ignores_left_padding(self) -> bool:
-        """Whether rows may be continued together."""
+        """Whether left padding changes nothing, so rows of different lengths can be generated together."""
         return True
 
     @property
     def generates_from_embeddings(self) -> bool:
-        """Whether transformers can write with the model from embeddings."""
+        """Whether transformers can generate from input embeddings with this model."""
         return True
 
     @cached_property
     def _changes_when_run(self) -> bool:
-        """Whether the model keeps something of each run in its modules: rotary embeddings that follow the length."""
+        """Whether a run changes the model's modules, as rotary embeddings that depend on the length do."""
         kinds = (getattr(module, "rope_type", None) for module in self.model.modules())
         names = (name for kind in kinds for name in (kind.values() if isinstance(kind, dict) else [kind]) if name)
         return any("dynamic" in name or name == "longrope" for name in names)
 
     def in_turn(self) -> AbstractContextManager[Any]:
-        """Threads wait here for one another where the model could not be run by several at once."""
-        return self._turns if self._changes_when_run else nullcontext()
+        """A lock for models that only one thread may run at a time; for other models it does nothing."""
+        return self._lock if self._changes_when_run else nullcontext()
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Input embeddings, `[..., H]` of ids `[...]`, exactly as the model makes them itself."""
+        """Input embeddings `[..., H]` of ids `[...]`, exactly as the model computes them."""
         return self.model.get_input_embeddings()(ids)
 
     @abstractmethod
     def coder(self, task: Task) -> Coder:
-        """Turns the task's rows into the examples that this model reads."""
+        """The coder that turns the task's rows into examples for this model."""
 
     @abstractmethod
     def collate(self, examples: Sequence[Example], padding_side: str = "right") -> Batch:
-        """Pads examples to a batch; no row's score depends on the side."""
+        """Pads examples to a batch; the side does not change any row's logits."""
 
     @abstractmethod
     def logits(self, embeddings_BTH: Tensor, batch: Batch) -> Tensor:
-        """The reference run: every row whole. `[N, V]` fp32 at the batch's scored positions, in row order.
+        """Runs every row whole, and returns logits `[N, V]` fp32 at the batch's scored positions, in row order.
 
         Args:
             embeddings_BTH: Input embeddings of `batch.ids_BT`, virtual tokens in their places.
@@ -242,30 +241,30 @@ class Backbone(ABC):
 
     @abstractmethod
     def generate(self, embeddings_BTH: Tensor, ids_BT: Tensor, mask_BT: Tensor, **settings: Any) -> Tensor:
-        """Writes after each row through transformers' own `generate`.
+        """Generates after each row with transformers' own `generate`.
 
         Args:
             embeddings_BTH: Input embeddings of the rows, virtual tokens in their places.
             ids_BT: Their ids, padded on the left; negative ids are virtual tokens.
             mask_BT: 1 where a row has a token.
-            settings: Options of `generate`; `past_key_values` may hold what leading columns were run to.
+            settings: Options of `generate`; `past_key_values` may hold the keys and values of leading columns.
 
         Returns:
             The new tokens, `[B, N]`.
         """
 
     def require_room(self, num_tokens: int) -> None:
-        """Raises `DataError` when rows of so many tokens are beyond the model's positions."""
+        """Raises `DataError` if a row of `num_tokens` tokens has more than the model has positions."""
         limit = self.max_positions
         if limit is not None and num_tokens > limit:
             raise DataError(
-                f"a row of {num_tokens} tokens, virtual ones included",
+                f"a row of {num_tokens} tokens, including virtual tokens",
                 f"at most {limit}, the model's positions",
                 "Shorten the text or the prompt",
             )
 
     def num_columns_before(self, ids_BT: Tensor) -> int:
-        """How many columns stand before the new tokens in what transformers' `generate` writes."""
+        """The number of columns before the new tokens in the output of transformers' `generate`."""
         return ids_BT.shape[1]
 
     def twin(self) -> Self:
@@ -275,15 +274,15 @@ class Backbone(ABC):
         return backbone
 
     def with_checkpointing(self) -> Self:
-        """A backbone over the same weights whose layers are run again in the backward pass: less memory, slower.
+        """A backbone over the same weights with activation checkpointing: it takes less memory and more time.
 
         Raises:
-            ModelError: When the model's layers cannot be run again one by one.
+            ModelError: If the model has no layers that support checkpointing.
         """
         backbone = copy.copy(self)
         backbone.model = checkpointing_model(self.model)
         return backbone
 
     def weights_sha256(self) -> str:
-        """SHA-256 over all weights' bytes in the order of their names: equal before and after any use of ours."""
+        """SHA-256 of all weights' bytes, ordered by name. No use of the backbone changes it."""
         return sha256_of(self.model.state_dict())

@@ -1,6 +1,6 @@
-"""What a causal model does, found out by running it on a few tokens: architectures do not tell.
+"""Finds out what a causal model supports by running it on a few tokens, since architectures do not declare it.
 
-Knows nothing of prompts or files. Each takes a `CausalBackbone`.
+Each function takes a `CausalBackbone`. Knows nothing of prompts or files.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from transformers import DynamicCache
 from ptuning.data import added, positions
 from ptuning.model.kernels import FastKernels, JointPrefix, LastLayerCut
 
-_SAME = 1e-2  # of the largest logit: more than rounding makes in any precision
-_FAR_NEARER = 0.25
-_GAP = 8  # columns of padding that must change nothing
+_TOLERANCE = 1e-2  # relative to the largest logit: more than rounding causes in any precision
+_FAR_NEARER = 0.25  # relative to the distance between the right and the wrong logits
+_GAP = 8  # columns of padding
 
 
 @torch.no_grad()
 def is_causal(backbone: Any) -> bool:
-    """Whether a token's logits are the same whatever follows it; an encoder such as BERT would read the answer."""
+    """Whether a token's logits do not depend on later tokens; an encoder such as BERT would read the answer."""
     ids_BT = torch.tensor([[1, 2], [1, 3]], device=backbone.device)
     positions_BT = torch.tensor([[0, 1], [0, 1]], device=backbone.device)
     logits_BV = backbone.run(inputs_embeds=backbone.embed(ids_BT), position_ids=positions_BT).logits[:, 0]
@@ -29,9 +29,9 @@ def is_causal(backbone: Any) -> bool:
 
 @torch.no_grad()
 def ignores_left_padding(backbone: Any) -> bool:
-    """Whether padding in front of a row changes nothing, so that rows may be continued together.
+    """Whether left padding changes nothing, so rows of different lengths can be generated together.
 
-    RWKV reads it as text, and in transformers 5.23 it and MiniMax mix up the states of rows that they continue.
+    RWKV reads padding as text. In transformers 5.23, RWKV and MiniMax also mix up the states of the rows of a batch.
     """
     ids_BT = torch.tensor([[3, 1, 2], [3, 1, 2]], device=backbone.device)
     mask_BT = torch.tensor([[0, 1, 1], [1, 1, 1]], device=backbone.device)
@@ -41,7 +41,7 @@ def ignores_left_padding(backbone: Any) -> bool:
 
 @torch.no_grad()
 def ignores_padding_gaps(backbone: Any) -> bool:
-    """Whether padding between two tokens of a row changes nothing; MPT, for one, counts it in their distance."""
+    """Whether padding between two tokens of a row changes nothing; MPT, for one, counts it in the distance."""
     ids_1T = torch.tensor([[1, *[3] * _GAP, 2, 4]], device=backbone.device)
     mask_1T = torch.tensor([[1, *[0] * _GAP, 1, 1]], device=backbone.device)
     gap_V, plain_V = (
@@ -58,10 +58,10 @@ def ignores_padding_gaps(backbone: Any) -> bool:
 
 @torch.no_grad()
 def supports_block_masks(backbone: Any) -> bool:
-    """Whether a mask for each pair of tokens is heeded as it is given: two rows in one line, behind a kept token."""
+    """Whether the model obeys a mask over pairs of tokens; tested with two rows in one line after a kept token."""
     ids_15 = torch.tensor([[1, 2, 3, 4, 5]], device=backbone.device)
     sees_55 = torch.ones(5, 5, dtype=torch.bool, device=backbone.device).tril()
-    sees_55[3:, 1:3] = False  # tokens 3 and 4 are another row's than 1 and 2
+    sees_55[3:, 1:3] = False  # tokens 1 and 2 are one row, 3 and 4 another
     masks_1145 = added(sees_55[None, None, 1:], backbone.dtype)
     positions_15 = torch.tensor([[0, 1, 2, 1, 2]], device=backbone.device)
     cache = DynamicCache()
@@ -73,7 +73,7 @@ def supports_block_masks(backbone: Any) -> bool:
     run(slice(0, 1), past_key_values=cache, use_cache=True)
     try:
         line_4V = run(slice(1, 5), past_key_values=cache, use_cache=True, attention_mask=masks_1145)
-    except (ValueError, RuntimeError, IndexError):  # an architecture that takes one mask a row only, as Falcon's ALiBi
+    except (ValueError, RuntimeError, IndexError):  # some take only one mask per row, as Falcon with ALiBi
         return False
     alone_V = backbone.run(
         inputs_embeds=backbone.embed(ids_15[:, [0, 3, 4]]), position_ids=positions_15[:, :3], use_cache=False
@@ -83,13 +83,13 @@ def supports_block_masks(backbone: Any) -> bool:
 
 @torch.no_grad()
 def supports_joint_prefix(backbone: Any) -> bool:
-    """Whether keys of the first line's head reach every line: attention must go through torch's own function."""
-    ids_23 = torch.tensor([[1, 2, 3], [4, 5, 0]], device=backbone.device)  # the head and a row; another row
+    """Whether all lines can see a prefix in the first line: the model's attention must call torch's function."""
+    ids_23 = torch.tensor([[1, 2, 3], [4, 5, 0]], device=backbone.device)  # the prefix and a row; another row
     positions_23 = torch.tensor([[0, 1, 2], [1, 2, 0]], device=backbone.device)
     own_233 = torch.ones(2, 3, 3, dtype=torch.bool, device=backbone.device).tril()
-    own_233[0, 1:, 0] = False  # the head is seen where it is put before the line
-    head_231 = torch.tensor([[[False], [True], [True]], [[True]] * 3], device=backbone.device)
-    masks_2134 = added(torch.cat([head_231, own_233], dim=2)[:, None], backbone.dtype)
+    own_233[0, 1:, 0] = False  # the prefix is seen through its copy before the line
+    prefix_231 = torch.tensor([[[False], [True], [True]], [[True]] * 3], device=backbone.device)
+    masks_2134 = added(torch.cat([prefix_231, own_233], dim=2)[:, None], backbone.dtype)
     inputs = {"inputs_embeds": backbone.embed(ids_23), "position_ids": positions_23, "use_cache": False}
     try:
         with FastKernels(JointPrefix(1)):
@@ -112,9 +112,9 @@ def supports_joint_prefix(backbone: Any) -> bool:
 
 @torch.no_grad()
 def last_layer_can_be_cut(backbone: Any, weights: Sequence[Tensor]) -> bool:
-    """Whether a token's logits stay the same where the last layer's products leave the others out.
+    """Whether a token's logits stay the same if the last layer's products leave the other tokens out.
 
-    They would not where layers are run more than once in a pass.
+    They change in models that run a layer more than once in a pass.
     """
     ids_24 = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]], device=backbone.device)
     scored_24 = torch.zeros_like(ids_24, dtype=torch.bool)
@@ -128,20 +128,20 @@ def last_layer_can_be_cut(backbone: Any, weights: Sequence[Tensor]) -> bool:
 
 
 def _is_rounding(found_V: Tensor, right_V: Tensor, wrong_V: Tensor) -> bool:
-    """Whether 16 bits may be why logits are off: they are far nearer to the right ones than to the wrong ones."""
-    off, apart = ((found_V.float() - each_V.float()).norm() for each_V in (right_V, wrong_V))
-    return found_V.dtype != torch.float32 and bool(off < _FAR_NEARER * apart)
+    """Whether 16-bit rounding explains the error: the logits are far nearer to the right ones than to the wrong."""
+    to_right, to_wrong = ((found_V.float() - each_V.float()).norm() for each_V in (right_V, wrong_V))
+    return found_V.dtype != torch.float32 and bool(to_right < _FAR_NEARER * to_wrong)
 
 
 def _steps(backbone: Any, ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, ...]:
-    """The logits `[B, V]` of three greedy steps."""
+    """The logits of three greedy steps, `[B, V]` each."""
     options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "max_new_tokens": 3, "max_length": None}
-    ends = {"eos_token_id": None, "pad_token_id": backbone.pad_id}
-    told = {"output_logits": True, "return_dict_in_generate": True}
+    special_ids = {"eos_token_id": None, "pad_token_id": backbone.pad_id}
+    output = {"output_logits": True, "return_dict_in_generate": True}
     inputs = {"inputs_embeds": backbone.embed(ids_BT), "input_ids": ids_BT, "attention_mask": mask_BT}
-    return backbone.model.generate(**inputs, **options, **ends, **told).logits
+    return backbone.model.generate(**inputs, **options, **special_ids, **output).logits
 
 
 def _same(one_V: Tensor, other_V: Tensor) -> bool:
-    """Whether logits are equal but for rounding, in whatever precision."""
-    return bool((one_V.float() - other_V.float()).abs().max() <= _SAME * other_V.float().abs().max())
+    """Whether logits are equal except for rounding, in any precision."""
+    return bool((one_V.float() - other_V.float()).abs().max() <= _TOLERANCE * other_V.float().abs().max())

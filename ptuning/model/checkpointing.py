@@ -1,4 +1,4 @@
-"""Activation checkpointing of a frozen model: layers keep only their inputs and are run again in the backward pass.
+"""Activation checkpointing of a frozen model: layers keep only their inputs and run again in the backward pass.
 
 Knows nothing of prompts or of training loops.
 """
@@ -14,13 +14,13 @@ from ptuning.model.twin import twin_of
 
 
 def checkpointing_model(model: Any) -> Any:
-    """Another model over the same weights, whose layers are run again in the backward pass.
+    """A copy of the model that shares its weights and uses activation checkpointing.
 
-    The given one is not changed: others may run it meanwhile. Not through transformers' own switch, which works in
-    training mode only, where there would be dropout, and drops a cache without a word.
+    The given model is not changed, so other threads may run it meanwhile. transformers' own switch is not used: it
+    works in training mode only, with dropout, and silently drops the cache.
 
     Raises:
-        ModelError: When the model's layers cannot be run again one by one.
+        ModelError: If the model has no layers that support checkpointing.
     """
     if not _layers(model):
         raise ModelError(
@@ -35,7 +35,7 @@ def checkpointing_model(model: Any) -> Any:
 
 
 def is_checkpointed(model: Any) -> bool:
-    """Whether layers are run again in the backward pass, by us or by transformers, which would change a cache twice."""
+    """Whether layers run again in the backward pass, by ptuning or by transformers; a cache would then fill twice."""
     return any(_is_ours(layer) or (layer.gradient_checkpointing and layer.training) for layer in _layers(model))
 
 

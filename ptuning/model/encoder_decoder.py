@@ -1,4 +1,4 @@
-"""Encoder-decoders such as T5: the encoder reads the question, the decoder answers.
+"""Encoder-decoders such as T5: the encoder reads the question, and the decoder answers.
 
 Knows nothing of prompts or training.
 """
@@ -14,7 +14,7 @@ from ptuning.model.backbone import Backbone
 
 
 class EncoderDecoderBackbone(Backbone):
-    """An encoder-decoder such as T5: its encoder reads prompt and question (Lester et al. 2021)."""
+    """An encoder-decoder such as T5; its encoder reads the prompt and the question (Lester et al. 2021)."""
 
     task_type, generation_padding_side = "SEQ_2_SEQ_LM", "right"
 
@@ -33,15 +33,15 @@ class EncoderDecoderBackbone(Backbone):
             )
 
     def coder(self, task: Task) -> Coder:
-        """Turns the task's rows into examples whose questions are closed by the tokenizer's end-of-text token."""
+        """The coder that turns the task's rows into examples; each question ends with the end-of-text token."""
         return Coder(task, self.tokenizer, self.max_positions, closes=True)
 
     def collate(self, examples: Sequence[Example], padding_side: str = "right") -> Batch:
-        """Pads examples, questions and answers apart."""
+        """Pads examples, questions and answers separately."""
         return collate_pairs(examples, self.pad_id, padding_side)
 
     def logits(self, embeddings_BTH: Tensor, batch: Batch) -> Tensor:
-        """The model's own forward: embeddings into the encoder, the answer so far into the decoder."""
+        """Runs the model: the encoder reads the embeddings, the decoder the answer so far."""
         output = self.model(
             inputs_embeds=embeddings_BTH,
             attention_mask=batch.mask_BT,
@@ -51,10 +51,10 @@ class EncoderDecoderBackbone(Backbone):
         return output.logits[batch.scored_BT].float()
 
     def generate(self, embeddings_BTH: Tensor, ids_BT: Tensor, mask_BT: Tensor, **settings: Any) -> Tensor:
-        """Writes an answer to each row, the decoder's start token left out."""
-        written_BN = self.model.generate(inputs_embeds=embeddings_BTH, attention_mask=mask_BT, **settings)
-        return written_BN[:, self.num_columns_before(ids_BT) :]
+        """Generates an answer for each row, without the decoder's start token."""
+        output_BN = self.model.generate(inputs_embeds=embeddings_BTH, attention_mask=mask_BT, **settings)
+        return output_BN[:, self.num_columns_before(ids_BT) :]
 
     def num_columns_before(self, ids_BT: Tensor) -> int:
-        """The decoder's start token alone."""
+        """1, for the decoder's start token."""
         return 1

@@ -1,6 +1,6 @@
 """The families of language models: importing this module registers them all.
 
-A new family is a module of its own and a line here.
+A new family is one module and one line here. Knows nothing of prompts.
 """
 
 from ptuning.model.backbone import Backbone as Backbone

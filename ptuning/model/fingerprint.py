@@ -1,6 +1,6 @@
-"""What tells one base model from another of the same shape.
+"""Tells base models of the same shape apart by a sample of their weights.
 
-Knows nothing of prompts; needs no more of a model than its configuration and its named parameters.
+Uses only a model's configuration and named parameters. Knows nothing of prompts.
 """
 
 import hashlib
@@ -14,22 +14,23 @@ from torch import Tensor
 
 _ARCHITECTURE_KEYS = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 _NUM_SAMPLED_WEIGHTS = 256
-_SHARE_EQUAL = 0.8  # a weight midway between two bfloat16 numbers may fall to either when it is rounded twice
+_SHARE_EQUAL = 0.8  # a weight midway between two bfloat16 numbers may round to either when it is rounded twice
 
 
 @dataclass(frozen=True)
 class Fingerprint:
     """A base model's architecture and a sample of its weights.
 
-    In the same precision the sampled weights must be equal; in others, equal once they are rounded to bfloat16.
+    Models in the same precision match if the sampled weights are equal. In different precisions, most of the weights
+    must be equal after rounding to bfloat16.
     """
 
     architecture: Mapping[str, Any]
     """model_type, hidden_size, num_hidden_layers, num_attention_heads, vocab_size."""
     weights: tuple[float, ...]
-    """256 weights, evenly spread over all parameters in the order of their names."""
+    """256 weights, evenly spaced over all parameters ordered by name."""
     dtype: str
-    """The precision they were read in, e.g. bfloat16."""
+    """The precision of the weights, e.g. bfloat16."""
 
     @classmethod
     def of(cls, model: Any, read: Callable[[str], Any] | None = None) -> "Fingerprint":
@@ -37,27 +38,27 @@ class Fingerprint:
 
         Args:
             model: The model.
-            read: Gives a parameter's numbers, by its name, where the model does not hold them itself: a tensor, or what
-                can be indexed like one.
+            read: Returns a parameter's values by name, as a tensor or something indexed like one; None: the values that
+                the model itself holds.
         """
-        # Quantized weights, which are no plain numbers, cannot be compared.
+        # Quantized weights are not plain numbers and cannot be compared.
         plain = ((name, each) for name, each in model.named_parameters() if _is_plain(each))
         parameters = sorted(plain, key=lambda pair: pair[0])
         ends = torch.tensor([parameter.numel() for _, parameter in parameters]).cumsum(0)
         places = torch.linspace(0, int(ends[-1]) - 1, _NUM_SAMPLED_WEIGHTS, dtype=torch.float64).long()
         weights = []
-        for place, which in zip(places.tolist(), torch.searchsorted(ends, places, right=True).tolist(), strict=True):
-            name, parameter = parameters[which]
-            offset = torch.tensor(place - int(ends[which]) + parameter.numel())
-            numbers = parameter.detach() if read is None else read(name)
-            value = numbers[tuple(int(i) for i in torch.unravel_index(offset, parameter.shape))]
+        for place, index in zip(places.tolist(), torch.searchsorted(ends, places, right=True).tolist(), strict=True):
+            name, parameter = parameters[index]
+            offset = torch.tensor(place - int(ends[index]) + parameter.numel())
+            values = parameter.detach() if read is None else read(name)
+            value = values[tuple(int(i) for i in torch.unravel_index(offset, parameter.shape))]
             weights.append(float(f"{float(value.to(parameter.dtype)):.6g}"))
         config = model.config.get_text_config()
         architecture = {key: getattr(config, key, None) for key in _ARCHITECTURE_KEYS}
         return cls(architecture, tuple(weights), str(model.dtype).removeprefix("torch."))
 
     def matches(self, other: "Fingerprint") -> bool:
-        """Whether both are of the same base model."""
+        """Whether both fingerprints are of the same base model."""
         if dict(self.architecture) != dict(other.architecture) or len(self.weights) != len(other.weights):
             return False
         if self.dtype == other.dtype:
@@ -66,14 +67,14 @@ class Fingerprint:
         return float((ours == theirs).float().mean()) >= _SHARE_EQUAL
 
     def __str__(self) -> str:
-        """The architecture and a digest of the sample, for people."""
+        """The architecture and a digest of the sampled weights, for messages."""
         shape = self.architecture
         digest = hashlib.sha256(json.dumps(self.weights).encode()).hexdigest()[:8]
         return f"{shape['model_type']} {shape['num_hidden_layers']}x{shape['hidden_size']} {digest}"
 
 
 def sha256_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over all tensors' bytes in the order of their names."""
+    """SHA-256 of all tensors' bytes, ordered by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
@@ -83,7 +84,7 @@ def sha256_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensor itself, or the plain ones that a quantized one is made of."""
+    """The tensor itself, or the plain tensors inside a quantized one."""
     if not hasattr(tensor, "__tensor_flatten__"):
         yield tensor
         return

@@ -1,6 +1,6 @@
 """Loads a language model and its tokenizer from a directory or the hub: device, precision, int8 weights.
 
-Knows nothing of prompts or of what a model is used for. What cannot be loaded is told in one line.
+A model that cannot be loaded raises a one-line error. Knows nothing of prompts or of what a model is used for.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers  # its classes are loaded when they are first named
+import transformers  # it loads each class on first access
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
@@ -25,30 +25,30 @@ def load(name: str, dtype: str, device: str, revision: str | None, trust_remote_
 
     Args:
         name: A model directory, or a hub name.
-        dtype: float32, bfloat16, float16; auto: bfloat16 where the hardware computes in it, else float32.
+        dtype: float32, bfloat16, float16; auto: bfloat16 if the hardware computes in it, else float32.
         device: cpu, cuda, …; auto: the first accelerator if there is one.
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Whether code that comes with the model may run.
 
     Raises:
-        ModelError: When it is missing or broken.
+        ModelError: If the model is missing or broken.
     """
-    place = _device(device)
+    target = _device(device)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         with _quietly():
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
             is_pair = transformers.AutoConfig.from_pretrained(name, **options).is_encoder_decoder
             kind: Any = transformers.AutoModelForSeq2SeqLM if is_pair else transformers.AutoModelForCausalLM
-            loaded = kind.from_pretrained(name, dtype=_dtype(dtype, place), output_loading_info=True, **options)
-    except Exception as error:  # transformers, safetensors and json each raise their own kinds
+            loaded = kind.from_pretrained(name, dtype=_dtype(dtype, target), output_loading_info=True, **options)
+    except Exception as error:  # transformers, safetensors and json each raise their own errors
         raise cannot_load(name, str(error)) from error
     model, info = loaded
     _require_ids(name, model, tokenizer)
     if info["missing_keys"]:
         raise cannot_load(name, f"it lacks weights such as {min(info['missing_keys'])}")
-    model = model.to(place)
-    if place.type == "cpu":
+    model = model.to(target)
+    if target.type == "cpu":
         prefer_unrepeated(model)
     return model, tokenizer
 
@@ -56,19 +56,21 @@ def load(name: str, dtype: str, device: str, revision: str | None, trust_remote_
 def load_embeddings(
     name: str, dtype: str, device: str, revision: str | None, trust_remote_code: bool
 ) -> tuple[Any, Any, Fingerprint] | None:
-    """Like `load`, but of a causal model's weights its input embeddings alone are read; the others have no numbers.
+    """Like `load`, but reads only the input embeddings of a causal model; its other weights stay empty.
+
+    Without its layers, the model cannot be checked to be causal.
 
     Returns:
-        Model, tokenizer and the whole model's fingerprint, sampled from its files; None where the files do not name
-        every parameter as the model does, or hold quantized ones, and so the whole has to be loaded.
+        The model, its tokenizer, and the whole model's fingerprint, sampled from the files. None if the whole model has
+        to be loaded: its files name parameters differently or hold quantized weights, or it is an encoder-decoder.
 
     Raises:
-        ModelError: As `load`. Whether the model reads what follows a token cannot be found out without its layers.
+        ModelError: As in `load`.
     """
     from accelerate import init_empty_weights
 
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    place = _device(device)
+    target = _device(device)
     try:
         files = _tensor_files(name, revision)
         if not files:
@@ -80,9 +82,9 @@ def load_embeddings(
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
             with init_empty_weights(include_buffers=False):
                 model = transformers.AutoModelForCausalLM.from_config(
-                    config, dtype=_dtype(dtype, place), trust_remote_code=trust_remote_code
+                    config, dtype=_dtype(dtype, target), trust_remote_code=trust_remote_code
                 )
-            model.tie_weights()  # a head that is the embeddings has no tensor of its own
+            model.tie_weights()  # a head tied to the embeddings has no tensor in the files
             module = model.get_input_embeddings()
             names = {id(each): key for key, each in model.named_parameters()}
             if not set(names.values()) <= set(files) or [key for key, _ in module.named_parameters()] != ["weight"]:
@@ -93,7 +95,7 @@ def load_embeddings(
                 weight = tensors.get_tensor(key)
             if weight.shape != module.weight.shape:
                 return None
-            module.weight = nn.Parameter(weight.to(place, module.weight.dtype))
+            module.weight = nn.Parameter(weight.to(target, module.weight.dtype))
     except Exception as error:  # as in `load`
         raise cannot_load(name, str(error)) from error
     _require_ids(name, model, tokenizer)
@@ -101,7 +103,7 @@ def load_embeddings(
 
 
 class _OnDisk:
-    """A tensor in a file, one number of which is read at a time."""
+    """A tensor in a file, read one value at a time."""
 
     def __init__(self, file: Path, key: str) -> None:
         self._file, self._key = file, key
@@ -112,7 +114,7 @@ class _OnDisk:
 
 
 def _tensor_files(name: str, revision: str | None) -> dict[str, Path]:
-    """The safetensors file of each tensor of a model directory or hub model; none where it has no such files."""
+    """The safetensors file of each tensor of a model directory or hub model; empty if it has no such files."""
 
     def found(file: str) -> Path | None:
         try:
@@ -138,19 +140,19 @@ def cannot_load(name: str, reason: str) -> ModelError:
     what = f"model directory {name}" if Path(name).is_dir() else f"model {name}, no directory here,"
     return ModelError(
         f"{what} cannot be loaded ({reason})",
-        "a directory with a whole language model, or a hub model's name",
+        "a directory with a complete language model, or a hub model's name",
         "Check the name and the files in it",
     )
 
 
 def quantize_int8(model: Any) -> None:
-    """Replaces the weights of the model's linear layers, but for the head, by 8-bit whole numbers and a scale a row.
+    """Replaces the weights of all linear layers except the head with 8-bit integers and one scale per weight row.
 
-    They are multiplied as floating-point numbers: memory is saved, gradients flow through as before (torchao's
-    weight-only quantization).
+    This is torchao's weight-only quantization. It saves memory; products are still computed in floating point, and
+    gradients flow through them.
 
     Raises:
-        ModelError: When torchao is not installed, or the model keeps its weights elsewhere than in linear layers.
+        ModelError: If torchao is not installed, or the model has weights outside linear layers.
     """
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
@@ -175,26 +177,26 @@ def quantize_int8(model: Any) -> None:
     try:
         with torch.no_grad():
             model(input_ids=ids_1T, **({"decoder_input_ids": ids_1T} if model.config.is_encoder_decoder else {}))
-    except NotImplementedError:  # a layer's code reads the weights of its linear layers by itself
+    except NotImplementedError:  # the model uses a linear layer's weight without calling the layer
         raise unfit from None
 
 
 def _require_ids(name: str, model: Any, tokenizer: Any) -> None:
-    """Raises `ModelError` when the tokenizer has ids that the model has no embedding for."""
+    """Raises `ModelError` if the tokenizer has ids without an embedding in the model."""
     num_embeddings, highest = model.get_input_embeddings().num_embeddings, _highest_id(tokenizer)
     if highest >= num_embeddings:
         raise cannot_load(name, f"its tokenizer has the id {highest} and the model {num_embeddings} embeddings")
 
 
 def _highest_id(tokenizer: Any) -> int:
-    """The highest id that text can have: special tokens of other modalities may stand beyond the embeddings."""
+    """The highest id that text can have; special tokens of other modalities may lie beyond the embeddings."""
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     return max(set(tokenizer.get_vocab().values()) - special)
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Holds transformers' warnings and progress bars back, so that a mistake is told in one line; downloads show."""
+    """Silences transformers' warnings and progress bars, so an error stays one line; downloads still show."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     hook = logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **{**options, "disable": True}))
@@ -222,7 +224,7 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def _computes_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 natively; emulated bfloat16 is slower than float32."""
+    """Whether the hardware computes in bfloat16; emulated bfloat16 is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":

@@ -1,7 +1,7 @@
-"""The trainable part, where it starts, and the artefact that is saved.
+"""The trainable prompt encoders, their initial values, and the saved prompt.
 
-`encoders` make the virtual tokens' embeddings, `initializers` say where they start, `soft_prompt` is the tuned prompt
-and `storage` its directory. Knows nothing of how a model is run.
+`encoders` compute the virtual tokens' embeddings, `initializers` choose their initial values, `soft_prompt` is the
+tuned prompt, and `storage` reads and writes its directory. Knows nothing of how a model is run.
 """
 
 from typing import TYPE_CHECKING

@@ -1,9 +1,9 @@
-"""The trainable part: small modules whose `forward` makes the virtual tokens' embeddings.
+"""The trainable part: small modules whose `forward` computes the virtual tokens' embeddings.
 
-All but `Conditioned` make one prompt, `forward() -> [P, H]`; that one reads each row's text first, `forward(text_BTH,
-text_BT) -> [B, P, H]`. Knows nothing of language models or of where the virtual tokens are placed. Every encoder keeps
-its start as an anchor and adds a branch whose last layer is zero at first, so that step 0 produces exactly `start_PH`,
-whatever the encoder.
+Knows nothing of language models or of where the virtual tokens are placed. All encoders but `Conditioned` compute one
+prompt for all rows, `forward() -> [P, H]`. `Conditioned` reads each row's text first, `forward(text_BTH, text_BT) ->
+[B, P, H]`. Every encoder starts at exactly `start_PH`: it adds to its initial embeddings a branch whose last layer is
+zero at first.
 """
 
 from collections.abc import Mapping
@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 from ptuning.errors import ConfigError, PromptError
 
-MAX_LSTM_WIDTH = 1024  # at H = 3072 an LSTM as wide as the model has hundreds of millions of weights and is no better
+MAX_LSTM_WIDTH = 1024  # at H = 3072, an LSTM of full width has hundreds of millions of weights and is no better
 
 
 class PromptEncoder(nn.Module):
-    """Makes a soft prompt: its `forward` returns the virtual tokens' embeddings in fp32.
+    """Computes a soft prompt: its `forward` returns the virtual tokens' embeddings in fp32.
 
     Args:
         start_PH: The initial embeddings, `[P, H]` fp32; what `forward` returns before training.
     """
 
     reads_text: ClassVar[bool] = False
-    """Whether `forward` takes the rows' text and makes each row its own prompt."""
+    """Whether `forward` takes the rows' text and returns one prompt per row."""
 
     def __init__(self, start_PH: Tensor) -> None:
         super().__init__()
@@ -34,22 +34,24 @@ class PromptEncoder(nn.Module):
 
     @property
     def base_PH(self) -> Tensor:
-        """The prompt itself, or what an encoder that reads text adds to, `[P, H]`."""
-        made_PH: Tensor = self()
-        return made_PH
+        """The prompt `[P, H]`; for an encoder that reads text, the prompt that it adds to."""
+        prompt_PH: Tensor = self()
+        return prompt_PH
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> Self:
-        """The encoder whose `state_dict` these are, for a kind whose saved prompt needs it.
+        """Builds the encoder from its `state_dict`; only encoders that read text are saved with their weights.
 
         Raises:
-            PromptError: Where they are none's.
+            PromptError: If the weights are not a `state_dict` of this encoder.
         """
-        raise PromptError(f"the weights of a {cls.__name__} encoder", "those of one that reads text", "Give its prompt")
+        raise PromptError(
+            f"the weights of a {cls.__name__} encoder", "weights of an encoder that reads text", "Give its prompt"
+        )
 
 
 class Embedding(PromptEncoder):
-    """Free vectors (Lester et al. 2021): every number of the prompt is a parameter."""
+    """Free vectors (Lester et al. 2021): every value of the prompt is a parameter."""
 
     def __init__(self, start_PH: Tensor) -> None:
         super().__init__(start_PH)
@@ -61,7 +63,7 @@ class Embedding(PromptEncoder):
 
 
 class MLP(PromptEncoder):
-    """Each virtual token through a shared three-layer network: P-tuning's "MLP" (as in NeMo and PEFT), anchored.
+    """A three-layer network shared by all virtual tokens, P-tuning's "MLP" (as in NeMo and PEFT), plus an anchor.
 
     Args:
         start_PH: The initial embeddings.
@@ -74,8 +76,10 @@ class MLP(PromptEncoder):
         self.register_buffer("anchor_PH", start_PH.clone())
         self.input_PH = nn.Parameter(start_PH.clone())
         self.network = nn.Sequential(
-            *(nn.Linear(self.width, hidden), nn.ReLU()),
-            *(nn.Linear(hidden, hidden), nn.ReLU()),
+            nn.Linear(self.width, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
             _zero(nn.Linear(hidden, self.width)),
         ).to(start_PH.device)
 
@@ -85,7 +89,7 @@ class MLP(PromptEncoder):
 
 
 class LSTM(PromptEncoder):
-    """A 2-layer bidirectional LSTM over the virtual tokens and a 2-layer MLP (Liu et al. 2021, P-tuning), anchored.
+    """A 2-layer bidirectional LSTM over the virtual tokens and a 2-layer MLP (Liu et al. 2021), plus an anchor.
 
     Args:
         start_PH: The initial embeddings.
@@ -110,7 +114,7 @@ class LSTM(PromptEncoder):
 
 
 class Residual(PromptEncoder):
-    """Free vectors plus a shared bottleneck network of them (Razdaibiedina et al. 2023, residual prompt tuning).
+    """Free vectors plus a bottleneck network applied to each (residual prompt tuning, Razdaibiedina et al. 2023).
 
     Args:
         start_PH: The initial embeddings.
@@ -122,7 +126,9 @@ class Residual(PromptEncoder):
         hidden = hidden_size or 128
         self.prompt_PH = nn.Parameter(start_PH.clone())
         self.network = nn.Sequential(
-            *(nn.Linear(self.width, hidden), nn.ReLU(), nn.Linear(hidden, self.width)),
+            nn.Linear(self.width, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, self.width),
             _zero(nn.LayerNorm(self.width)),
         ).to(start_PH.device)
 
@@ -132,10 +138,10 @@ class Residual(PromptEncoder):
 
 
 class Conditioned(PromptEncoder):
-    """A small model that reads a row's text and makes the row's own prompt from it.
+    """A small model that reads each row's text and computes one prompt per row.
 
-    P learned queries attend over the frozen input embeddings of the text through a narrow bottleneck; what they read
-    is added to a static base prompt. The last layer is zero at first: step 0 is the base prompt, for every row.
+    P learned queries attend to the frozen input embeddings of the text through a narrow bottleneck. Their output is
+    added to a base prompt that all rows share. The last layer is zero at first, so every row starts at the base prompt.
 
     Args:
         start_PH: The initial embeddings of the base prompt.
@@ -159,12 +165,12 @@ class Conditioned(PromptEncoder):
 
         Args:
             text_BTH: The frozen input embeddings of the rows.
-            text_BT: True where a row has text to be read.
+            text_BT: True where a row has text.
 
         Returns:
             `[B, P, H]` fp32.
         """
-        text_BTH = self.norm(nn.functional.pad(text_BTH.float(), (0, 0, 1, 0)))  # an empty token: rows may have no text
+        text_BTH = self.norm(nn.functional.pad(text_BTH.float(), (0, 0, 1, 0)))  # an empty token, for rows without text
         seen_B1T = rearrange(nn.functional.pad(text_BT, (1, 0), value=True), "b t -> b 1 t")
         queries_BPW = repeat(self.queries_PW, "p w -> b p w", b=len(text_BTH))
         read_BPW = nn.functional.scaled_dot_product_attention(
@@ -179,7 +185,7 @@ class Conditioned(PromptEncoder):
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> Self:
-        """The encoder whose `state_dict` these are; raises `PromptError` where they are none's."""
+        """Builds the encoder from its `state_dict`; raises `PromptError` if the weights do not fit."""
         try:
             encoder = cls(weights["prompt_PH"], weights["queries_PW"].shape[1])
             encoder.load_state_dict(dict(weights))
@@ -200,14 +206,14 @@ BY_NAME: dict[str, type[Any]] = {
 
 
 def build(name: str, start_PH: Tensor, hidden_size: int | None = None) -> PromptEncoder:
-    """The encoder of that name in a config; `hidden_size` None keeps its default width."""
+    """Builds the encoder that a config names; with `hidden_size` None it has its default width."""
     width = {} if hidden_size is None else {"hidden_size": hidden_size}
     encoder: PromptEncoder = BY_NAME[name](start_PH, **width)
     return encoder
 
 
 def of_weights(name: str, weights: Mapping[str, Tensor]) -> PromptEncoder:
-    """The encoder of that name whose `state_dict` these are; raises `PromptError` where they are none's."""
+    """Builds the named encoder from its `state_dict`; raises `PromptError` if the weights do not fit."""
     if name not in BY_NAME:
         raise PromptError(f"an encoder named {name!r}", f"one of {', '.join(BY_NAME)}", "Upgrade ptuning")
     encoder: PromptEncoder = BY_NAME[name].from_weights(weights)
@@ -215,7 +221,7 @@ def of_weights(name: str, weights: Mapping[str, Tensor]) -> PromptEncoder:
 
 
 def _zero(layer: nn.Linear | nn.LayerNorm) -> nn.Module:
-    """The layer with weight and bias zero: its output is zero until it has learned."""
+    """Sets a layer's weight and bias to zero, so its output is zero before training."""
     with torch.no_grad():
         layer.weight.zero_()
         layer.bias.zero_()

@@ -1,4 +1,4 @@
-"""Where the virtual tokens start: pure functions `(vocabulary_VH, ...) -> start_PH`.
+"""Chooses the initial embeddings of the virtual tokens: pure functions `(vocabulary_VH, ...) -> start_PH`.
 
 Knows nothing of encoders, tokenizers or models. Names read as phrases: the prompt is initialised `from_vocabulary`.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ptuning.errors import PromptError
 
-_COLUMNS = 64  # of the vocabulary in fp32 at a time
+_COLUMNS = 64  # columns of the vocabulary converted to fp32 at a time
 NUM_FREQUENT = 5000  # Lester et al. 2021, section 3.2: the 5,000 most common tokens
 
 
@@ -23,12 +23,12 @@ def from_vocabulary(
     Args:
         vocabulary_VH: Input embeddings of the vocabulary, `[V, H]`.
         num_virtual_tokens: P.
-        frequent_ids: The ids to sample from, as from `most_frequent`; None or empty: the first 5,000 ids, which
-            byte-pair vocabularies order by frequency.
+        frequent_ids: The ids to sample from, such as those of `most_frequent`; None or empty: the first 5,000 ids,
+            which are the most frequent in byte-pair vocabularies.
         seed: Seed of the sample.
 
     Returns:
-        `[P, H]`, a copy; rows repeat only where P is larger than the number of ids.
+        `[P, H]`, a copy; rows repeat only if P is larger than the number of ids.
     """
     ids = list(frequent_ids or range(min(NUM_FREQUENT, len(vocabulary_VH))))
     generator = torch.Generator().manual_seed(seed)
@@ -39,7 +39,7 @@ def from_vocabulary(
 def from_text(vocabulary_VH: Tensor, text_ids: Sequence[int], num_virtual_tokens: int) -> Tensor:
     """Starts from a text's tokens, repeated or cut to P rows: `[P, H]`."""
     if not text_ids:
-        raise PromptError("an initial text without tokens", "a text of one token or more", "Write prompt.init_text")
+        raise PromptError("an initial text without tokens", "a text of 1 token or more", "Write prompt.init_text")
     return from_ids(vocabulary_VH, text_ids, num_virtual_tokens)
 
 
@@ -50,14 +50,14 @@ def from_labels(
     frequent_ids: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Starts from the tokens of the label words, then from the vocabulary (Lester et al. 2021, "class label").
+    """Starts from the labels' tokens, then from sampled ones (Lester et al. 2021, "class label").
 
     Args:
         vocabulary_VH: `[V, H]`.
         label_ids: The token ids of each label's text.
         num_virtual_tokens: P.
-        frequent_ids: As in `from_vocabulary`, for the rows that the labels leave.
-        seed: Seed of those rows.
+        frequent_ids: As in `from_vocabulary`, for the rows after the labels' tokens.
+        seed: Seed of the sample for those rows.
 
     Returns:
         `[P, H]`.
@@ -74,38 +74,38 @@ def from_prompt(vocabulary_VH: Tensor, prompt_PH: Tensor, num_virtual_tokens: in
         raise PromptError(
             f"a prompt of shape {list(prompt_PH.shape)} to start from",
             f"{list(expected)}: the template's virtual tokens by the model's width",
-            "Give the template's slots as many virtual tokens, or start from another prompt",
+            "Change the number of virtual tokens in the template, or start from another prompt",
         )
     return prompt_PH.to(vocabulary_VH.device, torch.float32).clone()
 
 
 def at_random(vocabulary_VH: Tensor, num_virtual_tokens: int, seed: int = 0) -> Tensor:
-    """Gaussian rows with the mean and standard deviation the vocabulary has in each dimension: `[P, H]`."""
+    """Gaussian rows with the vocabulary's mean and standard deviation in each dimension: `[P, H]`."""
     generator = torch.Generator().manual_seed(seed)
     noise_PH = torch.randn(num_virtual_tokens, vocabulary_VH.shape[1], generator=generator).to(vocabulary_VH.device)
-    columns = (part_VC.float() for part_VC in vocabulary_VH.split(_COLUMNS, dim=1))  # the whole is not copied
+    columns = (part_VC.float() for part_VC in vocabulary_VH.split(_COLUMNS, dim=1))  # no fp32 copy of the whole
     means, deviations = zip(*((part_VC.mean(dim=0), part_VC.std(dim=0)) for part_VC in columns), strict=True)
     return torch.cat(means) + noise_PH * torch.cat(deviations)
 
 
 def from_ids(vocabulary_VH: Tensor, ids: Sequence[int], num_virtual_tokens: int | None = None) -> Tensor:
-    """The embeddings of `ids` as fp32, repeated or cut to `num_virtual_tokens` rows where that is given."""
+    """The embeddings of `ids` in fp32, repeated or cut to `num_virtual_tokens` rows if that is given."""
     num_rows = len(ids) if num_virtual_tokens is None else num_virtual_tokens
     index_P = torch.tensor([ids[i % len(ids)] for i in range(num_rows)], dtype=torch.long, device=vocabulary_VH.device)
     return vocabulary_VH[index_P].float().clone()
 
 
 def most_frequent(token_ids: Iterable[Sequence[int]], excluded: Iterable[int] = ()) -> list[int]:
-    """The 5,000 most frequent ids of some rows (negative ids and `excluded` left out), most frequent first."""
-    left_out = set(excluded)
-    counts = Counter(i for ids in token_ids for i in ids if i >= 0 and i not in left_out)
+    """The 5,000 most frequent ids of some rows, most frequent first, without negative ids and `excluded`."""
+    excluded = set(excluded)
+    counts = Counter(i for ids in token_ids for i in ids if i >= 0 and i not in excluded)
     return [i for i, _ in counts.most_common(NUM_FREQUENT)]
 
 
 def ids_of(vocabulary_VH: Tensor, start_PH: Tensor) -> list[int | None]:
-    """The vocabulary id whose embedding each row equals exactly, the lowest where there are several; else None."""
+    """For each row, the lowest vocabulary id whose embedding equals it exactly, or None if there is none."""
     ids: list[int | None] = []
-    first_V = vocabulary_VH[:, 0].float()  # a column alone: the whole is not copied
+    first_V = vocabulary_VH[:, 0].float()  # one column first: no fp32 copy of the whole
     for row_H in start_PH.to(vocabulary_VH.device, torch.float32):
         candidates = (first_V == row_H[0]).nonzero().flatten()
         equal = candidates[(vocabulary_VH[candidates].float() == row_H).all(dim=1)]

@@ -1,6 +1,6 @@
-"""A saved prompt's model card and result table, as Markdown.
+"""Writes a saved prompt's model card and its table of results, as Markdown.
 
-Knows nothing of tensors or directories: a card is made of what `ptuning.json` says.
+Knows nothing of tensors or directories: everything on a card comes from `ptuning.json`.
 """
 
 import json
@@ -30,23 +30,23 @@ lm.{method}([{row}], prompt="task")
 
 
 def model_card(own: Mapping[str, Any], placement: str) -> str:
-    """The model card: what it is, what was measured, how to load it.
+    """The model card: what the prompt is, its results, and how to load it.
 
     Args:
-        own: The prompt's `ptuning.json`.
-        placement: A sentence on what else can load it.
+        own: The content of the prompt's `ptuning.json`.
+        placement: A sentence on which other libraries can load the prompt.
     """
     base = json.dumps(own["base"]["name"])
     task = Task(**own["task"]) if own["task"] else None
-    asked, use = [], []
+    task_lines, use = [], []
     if task is not None:
         answer = f"Answer: `{task.answer}`; labels: {task.verbalizer or 'free text'}"
-        asked = ["```", task.template, "```", answer]
+        task_lines = ["```", task.template, "```", answer]
         row = "{" + ", ".join(f'"{name}": "..."' for name in Template.parse(task.template).field_names) + "}"
         method = "classify" if task.is_classification else "generate"
         use = [_USE.format(base=base, method=method, row=row)] if own["base"]["name"] else []
     training = [f"- {key}: {value}" for key, value in own["training"].items()]
-    sections = {"Task": asked, "Results": results_table(own["results"]), "Training": training, "Use": use}
+    sections = {"Task": task_lines, "Results": results_table(own["results"]), "Training": training, "Use": use}
     return _CARD.format(
         base=base,
         num_virtual_tokens=own["num_virtual_tokens"],
@@ -58,7 +58,7 @@ def model_card(own: Mapping[str, Any], placement: str) -> str:
 
 
 def results_table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Results as the lines of a Markdown table."""
+    """The lines of a Markdown table of results."""
     if not results:
         return []
     lines = ["| | rows | accuracy | 95 % interval | loss |", "|---|---|---|---|---|"]

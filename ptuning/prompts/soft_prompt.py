@@ -1,8 +1,10 @@
-"""A tuned prompt as a value and as a directory: a PEFT adapter plus `ptuning.json` and a model card.
+"""A tuned prompt as a value, saved to a directory and loaded from it.
 
-A conditioned prompt is no tensor but a small encoder: its directory holds the encoder's weights and is no PEFT adapter.
+Knows nothing of how models run: loading a prompt needs no model. `require_base` compares a model with the one that the
+prompt was tuned on.
 
-Knows nothing of models: loading a prompt needs none. Where a model is at hand, `require_base` compares it.
+The directory is a PEFT adapter plus `ptuning.json` and a model card. A conditioned prompt is a small encoder and not a
+tensor, so its directory holds the encoder's weights and is not a PEFT adapter.
 """
 
 import dataclasses
@@ -21,47 +23,47 @@ from ptuning.model import Fingerprint
 from ptuning.prompts import encoders, storage
 from ptuning.prompts.encoders import PromptEncoder
 
-_LEADS = "All virtual tokens stand before the text, so this directory is also a PEFT prompt-tuning adapter."
-_DOES_NOT_LEAD = "Its virtual tokens do not all stand before the text, so it is no PEFT adapter: load it with ptuning."
-_IS_CONDITIONED = "It makes each row its own prompt from its text, so it is no PEFT adapter: load it with ptuning."
-_READS_TEXT = "conditioned"  # what an encoder is called that is not named
+_LEADS = "All virtual tokens come before the text, so this directory is also a PEFT prompt-tuning adapter."
+_DOES_NOT_LEAD = "Not all virtual tokens come before the text, so this is not a PEFT adapter: load it with ptuning."
+_IS_CONDITIONED = "It computes one prompt per row from its text, so this is not a PEFT adapter: load it with ptuning."
+_DEFAULT_ENCODER = "conditioned"  # for saved weights whose encoder is not named
 
 
 @dataclass(frozen=True, eq=False)
 class SoftPrompt:
-    """A soft prompt and what is known of it."""
+    """A soft prompt and what is known about it."""
 
     embeddings_PH: Tensor
-    """The virtual tokens' embeddings, `[P, H]`, a conditioned prompt's base; as fp32 on the CPU, whatever was given."""
+    """The virtual tokens' embeddings `[P, H]`, or a conditioned prompt's base; always stored in fp32 on the CPU."""
     task: Task | None = None
-    """How rows become text; None for a prompt that PEFT wrote, which does not record it."""
+    """How rows become text; None for a prompt saved by PEFT, which does not record it."""
     base_name: str | None = None
     """Directory or hub name of the base model."""
     fingerprint: Fingerprint | None = None
-    """What the base model is known by; None for a prompt that PEFT wrote."""
+    """Identifies the base model; None for a prompt saved by PEFT."""
     encoder: Mapping[str, Any] = field(default_factory=dict)
-    """The prompt encoder it came from: name, hidden_size."""
+    """The prompt encoder that computed it: name, hidden_size."""
     init: Mapping[str, Any] = field(default_factory=dict)
-    """Where it started: kind, and token_ids (None for a row that was no token's embedding)."""
+    """How it was initialised: kind, and token_ids (None for a row that was not a token's embedding)."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Summary of the run: steps, rows, seconds, settings."""
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What was measured -> its metrics, as `Metrics.as_dict()` gives them."""
+    """Name of an evaluation -> its metrics, as `Metrics.as_dict()` returns them."""
     revision: str | None = None
     """Branch, tag or commit of a base model from the hub."""
     task_type: str = "CAUSAL_LM"
-    """The base model's family as PEFT names it: CAUSAL_LM, or SEQ_2_SEQ_LM for encoder-decoders."""
+    """PEFT's name for the base model's family: CAUSAL_LM, or SEQ_2_SEQ_LM for encoder-decoders."""
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     """A conditioned encoder's `state_dict`; empty for a prompt that is the same for every row."""
     library_version: str = metadata.version("ptuning")
-    """Version of ptuning that made it."""
+    """The version of ptuning that created it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "embeddings_PH", storage.plain(self.embeddings_PH))
         object.__setattr__(self, "weights", {name: storage.plain(each) for name, each in self.weights.items()})
         if self.weights and self._own_encoder().base_PH.shape != self.embeddings_PH.shape:
             raise PromptError(
-                f"embeddings_PH of shape {list(self.embeddings_PH.shape)} with an encoder's weights of another",
+                f"embeddings_PH of shape {list(self.embeddings_PH.shape)} with an encoder's weights of another shape",
                 "the encoder's base prompt",
                 "Give the encoder's base_PH as embeddings_PH",
             )
@@ -69,7 +71,7 @@ class SoftPrompt:
         if num_slots != len(self.embeddings_PH):
             raise PromptError(
                 f"{len(self.embeddings_PH)} virtual tokens for a template with {num_slots}",
-                "as many as the template's slots hold",
+                "the number of virtual tokens in the template's slots",
                 "Correct the template's {prompt:N}",
             )
 
@@ -85,34 +87,34 @@ class SoftPrompt:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All it holds."""
+        """All tensors that it holds."""
         return [self.embeddings_PH, *self.weights.values()]
 
     @property
     def is_conditioned(self) -> bool:
-        """Whether each row's text makes the row's own prompt."""
+        """Whether the prompt depends on each row's text."""
         return bool(self.weights)
 
     def _own_encoder(self) -> PromptEncoder:
-        """The encoder that reads each row's text, for a prompt that has one."""
-        return encoders.of_weights(self.encoder.get("name", _READS_TEXT), self.weights)
+        """The encoder of a conditioned prompt."""
+        return encoders.of_weights(self.encoder.get("name", _DEFAULT_ENCODER), self.weights)
 
     @property
     def not_peft(self) -> str | None:
-        """Why PEFT cannot use it; None where it can."""
+        """Why PEFT cannot load it; None if PEFT can."""
         if self.is_conditioned:
             return _IS_CONDITIONED
         is_leading = self.task is None or Template.parse(self.task.template).is_leading
         return None if is_leading else _DOES_NOT_LEAD
 
     def on(self, device: torch.device) -> Tensor | PromptEncoder:
-        """What the forward pass takes: the embeddings `[P, H]` on that device, or the encoder that reads each row."""
+        """What the forward pass takes, on a device: the embeddings `[P, H]`, or the encoder that reads each row."""
         if self.is_conditioned:
             return self._own_encoder().to(device).requires_grad_(False)
         return self.embeddings_PH.to(device)
 
     def disabled(self) -> "SoftPrompt":
-        """A prompt of no virtual tokens for the same words: what the base model does by itself."""
+        """The same words without virtual tokens: what the base model does by itself."""
         task = self.task and self.task.without_prompt()
         return SoftPrompt(
             self.embeddings_PH[:0],
@@ -131,14 +133,14 @@ class SoftPrompt:
         allow_other_base: bool = False,
         task_type: str = "CAUSAL_LM",
     ) -> None:
-        """Raises `PromptError` when the base model is not the one the prompt was tuned on.
+        """Raises `PromptError` if the base model is not the one that the prompt was tuned on.
 
         Args:
             name: The base model's name, for the message.
-            width: Its H, which must always agree.
+            width: Its embedding width, which must always match.
             fingerprint: Its fingerprint.
-            allow_other_base: Whether another base model of the same width will do.
-            task_type: Its family, which must always agree.
+            allow_other_base: Whether another base model of the same width and family is accepted.
+            task_type: Its family, which must always match.
         """
         if self.width != width:
             raise PromptError(
@@ -155,14 +157,17 @@ class SoftPrompt:
         if self.fingerprint is not None and not allow_other_base and not self.fingerprint.matches(fingerprint):
             raise PromptError(
                 f"a prompt tuned on {self.base_name} ({self.fingerprint}) for {name} ({fingerprint})",
-                "the base it was tuned on, since another gives it another meaning",
+                "the base it was tuned on, since another base gives it another meaning",
                 "Load that model, or allow it with allow_other_base=True or --allow-other-base",
             )
 
     def save(self, directory: str | Path) -> Path:
-        """Writes the prompt's directory whole, in place of an older one.
+        """Writes the prompt's directory, replacing an older one as a whole.
 
-        What cannot be a PEFT adapter (`not_peft`) gets no `adapter_config.json`.
+        A prompt that PEFT cannot load (`not_peft`) gets no `adapter_config.json`.
+
+        Raises:
+            PromptError: If the directory holds anything but a saved prompt.
         """
         path, tensors = Path(directory), self.weights or {storage.EMBEDDINGS: self.embeddings_PH}
         peft = self._peft_config() if self.not_peft is None else None
@@ -171,15 +176,15 @@ class SoftPrompt:
 
     @classmethod
     def load(cls, directory: str | Path) -> "SoftPrompt":
-        """Reads a prompt's directory, of ours or one that PEFT wrote for prompt tuning or P-tuning.
+        """Reads a prompt's directory, saved by ptuning, or by PEFT for prompt tuning or P-tuning.
 
         Raises:
-            PromptError: When it is missing, truncated or of another kind.
+            PromptError: If it is missing, truncated or of another kind.
         """
         tensors, known = storage.read(Path(directory))
         if storage.EMBEDDINGS in tensors:
             return cls(tensors[storage.EMBEDDINGS], **known)
-        name = known.get("encoder", {}).get("name", _READS_TEXT)
+        name = known.get("encoder", {}).get("name", _DEFAULT_ENCODER)
         return cls(encoders.of_weights(name, tensors).base_PH, **known, weights=tensors)
 
     def _own_config(self) -> dict[str, Any]:
@@ -211,7 +216,7 @@ class SoftPrompt:
             "num_virtual_tokens": self.num_virtual_tokens,
             "token_dim": self.width,
             "num_transformer_submodules": 1,
-            "num_attention_heads": architecture.get("num_attention_heads") or 1,  # PEFT asks for it, and uses none
+            "num_attention_heads": architecture.get("num_attention_heads") or 1,  # PEFT requires it but does not use it
             "num_layers": architecture.get("num_hidden_layers"),
             "prompt_tuning_init": "RANDOM",
         }

@@ -1,4 +1,4 @@
-"""A saved prompt's directory: a PEFT adapter plus `ptuning.json` and a model card, read and written.
+"""Reads and writes a saved prompt's directory: a PEFT adapter plus `ptuning.json` and a model card.
 
 Knows nothing of models.
 """
@@ -22,36 +22,34 @@ from ptuning.model import Fingerprint
 from ptuning.prompts.model_card import model_card
 
 FORMAT_VERSION = 1
-WEIGHTS_FILE, PEFT_FILE, OWN_FILE, CARD_FILE, ENCODER_FILE = (
-    "adapter_model.safetensors",
-    "adapter_config.json",
-    "ptuning.json",
-    "README.md",
-    "encoder.safetensors",
-)
-EMBEDDINGS = "prompt_embeddings"  # the name that PEFT gives the tensor
+WEIGHTS_FILE = "adapter_model.safetensors"
+PEFT_FILE = "adapter_config.json"
+OWN_FILE = "ptuning.json"
+CARD_FILE = "README.md"
+ENCODER_FILE = "encoder.safetensors"
+EMBEDDINGS = "prompt_embeddings"  # PEFT's name for the tensor
 _PEFT_TYPES = ("PROMPT_TUNING", "P_TUNING")
 _TASK_TYPES = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a saved prompt's JSON tells, its numbers left unread."""
+    """What a saved prompt's JSON says; its tensors are not read."""
 
     num_virtual_tokens: int | None
     """P."""
     task: Task | None
     """How rows become text."""
     results: Mapping[str, Mapping[str, Any]]
-    """What was measured."""
+    """Name of an evaluation -> its metrics."""
     base_name: str | None
-    """The base model."""
+    """Directory or hub name of the base model."""
     revision: str | None
-    """Its revision."""
+    """The base model's revision."""
 
     @classmethod
     def read(cls, directory: Path) -> "Summary":
-        """Reads it; raises `PromptError` where it is missing or broken."""
+        """Reads the summary of a saved prompt; raises `PromptError` if it is missing or broken."""
         known = _read_fields(directory)
         fields = ("num_virtual_tokens", "task", "results", "base_name", "revision")
         return cls(**{"task": None, "results": {}, **{key: known[key] for key in fields if key in known}})
@@ -64,17 +62,17 @@ def write(
     peft: Mapping[str, Any] | None,
     placement: str,
 ) -> None:
-    """Writes a prompt's directory whole, in place of an older one.
+    """Writes a prompt's directory, replacing an older one as a whole.
 
     Args:
-        directory: Where.
-        tensors: `{"prompt_embeddings": [P, H]}`, or the state of an encoder that reads text.
-        own: What `ptuning.json` holds, but for the tensors' checksum and the format's version.
-        peft: What PEFT's own file holds; None for what cannot be a PEFT adapter.
-        placement: A sentence for the model card on what else can load it.
+        directory: The directory to write.
+        tensors: `{"prompt_embeddings": [P, H]}`, or the `state_dict` of an encoder that reads text.
+        own: The content of `ptuning.json`, without the tensors' checksum and the format version.
+        peft: The content of PEFT's configuration file; None for a prompt that PEFT cannot load.
+        placement: A sentence for the model card on which other libraries can load the prompt.
 
     Raises:
-        PromptError: When something other than a saved prompt would be replaced.
+        PromptError: If the directory holds anything but a saved prompt.
     """
     _require_replaceable(directory)
     own = {"format_version": FORMAT_VERSION, **own, "embeddings_sha256": _digest(tensors)}
@@ -91,7 +89,7 @@ def read(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads a prompt's directory: its tensors as in `write`, and fields of `SoftPrompt`.
 
     Raises:
-        PromptError: When it is missing, truncated or of another kind.
+        PromptError: If it is missing, truncated or of another kind.
     """
     if not directory.is_dir():
         raise PromptError(f"prompt directory {directory} does not exist", "a saved prompt", "Check the path")
@@ -106,7 +104,7 @@ def read(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def is_prompt_directory(path: Path) -> bool:
-    """Whether a directory looks like a saved prompt of ours, or like a soft prompt of PEFT's."""
+    """Whether a directory looks like a prompt saved by ptuning, or a soft prompt saved by PEFT."""
     if (path / OWN_FILE).is_file():
         return True
     try:
@@ -116,19 +114,19 @@ def is_prompt_directory(path: Path) -> bool:
 
 
 def _require_replaceable(path: Path) -> None:
-    """Raises `PromptError` when something other than a saved prompt would be replaced."""
-    held = {each.name for each in path.iterdir()} if path.is_dir() else {path.name} if path.exists() else set()
-    strange = held - {WEIGHTS_FILE, PEFT_FILE, OWN_FILE, CARD_FILE, ENCODER_FILE}
-    if strange:
+    """Raises `PromptError` if the directory holds anything but a saved prompt."""
+    names = {each.name for each in path.iterdir()} if path.is_dir() else {path.name} if path.exists() else set()
+    others = names - {WEIGHTS_FILE, PEFT_FILE, OWN_FILE, CARD_FILE, ENCODER_FILE}
+    if others:
         raise PromptError(
-            f"{path} holds {min(strange)}, which is no part of a saved prompt",
-            "a new or empty directory, or a saved prompt's",
+            f"{path} holds {min(others)}, which is not part of a saved prompt",
+            "a new or empty directory, or one that holds a saved prompt",
             "Choose another directory",
         )
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """A copy of its own, fp32 on the CPU: a saved prompt does not change with further training."""
+    """An fp32 copy on the CPU, so that a saved prompt does not change with further training."""
     return tensor.detach().to("cpu", torch.float32, copy=True)
 
 
@@ -175,7 +173,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _read_fields(path: Path) -> dict[str, Any]:
-    """What a saved prompt's JSON tells: fields of `SoftPrompt`, num_virtual_tokens and, of ours, embeddings_sha256."""
+    """A saved prompt's JSON: fields of `SoftPrompt`, num_virtual_tokens and, if ptuning saved it, embeddings_sha256."""
     return _read_own(path) if (path / OWN_FILE).exists() else _read_peft(path)
 
 
@@ -191,7 +189,7 @@ def _read_peft(path: Path) -> dict[str, Any]:
     if config.get("num_transformer_submodules") not in (1, None):
         raise PromptError(
             f"{path} is a PEFT adapter with virtual tokens for the decoder too (num_transformer_submodules: 2)",
-            "virtual tokens for the encoder alone, all that PEFT itself uses when it generates",
+            "virtual tokens for the encoder alone, the only ones that PEFT itself uses to generate",
             "Train it with num_transformer_submodules=1",
         )
     return {
@@ -209,11 +207,11 @@ def _read_own(path: Path) -> dict[str, Any]:
             f"{path / OWN_FILE} has format version {own.get('format_version')}", f"{FORMAT_VERSION}", "Upgrade ptuning"
         )
     try:
-        print_ = own["base"]["fingerprint"]
+        fingerprint = own["base"]["fingerprint"]
         return {
             "task": Task(**own["task"]) if own["task"] else None,
             "base_name": own["base"]["name"],
-            "fingerprint": Fingerprint(**{**print_, "weights": tuple(print_["weights"])}) if print_ else None,
+            "fingerprint": _as_fingerprint(fingerprint) if fingerprint else None,
             "revision": own["base"]["revision"],
             "task_type": own["base"].get("task_type", "CAUSAL_LM"),
             "num_virtual_tokens": own.get("num_virtual_tokens"),
@@ -224,5 +222,9 @@ def _read_own(path: Path) -> dict[str, Any]:
         raise _broken(path / OWN_FILE, f"{type(error).__name__}: {error}") from error
 
 
+def _as_fingerprint(saved: Mapping[str, Any]) -> Fingerprint:
+    return Fingerprint(**{**saved, "weights": tuple(saved["weights"])})
+
+
 def _broken(file: Path, reason: str) -> PromptError:
-    return PromptError(f"{file} is truncated or broken ({reason})", "a whole saved prompt", "Save or copy it again")
+    return PromptError(f"{file} is truncated or broken ({reason})", "a complete saved prompt", "Save or copy it again")

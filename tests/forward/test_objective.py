@@ -234,7 +234,7 @@ def test_template_that_is_nothing_without_its_prompt_has_no_baseline(backbone, p
     monkeypatch.setattr("ptuning.data.coder.frame_ids", lambda tokenizer: ([], []))
     task = Task("{prompt:4}{text}", verbalizer=ONE_TOKEN)
     assert list(evaluate_rows(backbone, prompt_PH, task, rows, True, ReadOptions(2))) == [WITH]
-    assert "no baseline: without the prompt nothing stands before some answers" in caplog.text
+    assert "no baseline: without the prompt, some rows have no tokens before the answer" in caplog.text
 
 
 def test_what_rows_begin_with_is_run_once_in_an_evaluation(backbone, prompt_PH, monkeypatch):

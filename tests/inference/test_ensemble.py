@@ -32,7 +32,7 @@ def test_names_may_be_a_list_and_one_prompt_is_an_ensemble_too():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["ab"], r"Ensemble\('ab'\); expected the names of one prompt or more"),
+        (["ab"], r"Ensemble\('ab'\); expected the names of 1 or more prompts"),
         ([()], r"Ensemble\(\(\)\); expected the names"),
         ([["a", "b"], "avg"], "combine='avg'; expected one of mean, majority"),
     ],

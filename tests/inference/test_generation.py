@@ -142,7 +142,7 @@ def test_nothing_is_told_behind_the_end_of_text(backbone):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens=0; expected a token or more"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0; expected an integer above 0"),
         ({"stop_strings": "x"}, "stop_strings='x'; expected a list of texts"),
         ({"stop_strings": [""]}, r"stop_strings=\[''\]; expected a list of texts, none of them empty"),
         ({"use_cache": False}, r"generate\(use_cache=…\); expected options that leave the cache to ptuning"),
@@ -210,7 +210,7 @@ def test_model_that_can_only_begin_from_ids_is_told(monkeypatch):
     shape = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}
     monkeypatch.setitem(FAMILIES, "falcon_h1", {**FAMILIES["qwen3"], **shape, "mamba_chunk_size": 8})
     lm = prompted(tiny_backbone("falcon_h1"))
-    with pytest.raises(ModelError, match=r"lets FalconH1ForCausalLM begin from ids only.*Use classify or score"):
+    with pytest.raises(ModelError, match=r"lets FalconH1ForCausalLM start from ids only.*Use classify or log_probs"):
         lm.generate(ROWS)
     assert len(lm.log_probs([{**row, "answer": "x"} for row in ROWS])) == len(ROWS)
 
@@ -294,10 +294,10 @@ def test_models_that_count_padding_generate_whole_rows(family, settings, monkeyp
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"foo": 1}, r"generate \(.*foo.*\); expected options that transformers' generate takes"),
+        ({"foo": 1}, r"generate \(.*foo.*\); expected options that transformers' generate accepts"),
         ({"do_sample": True, "temperature": -1.0}, r"generate \(.*temperature.*\); expected options"),
         ({"cache_implementation": "nope"}, r"generate \(.*nope.*\); expected options"),
-        ({"attention_mask": None}, r"generate\(attention_mask=…\); expected rows, of which ptuning makes the inputs"),
+        ({"attention_mask": None}, r"generate\(attention_mask=…\); expected rows, from which ptuning makes the inputs"),
     ],
 )
 def test_options_that_transformers_refuses_are_told_as_mistakes(lm, options, told):
@@ -364,7 +364,7 @@ def test_nothing_of_a_stop_string_is_told_before_half_of_one_of_its_characters(b
     tokenizer = backbone.tokenizer
     ids = [i for text in ("x", "n") for i in tokenizer(text, add_special_tokens=False).input_ids]
     e_acute = tokenizer("é", add_special_tokens=False).input_ids
-    assert len(e_acute) == 2  # a token a byte
+    assert len(e_acute) == 2  # one token per byte
     row = RowText(backbone, settings)
     pieces = [row.add([i]) for i in [*ids, *e_acute]]
     assert "".join(pieces) + row.finish() == "x"

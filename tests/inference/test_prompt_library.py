@@ -158,7 +158,7 @@ def test_memory_of_a_held_prompt_is_what_is_told(backbone):
 
 def test_prompt_of_another_base_is_refused_when_it_is_used(directory):
     lm = PromptedLM(tiny_backbone(seed=1), directory)
-    with pytest.raises(PromptError, match="another gives it another meaning"):
+    with pytest.raises(PromptError, match="another base gives it another meaning"):
         lm.classify([{"text": "a"}], "one")
     allowed = PromptedLM(tiny_backbone(seed=1), directory, allow_other_base=True)
     assert len(allowed.classify([{"text": "a"}], "one")) == 1
@@ -197,7 +197,9 @@ def test_training_on_does_not_change_a_prompt_that_was_made(backbone):
         encoder.prompt_PH += 1
     assert not torch.equal(held.embeddings_PH, encoder.prompt_PH)
     assert torch.equal(held.weights["prompt_PH"], held.embeddings_PH)
-    with pytest.raises(PromptError, match=r"embeddings_PH of shape \[6, 32\] with an encoder's weights of another"):
+    with pytest.raises(
+        PromptError, match=r"embeddings_PH of shape \[6, 32\] with an encoder's weights of another shape"
+    ):
         SoftPrompt(torch.zeros(6, backbone.width), weights=encoder.state_dict())
 
 

@@ -271,7 +271,7 @@ def test_progress_is_shown_only_where_it_is_asked_for(backbone, lm, capsys):
     [
         ("topic", "prompt='topic'; expected one of sentiment, free"),
         (["sentiment"] * 4 + ["topic"], "prompt='topic'; expected one of sentiment, free"),
-        (["sentiment"] * 4, "4 prompt names for 5 rows; expected a prompt's name, or one a row"),
+        (["sentiment"] * 4, "4 prompt names for 5 rows; expected a prompt's name, or one per row"),
         (["sentiment"] * 6, "6 prompt names for 5 rows"),
         (None, "0 prompt names for 5 rows"),
     ],
@@ -295,7 +295,7 @@ def test_prompt_without_a_task_is_told(backbone, lm, method):
 
 def test_prompts_of_another_base_are_refused_unless_allowed(lm):
     other = tiny_backbone(seed=1)
-    with pytest.raises(PromptError, match="another gives it another meaning"):
+    with pytest.raises(PromptError, match="another base gives it another meaning"):
         PromptedLM(other, lm.prompts)
     allowed = PromptedLM(other, lm.prompts, allow_other_base=True)
     assert allowed.classify(ROWS, "sentiment") != lm.classify(ROWS, "sentiment")
@@ -341,7 +341,7 @@ def test_text_is_cut_to_leave_room_for_the_answer(monkeypatch):
     [{"num_return_sequences": 2}, {"return_dict_in_generate": True}],
 )
 def test_options_that_would_not_give_one_text_a_row_are_refused(lm, options):
-    with pytest.raises(PromptError, match=rf"{next(iter(options))}=.*; expected options that give one text a row"):
+    with pytest.raises(PromptError, match=rf"{next(iter(options))}=.*; expected options that give one text per row"):
         lm.generate(ROWS, "free", **options)
 
 
@@ -565,7 +565,7 @@ def test_row_before_whose_answer_nothing_stands_is_told(backbone, monkeypatch):
     rows = [{"text": "a", "label": "positive"}, {"text": "", "label": "positive"}]
     for method in (lm.classify, lm.log_probs, lm.generate):
         assert len(method(rows, "on")) == 2
-        with pytest.raises(DataError, match=r"row 1, of which nothing stands before the answer .prompt 'off'."):
+        with pytest.raises(DataError, match=r"row 1 with no tokens before the answer .prompt 'off'."):
             method(rows, "off")
 
 
@@ -573,12 +573,12 @@ def test_row_before_whose_answer_nothing_stands_is_told(backbone, monkeypatch):
     ("options", "told"), [({"batch_size": 0}, "batch_size=0"), ({"max_batch_tokens": -1}, "max_batch_tokens=-1")]
 )
 def test_batches_of_nothing_are_refused(backbone, options, told):
-    with pytest.raises(PromptError, match=f"{told}; expected a whole number above 0"):
+    with pytest.raises(PromptError, match=f"{told}; expected an integer above 0"):
         PromptedLM(backbone, {}, **options)
 
 
 def test_model_without_prompts_says_so(backbone):
-    with pytest.raises(PromptError, match="prompt='x'; expected a prompt, of which none is held"):
+    with pytest.raises(PromptError, match="prompt='x'; expected a loaded prompt, but there is none"):
         PromptedLM(backbone, {}).classify(ROWS, "x")
     with pytest.raises(PromptError, match="0 prompt names for 5 rows"):
         PromptedLM(backbone, {}).classify(ROWS)

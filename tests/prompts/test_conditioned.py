@@ -61,13 +61,13 @@ def test_directory_is_no_peft_adapter_and_says_so(run_config: Path, capsys) -> N
     assert cli.main(["train", "--config", str(run_config), "--prompt.encoder=conditioned", "--train.max_steps=2"]) == 0
     out = capsys.readouterr().out
     (directory,) = [line.removeprefix("saved: ") for line in out.splitlines() if line.startswith("saved: ")]
-    assert "It makes each row its own prompt from its text, so it is no PEFT adapter" in out
+    assert "It computes one prompt per row from its text, so this is not a PEFT adapter" in out
     assert sorted(file.name for file in Path(directory).iterdir()) == [
         "README.md",
         "encoder.safetensors",
         "ptuning.json",
     ]
-    assert "so it is no PEFT adapter" in (Path(directory) / "README.md").read_text()
+    assert "so this is not a PEFT adapter" in (Path(directory) / "README.md").read_text()
 
 
 def test_answer_is_never_read(backbone):

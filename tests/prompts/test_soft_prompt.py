@@ -120,7 +120,7 @@ def test_prompt_whose_slots_do_not_lead_is_no_peft_adapter(backbone, tmp_path, t
     elsewhere = whole_prompt(backbone, task=dataclasses.replace(TASK, template=template))
     directory = elsewhere.save(tmp_path / "prompt")
     assert sorted(files(directory)) == ["README.md", "adapter_model.safetensors", "ptuning.json"]
-    assert "it is no PEFT adapter: load it with ptuning" in (directory / "README.md").read_text()
+    assert "this is not a PEFT adapter: load it with ptuning" in (directory / "README.md").read_text()
     assert SoftPrompt.load(directory).task == elsewhere.task
 
 
@@ -162,7 +162,7 @@ def test_nothing_but_a_saved_prompt_is_overwritten(backbone, tmp_path, held):
     else:
         target.write_text("years of work")
     before = files(target) if held == "directory" else target.read_text()
-    with pytest.raises(PromptError, match=r"thesis holds (chapter1\.tex|thesis), which is no part of a saved prompt"):
+    with pytest.raises(PromptError, match=r"thesis holds (chapter1\.tex|thesis), which is not part of a saved prompt"):
         whole_prompt(backbone).save(target)
     assert (files(target) if held == "directory" else target.read_text()) == before
     assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
@@ -287,7 +287,7 @@ def test_another_base_is_refused_unless_allowed(backbone):
     soft_prompt = whole_prompt(backbone)
     soft_prompt.require_base(backbone.name, backbone.width, tiny_backbone().fingerprint)
     with pytest.raises(
-        PromptError, match=r"tuned on tiny-llama .* another gives it another meaning.*allow_other_base=True"
+        PromptError, match=r"tuned on tiny-llama .* another base gives it another meaning.*allow_other_base=True"
     ):
         soft_prompt.require_base(other.name, other.width, other.fingerprint)
     soft_prompt.require_base(other.name, other.width, other.fingerprint, allow_other_base=True)

@@ -1,4 +1,4 @@
-"""Faster ways to torch's own functions, taken by one call in one thread; no module of a model is changed.
+"""Faster versions of torch's own functions, used by one call in one thread; no module of a model is changed.
 
 Knows nothing of prompts.
 """

@@ -1,10 +1,10 @@
-"""Attention of short rows on CPUs, as plain matrix products; and behind keys that all rows share.
+"""Attention over short rows on CPUs as plain matrix products, and attention with a prefix that all rows share.
 
-torch's own kernel, forward and backward together with 9 heads of width 64, took 1.3 to 4.2 times as long in bfloat16
-for 187 to 768 keys and as long for 896; in float32 1.1 to 1.5 times for 187 to 256 keys, and 0.6 for 1,024. Knows
-nothing of models.
+torch's own kernel was measured with 9 heads of width 64, forward and backward together. In bfloat16 it took 1.3 to 4.2
+times as long for 187 to 768 keys, and as long for 896. In float32 it took 1.1 to 1.5 times as long for 187 to 256 keys,
+and 0.6 times for 1,024. Knows nothing of models.
 
-Shapes: B rows, N heads of queries and M of keys and values, N a multiple of M; T queries, S keys, D a head's width.
+Shapes: B rows, N query heads, M key-value heads (N is a multiple of M), T queries, S keys, D the width of a head.
 """
 
 import functools
@@ -16,9 +16,9 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
-FILLED_TO = 32  # keys: softmax in bfloat16 took up to 2.8 times as long for numbers that are no multiple of it
-_LONGEST = {torch.bfloat16: 1024, torch.float32: 256}  # keys, up to which this is used
-_MOST_SCORES = 2**24  # of a layer: they are kept for the backward pass, which torch's own kernel does without
+FILLED_TO = 32  # keys: bfloat16 softmax took up to 2.8 times as long if their number is not a multiple of this
+_MAX_KEYS = {torch.bfloat16: 1024, torch.float32: 256}  # with more keys, torch's own kernel is used
+_MAX_SCORES = 2**24  # per layer: they are kept for the backward pass, unlike in torch's own kernel
 
 
 def attention(
@@ -31,9 +31,9 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """`scaled_dot_product_attention`: its arguments, shapes and gradients; as products where that is the faster way.
+    """`scaled_dot_product_attention` with the same arguments, shapes and gradients; as matrix products if faster.
 
-    Several heads of queries may share one of keys and values without `enable_gqa`.
+    Query heads may share key-value heads without `enable_gqa`.
     """
     is_plain = not dropout_p and not is_causal and not enable_gqa and query.ndim == 4 and query.device.type == "cpu"
     if is_plain and attn_mask is not None and _is_short(query, key, attn_mask):
@@ -48,56 +48,56 @@ def attention(
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
     """softmax(scale x query key^T + mask) value: `[B, N, T, D]`.
 
-    A query that sees no key, as padding may, gets the mean of the values instead of 0, where the mask holds the least
+    A query that sees no key, as padding may, gets the mean of the values instead of 0 if the mask holds the lowest
     finite number, as transformers' masks do.
 
     Args:
         query: `[B, N, T, D]`.
-        key: `[B, M, S, D]`; each of its heads is that of N / M neighbouring heads of queries.
+        key: `[B, M, S, D]`; each head serves N / M neighbouring query heads.
         value: `[B, M, S, D]`.
-        mask: What is added to the scores, or True where a key is seen; broadcasts to `[B, N, T, S]`, and is the same
-            for all heads where they share keys; without gradient.
-        scale: What the scores are multiplied by.
+        mask: Added to the attention scores, or True where a key is seen. It broadcasts to `[B, N, T, S]`, is the same
+            for all query heads that share keys, and has no gradient.
+        scale: The factor for the attention scores.
     """
     attended: Tensor = _Attend.apply(query, key, value, mask, scale)
     return attended
 
 
 def num_filling(num_keys: int, dtype: torch.dtype, device: torch.device) -> int:
-    """How many keys that nothing sees make the number one that softmax is fast for: in bfloat16 on CPUs."""
+    """The number of masked keys to add so that softmax is fast; 0 except for bfloat16 on CPUs."""
     return -num_keys % FILLED_TO if dtype == torch.bfloat16 and device.type == "cpu" else 0
 
 
 @dataclass(frozen=True)
 class JointPrefix:
-    """What rows begin with, laid in front of the first one, whose keys and values stand before those of every row.
+    """A prefix at the start of the first row, whose keys and values are put before those of every row.
 
-    Masks must have the columns for it.
+    Masks must have columns for it.
     """
 
     num_tokens: int
-    """How many leading tokens of the first row it is."""
+    """The number of leading tokens of the first row that make up the prefix."""
     num_empty: int = 0
-    """Keys and values of 0 that stand before them."""
+    """The number of zero keys and values before the prefix."""
 
     def before(self, states: Tensor) -> Tensor:
-        """Keys or values `[L, M, W, D]` with the prefix's before each row's."""
+        """Keys or values `[L, M, W, D]`, with the prefix's put before each row's: `[L, M, S, D]`."""
         prefix = functional.pad(states[:1, :, : self.num_tokens], (0, 0, self.num_empty, 0))
         return torch.cat([prefix.expand(len(states), -1, -1, -1), states], dim=2)
 
 
 def _is_short(query: Tensor, key: Tensor, mask: Tensor) -> bool:
-    """Whether `attend` takes them, and is the faster way."""
+    """Whether `attend` accepts the tensors and is faster."""
     is_for_all = mask.ndim < 3 or mask.shape[-3] == 1
     num_scores = query.shape[:-1].numel() * key.shape[-2]
-    is_short = key.shape[-2] <= _LONGEST.get(query.dtype, 0) and num_scores <= _MOST_SCORES
+    is_short = key.shape[-2] <= _MAX_KEYS.get(query.dtype, 0) and num_scores <= _MAX_SCORES
     return is_short and not mask.requires_grad and (is_for_all or query.shape[1] == key.shape[1])
 
 
 class _Attend(torch.autograd.Function):
-    """Keeps the probabilities alone, and works in place: autograd would keep the scores too.
+    """Keeps only the probabilities and works in place; autograd would keep the attention scores too.
 
-    Heads of queries that share keys are laid end to end, so that each head of keys is in one product.
+    Query heads that share keys are put end to end, so each key head takes one product.
     """
 
     @staticmethod
@@ -128,7 +128,7 @@ class _Attend(torch.autograd.Function):
 
 
 def _softmax_backward(grad: Tensor, probabilities: Tensor) -> Tensor:
-    """The gradient of softmax over the last dimension, by torch's own operator where it is as we know it."""
+    """The gradient of softmax over the last dimension, by torch's private operator if it works as expected."""
     if _has_softmax_backward():
         return torch._softmax_backward_data(grad, probabilities, -1, probabilities.dtype)
     return _plain_softmax_backward(grad, probabilities)
@@ -141,10 +141,10 @@ def _plain_softmax_backward(grad: Tensor, probabilities: Tensor) -> Tensor:
 
 @functools.cache
 def _has_softmax_backward() -> bool:
-    """Whether torch's private operator is there and gives what it should."""
+    """Whether torch's private operator exists and returns the right gradient."""
     probabilities, grad = torch.tensor([[0.25, 0.75]]), torch.tensor([[1.0, 0.0]])
     try:
         found = torch._softmax_backward_data(grad, probabilities, -1, probabilities.dtype)
-    except (AttributeError, RuntimeError, TypeError):  # it is another one in this version of torch
+    except (AttributeError, RuntimeError, TypeError):  # it differs in this version of torch
         return False
     return torch.allclose(found, _plain_softmax_backward(grad, probabilities))

@@ -1,7 +1,8 @@
-"""Attention whose heads of queries share keys and values, which are handed on without a copy for each of them.
+"""Grouped-query attention that passes shared keys and values on without repeating them for each query head.
 
-transformers repeats keys and values for its kernels; on CPUs `attention.attend` does without. Models that ptuning loads
-there have an attention of this name, which is transformers' own but inside `unrepeated`. Knows nothing of prompts.
+transformers repeats keys and values for its kernels; `attention.attend` does not need that on CPUs. Models that ptuning
+loads on CPUs use the attention registered here, which differs from transformers' own only inside `unrepeated`. Knows
+nothing of prompts.
 """
 
 import threading
@@ -16,13 +17,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "ptuning_sdpa"
-_HERE = threading.local()  # each thread's own: others may run the same model meanwhile
+_THREAD = threading.local()  # other threads may run the same model meanwhile
 
 
 def prefer_unrepeated(model: Any) -> None:
-    """Gives a model that was just loaded the attention that need not repeat, where it would have taken torch's own.
+    """Switches a newly loaded model from torch's attention to the one that need not repeat keys and values.
 
-    Models that choose their attention themselves, as Falcon, are left alone.
+    Models that choose their attention themselves, as Falcon does, are left unchanged.
     """
     config = model.config.get_text_config()
     if config._attn_implementation == "sdpa" and model.is_backend_compatible():
@@ -33,19 +34,19 @@ def prefer_unrepeated(model: Any) -> None:
 
 @contextmanager
 def unrepeated() -> Iterator[None]:
-    """While it lasts, `scaled_dot_product_attention` is given keys and values as they are, in this thread, on CPUs.
+    """A context in which this thread passes keys and values unrepeated to `scaled_dot_product_attention` on CPUs.
 
-    What stands in for that function must take more heads of queries than of keys, as `switch.FastKernels` does.
+    A replacement for that function must then accept more query heads than key heads, as `switch.FastKernels` does.
     """
-    _HERE.depth = getattr(_HERE, "depth", 0) + 1
+    _THREAD.depth = getattr(_THREAD, "depth", 0) + 1
     try:
         yield
     finally:
-        _HERE.depth -= 1
+        _THREAD.depth -= 1
 
 
 def _sdpa(module: nn.Module, query: Tensor, *states: Any, **options: Any) -> tuple[Tensor, None]:
-    """The way to torch's function, which looks at the module for how often to repeat keys and values."""
-    if getattr(_HERE, "depth", 0) and query.device.type == "cpu":
+    """Calls transformers' attention; inside `unrepeated`, with a module that does not ask for repeated keys."""
+    if getattr(_THREAD, "depth", 0) and query.device.type == "cpu":
         module = SimpleNamespace(is_causal=getattr(module, "is_causal", True))  # type: ignore[assignment]
     return sdpa_attention_forward(module, query, *states, **options)

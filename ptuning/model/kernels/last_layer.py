@@ -1,7 +1,7 @@
-"""Leaves out what the last layer computes for tokens whose logits nobody needs.
+"""Skips what the last layer computes for tokens whose logits nobody needs.
 
-Behind the last layer's keys and values a token matters to nothing but its own logits, so products that take each token
-by itself are computed for the scored tokens alone. Knows nothing of prompts.
+After the last layer's keys and values, a token affects nothing but its own logits. Products that treat tokens
+independently are therefore computed for the scored tokens only. Knows nothing of prompts.
 """
 
 from collections import Counter
@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-_TOKEN_BY_TOKEN = ("q_proj", "o_proj", "mlp")  # by the names that most architectures give them; others run whole
+_TOKEN_BY_TOKEN = ("q_proj", "o_proj", "mlp")  # the names in most architectures; others run whole
 
 
 class LastLayerCut:
-    """The last layer's products for some tokens alone, for one forward pass.
+    """Computes the last layer's products for some tokens only, in one forward pass.
 
     Args:
-        weights: Those of `token_by_token_weights`.
-        scored_LW: True at the tokens whose logits are needed, one at least.
+        weights: The weights that `token_by_token_weights` returns.
+        scored_LW: True at the tokens whose logits are needed; at least one.
     """
 
     def __init__(self, weights: Sequence[Tensor], scored_LW: Tensor) -> None:
@@ -26,20 +26,20 @@ class LastLayerCut:
         self._shape, self._places = scored_LW.shape, scored_LW.nonzero(as_tuple=True)
 
     def takes(self, input: Tensor, weight: Tensor) -> bool:
-        """Whether a product with these is needed for the scored tokens alone."""
+        """Whether the product of this input and weight is needed for the scored tokens only."""
         return id(weight) in self._weights and input.shape[:-1] == self._shape
 
     def product(self, linear: Callable[..., Tensor], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """`linear` of the scored tokens, among zeros: `[L, W, F]` of `[L, W, H]`."""
-        found_1NF = linear(input[self._places][None], weight, bias)
-        whole_LWF = found_1NF.new_zeros(*self._shape, found_1NF.shape[-1])
-        return whole_LWF.index_put(self._places, found_1NF[0])
+        """`linear` for the scored tokens and zeros for the others: `[L, W, H]` to `[L, W, F]`."""
+        scored_1NF = linear(input[self._places][None], weight, bias)
+        zeros_LWF = scored_1NF.new_zeros(*self._shape, scored_1NF.shape[-1])
+        return zeros_LWF.index_put(self._places, scored_1NF[0])
 
 
 def token_by_token_weights(model: Any) -> list[Tensor]:
-    """The weights of the last layer's linear modules that take each token by itself.
+    """The weights of the last layer's linear modules that treat tokens independently.
 
-    Those that another module has too are left out: what that one computes is needed for all tokens.
+    Weights shared with another module are left out: all tokens need that module's output.
     """
     layers = decoder_layers(model)
     if layers is None:
@@ -51,7 +51,7 @@ def token_by_token_weights(model: Any) -> list[Tensor]:
 
 
 def decoder_layers(model: Any) -> nn.ModuleList | None:
-    """The model's layers, first to last; None where it has several stacks of so many, or none."""
+    """The model's layers, first to last; None unless it has exactly one stack of `num_hidden_layers` layers."""
     num_layers = model.config.get_text_config().num_hidden_layers
     layers = [each for each in model.modules() if isinstance(each, nn.ModuleList) and len(each) == num_layers]
     return layers[0] if len(layers) == 1 else None

@@ -1,8 +1,8 @@
-"""Products with frozen float32 weights on CPUs, by oneDNN.
+"""Multiplies with frozen float32 weights on CPUs by oneDNN.
 
-torch multiplies float32 by MKL. oneDNN, which torch carries too, measured 1.06 to 1.15 times as fast forward and
-backward for 256 to 2,000 tokens with SmolLM2-135M's layers on a Xeon with AVX-512, and 1.8 times for 32 tokens with its
-head; in bfloat16 torch uses it already. Knows nothing of models.
+torch uses MKL for float32. oneDNN, which torch includes, was 1.06 to 1.15 times as fast, forward and backward, for 256
+to 2,000 tokens with SmolLM2-135M's layers on a Xeon with AVX-512, and 1.8 times as fast for 32 tokens with its head. In
+bfloat16 torch uses oneDNN already. Knows nothing of models.
 """
 
 import functools
@@ -12,29 +12,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_FEWEST = 8  # rows: from here on oneDNN was the faster one
+_MIN_ROWS = 8  # oneDNN was faster from this number of rows
 
 
 @functools.cache
 def _has_product() -> bool:
-    """Whether torch's private operator for oneDNN's product is there and gives what torch's own function gives."""
+    """Whether torch's private oneDNN operator exists and returns what torch's public function returns."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     input, weight, bias = torch.arange(6.0).reshape(2, 3), torch.arange(12.0).reshape(4, 3), torch.arange(4.0)
     try:
         found = _product(input, weight, bias)
-    except (RuntimeError, TypeError):  # its arguments are others in this version of torch
+    except (RuntimeError, TypeError):  # its arguments differ in this version of torch
         return False
     return torch.equal(found, functional.linear(input, weight, bias))
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.linear`: its arguments, shapes and gradients; by oneDNN where that is the faster way."""
+    """`torch.nn.functional.linear` with the same arguments, shapes and gradients; by oneDNN if that is faster."""
     is_plain = type(weight) in (Tensor, nn.Parameter) and all(
         each.dtype == torch.float32 and each.device.type == "cpu" for each in (input, weight)
     )
     is_frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
-    is_large = input.ndim >= 2 and input.shape[:-1].numel() >= _FEWEST
+    is_large = input.ndim >= 2 and input.shape[:-1].numel() >= _MIN_ROWS
     if not (is_plain and is_frozen and is_large and _has_product()):
         return functional.linear(input, weight, bias)
     product: Tensor = _Product.apply(input, weight, bias)
@@ -42,7 +42,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """input weight^T + bias; the gradient goes to the input alone."""
+    """input weight^T + bias; only the input gets a gradient."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Faster ways to torch's own functions, for one call in one thread: no weight, module or setting of a model is changed.
+"""Switches the faster kernels on for one call in one thread, without changing a model's weights, modules or settings.
 
 Knows nothing of prompts.
 """
@@ -17,14 +17,14 @@ from ptuning.model.kernels.linear import linear
 
 
 class FastKernels(TorchFunctionMode):
-    """While it is on, a model's products and attention are computed the faster way, in the thread that turned it on.
+    """A context in which the current thread computes a model's products and attention by the faster kernels.
 
-    Other threads may run the same model meanwhile, each in its own way: torch keeps its function modes per thread, and
-    nothing else is changed.
+    Other threads may run the same model meanwhile: torch keeps its function modes per thread, and nothing else is
+    changed.
 
     Args:
-        joint_prefix: What stands before the keys and values of every row; None: nothing.
-        cut: Which products are needed for some tokens alone; None: none.
+        joint_prefix: The prefix put before the keys and values of every row; None: no prefix.
+        cut: The products that are needed for some tokens only; None: all products are computed whole.
     """
 
     def __init__(self, joint_prefix: JointPrefix | None = None, cut: LastLayerCut | None = None) -> None:

@@ -139,7 +139,7 @@ def test_a_query_that_sees_nothing_spoils_nothing(kind: str) -> None:
 
 def test_scores_that_take_much_memory_are_left_to_torchs_own_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "attend", pytest.fail)
-    monkeypatch.setattr(attention, "_MOST_SCORES", 2 * 6 * 5 * 7 - 1)
+    monkeypatch.setattr(attention, "_MAX_SCORES", 2 * 6 * 5 * 7 - 1)
     *tensors, _ = inputs(torch.bfloat16)
     with FastKernels():
         functional.scaled_dot_product_attention(*tensors, masks(torch.bfloat16)["added"])
