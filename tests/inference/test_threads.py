@@ -11,6 +11,7 @@ import torch
 from families import tiny_backbone
 
 from ptuning.data.task import Task
+from ptuning.inference.prompt_library import PromptLibrary
 from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.model.kernels.grouped_query import prefer_unrepeated
 from ptuning.prompts.soft_prompt import SoftPrompt
@@ -131,6 +132,48 @@ def test_a_stream_that_is_read_meanwhile_changes_nothing() -> None:
         for one, other in zip(lm.classify(rows, "long"), alone, strict=True):
             assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
     assert pieces == written
+
+
+def test_a_call_works_with_the_prompts_as_they_were_when_it_began() -> None:
+    backbone = tiny_backbone()
+    prompts, others = prompts_of(backbone), prompts_of(backbone, seed=1)
+    lm = PromptedLM(backbone, prompts, batch_size=1)
+    rows = [{"text": text} for text in TEXTS]
+    written = lm.generate(rows, "written", max_new_tokens=5)
+    pieces = [""] * len(rows)
+    for piece in lm.generate(rows, "written", max_new_tokens=5, stream=True):
+        lm.prompts["written"] = others["written"]
+        pieces[piece.row] += piece.text
+        lm.prompts.pop("long", None)
+    assert pieces == written
+    assert lm.generate(rows, "written", max_new_tokens=5) != written
+
+
+def test_a_prompt_is_not_removed_while_a_call_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_backbone()
+    prompts = prompts_of(backbone)
+    lm, ready, removing = PromptedLM(backbone, prompts), PromptLibrary.ready, list[threading.Thread]()
+
+    def ready_while_it_is_removed(library: PromptLibrary, name: str) -> Any:
+        removing.append(threading.Thread(target=library.pop, args=(name,)))
+        removing[-1].start()
+        removing[-1].join(0.2)
+        return ready(library, name)
+
+    monkeypatch.setattr(PromptLibrary, "ready", ready_while_it_is_removed)
+    assert lm.prompts.take(["short"])["short"].source is prompts["short"]
+    removing[0].join()
+    assert "short" not in lm.prompts
+
+
+def test_names_are_listed_while_prompts_come_and_go() -> None:
+    backbone = tiny_backbone()
+    lm = PromptedLM(backbone, prompts_of(backbone))
+    names = iter(lm.prompts)
+    seen = [next(names)]
+    lm.prompts["new"] = lm.prompts["short"]
+    del lm.prompts["long"]
+    assert [*seen, *names] == list(NAMES)
 
 
 def test_training_steps_beside_answers_change_neither() -> None:
