@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ptuning.forward.batch_prompt import BatchPrompt as BatchPrompt
     from ptuning.forward.batch_prompt import KeptPrompts as KeptPrompts
     from ptuning.forward.batch_prompt import Prompt as Prompt
+    from ptuning.forward.batch_prompt import TensorPrompt as TensorPrompt
     from ptuning.forward.batch_prompt import as_batch_prompt as as_batch_prompt
     from ptuning.forward.objective import answer_log_probs as answer_log_probs
     from ptuning.forward.objective import label_log_probs as label_log_probs
@@ -31,7 +32,7 @@ __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "": ("objective",),
-        "batch_prompt": ("BatchPrompt", "KeptPrompts", "Prompt", "as_batch_prompt"),
+        "batch_prompt": ("BatchPrompt", "KeptPrompts", "Prompt", "TensorPrompt", "as_batch_prompt"),
         "objective": ("answer_log_probs", "label_log_probs", "loss", "loss_sum"),
         "paths": ("label_logits", "require_path"),
         "placement": ("place",),

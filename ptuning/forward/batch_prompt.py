@@ -26,15 +26,6 @@ class BatchPrompt(ABC):
     has_prefix_to_run: ClassVar[bool] = False
     """Whether all rows share a prefix that can be run once and has not been run yet."""
 
-    @property
-    @abstractmethod
-    def tensors(self) -> tuple[Tensor, ...]:
-        """All tensors that it holds."""
-
-    @abstractmethod
-    def with_tensors(self, tensors: Sequence[Tensor]) -> "BatchPrompt":
-        """The same prompt with other values for `tensors`, in the same order."""
-
     @abstractmethod
     def embeddings(self, backbone: Backbone, batch: Batch) -> Tensor:
         """The virtual tokens' embeddings: `[P, H]` for all rows, or `[B, P, H]` with one prompt per row."""
@@ -49,19 +40,40 @@ class BatchPrompt(ABC):
 
     def kept(self, backbone: CausalBackbone, batch: Batch) -> "KeptPrompts":
         """The same prompt with its prefix run. Requires `shares(batch)`."""
-        raise NotImplementedError
+        raise AssertionError("a prompt without a prefix keeps none")
 
     def with_prefix_run(self, backbone: Backbone, ids: Sequence[int], num_rows: int) -> "BatchPrompt":
         """The same prompt with the prefix `ids` run once for many batches, if the model can keep it."""
         return self
 
-    def for_rows(self, backbone: Backbone, examples: Sequence[Example]) -> "BatchPrompt":
+    @abstractmethod
+    def for_rows(self, backbone: Backbone, examples: Sequence[Example]) -> "TensorPrompt":
         """The same prompt as tensors, computed once for all examples; `part` selects from them."""
+
+
+class TensorPrompt(BatchPrompt):
+    """A prompt that is tensors, which others can take the place of."""
+
+    @property
+    @abstractmethod
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors that it holds."""
+
+    @abstractmethod
+    def with_tensors(self, tensors: Sequence[Tensor]) -> "TensorPrompt":
+        """The same prompt with other values for `tensors`, in the same order."""
+
+    def with_prefix_run(self, backbone: Backbone, ids: Sequence[int], num_rows: int) -> "TensorPrompt":
+        """The same prompt with the prefix `ids` run once for many batches, if the model can keep it."""
+        return self
+
+    def for_rows(self, backbone: Backbone, examples: Sequence[Example]) -> "TensorPrompt":
+        """Itself."""
         return self
 
 
 @dataclass(frozen=True)
-class StaticPrompt(BatchPrompt):
+class StaticPrompt(TensorPrompt):
     """One prompt for all rows, whose prefix has not been run."""
 
     has_prefix_to_run = True
@@ -96,7 +108,7 @@ class StaticPrompt(BatchPrompt):
         prefix = Prefix.of(backbone, self.prompt_PH, batch.prefix_ids)
         return KeptPrompts.same(self.prompt_PH, prefix, len(batch.ids_BT))
 
-    def with_prefix_run(self, backbone: Backbone, ids: Sequence[int], num_rows: int) -> BatchPrompt:
+    def with_prefix_run(self, backbone: Backbone, ids: Sequence[int], num_rows: int) -> TensorPrompt:
         """Runs the prefix if the model can keep its keys and values."""
         if not ids or not backbone.can_keep_prefix:
             return self
@@ -106,7 +118,7 @@ class StaticPrompt(BatchPrompt):
 
 
 @dataclass(frozen=True)
-class PromptPerRow(BatchPrompt):
+class PromptPerRow(TensorPrompt):
     """One prompt per row."""
 
     prompts_BPH: Tensor
@@ -138,15 +150,6 @@ class ConditionedPrompt(BatchPrompt):
     encoder: nn.Module
     """Takes embeddings `[B, T, H]` and a mask of the text, `[B, T]`; returns `[B, P, H]`."""
 
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The encoder's parameters."""
-        return tuple(self.encoder.parameters())
-
-    def with_tensors(self, tensors: Sequence[Tensor]) -> BatchPrompt:
-        """Not supported. Use the prompt that `for_rows` returns."""
-        raise NotImplementedError
-
     def embeddings(self, backbone: Backbone, batch: Batch) -> Tensor:
         """`[B, P, H]`."""
         prompts_BPH: Tensor = self.encoder(backbone.embed(batch.ids_BT.clamp(min=0)), batch.text_BT)
@@ -156,13 +159,13 @@ class ConditionedPrompt(BatchPrompt):
         """The prompt itself: the encoder reads whatever rows it is given."""
         return self
 
-    def for_rows(self, backbone: Backbone, examples: Sequence[Example]) -> BatchPrompt:
+    def for_rows(self, backbone: Backbone, examples: Sequence[Example]) -> TensorPrompt:
         """Runs the encoder on all examples at once; it is small enough for that."""
         return PromptPerRow(self.embeddings(backbone, backbone.collate(examples).to(backbone.device)))
 
 
 @dataclass(frozen=True)
-class KeptPrompts(BatchPrompt):
+class KeptPrompts(TensorPrompt):
     """One soft prompt per row, chosen from K prompts whose prefixes have been run."""
 
     prompts: Sequence[Tensor]

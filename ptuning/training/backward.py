@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from ptuning.data import Example, by_length, prefix_ids, require_small
-from ptuning.forward import BatchPrompt, Prompt, as_batch_prompt, loss_sum
+from ptuning.forward import BatchPrompt, Prompt, TensorPrompt, as_batch_prompt, loss_sum
 from ptuning.model import Backbone
 
 
@@ -75,7 +75,7 @@ class _Shared:
         made: The prompt of all rows, what they begin with having been run where that can be.
     """
 
-    def __init__(self, made: BatchPrompt) -> None:
+    def __init__(self, made: TensorPrompt) -> None:
         self._made = made
         self._leaves = [each.detach().float().requires_grad_() for each in made.tensors]  # fp32: gradients gather there
 
