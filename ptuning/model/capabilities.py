@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ptuning.data import added, positions
-from ptuning.model.kernels import FastKernels, JointPrefix, LastLayerCut
+from ptuning.model.kernels import CutWeight, FastKernels, JointPrefix, LastLayerCut
 
 _TOLERANCE = 1e-2  # relative to the largest logit: more than rounding causes in any precision
 _FAR_NEARER = 0.25  # relative to the distance between the right and the wrong logits
@@ -111,10 +111,11 @@ def supports_joint_prefix(backbone: Any) -> bool:
 
 
 @torch.no_grad()
-def last_layer_can_be_cut(backbone: Any, weights: Sequence[Tensor]) -> bool:
+def last_layer_can_be_cut(backbone: Any, weights: Sequence[CutWeight]) -> bool:
     """Whether a token's logits stay the same if the last layer's products leave the other tokens out.
 
-    They change in models that run a layer more than once in a pass.
+    They change in models that run a layer more than once in a pass; other models do more than products with what is
+    left out.
     """
     ids_24 = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]], device=backbone.device)
     scored_24 = torch.zeros_like(ids_24, dtype=torch.bool)
@@ -122,8 +123,11 @@ def last_layer_can_be_cut(backbone: Any, weights: Sequence[Tensor]) -> bool:
     inputs = {"inputs_embeds": backbone.embed(ids_24), "use_cache": False}
     inputs["position_ids"] = torch.arange(4, device=backbone.device).expand(2, 4)
     whole_2V = backbone.run(**inputs).logits[scored_24]
-    with FastKernels(cut=LastLayerCut(weights, scored_24)):
-        cut_2V = backbone.run(**inputs).logits[scored_24]
+    try:
+        with FastKernels(cut=LastLayerCut(weights, scored_24)):
+            cut_2V = backbone.run(**inputs).logits[scored_24]
+    except (ValueError, RuntimeError, IndexError):
+        return False
     return all(map(_same, cut_2V, whole_2V))
 
 

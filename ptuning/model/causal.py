@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from ptuning.data import Batch, Coder, Example, Task, collate, positions
 from ptuning.model import capabilities
 from ptuning.model.backbone import Backbone
-from ptuning.model.kernels import FastKernels, JointPrefix, LastLayerCut, token_by_token_weights
+from ptuning.model.kernels import CutWeight, FastKernels, JointPrefix, LastLayerCut, token_by_token_weights
 from ptuning.model.loading import cannot_load
 
 _OPTIONAL = ("attention_mask", "position_ids")  # inputs that some architectures lack: ALiBi needs no position ids
@@ -88,7 +88,7 @@ class CausalBackbone(Backbone):
         return capabilities.ignores_padding_gaps(self)
 
     @cached_property
-    def _token_by_token_weights(self) -> list[Tensor]:
+    def _token_by_token_weights(self) -> list[CutWeight]:
         """The last layer's weights whose products are needed for scored tokens only; none if all tokens need them."""
         weights = token_by_token_weights(self.model)
         return weights if weights and capabilities.last_layer_can_be_cut(self, weights) else []

@@ -41,9 +41,7 @@ def test_what_rows_share_is_counted_once() -> None:
 @pytest.mark.parametrize("num_prefix_tokens", [4, 40])
 def test_what_is_kept_for_the_backward_pass_is_about_what_is_told(num_prefix_tokens: int) -> None:
     backbone = tiny_backbone("llama", hidden_size=64, intermediate_size=160, num_key_value_heads=4)
-    backbone.__dict__["supports_joint_prefix"] = (
-        False  # rows of the same length, among which the prefix would leave lines half empty
-    )
+    backbone.__dict__["supports_joint_prefix"] = False  # it would leave lines half empty among rows of one length
     drawn = initializers.from_vocabulary(backbone.vocabulary_VH, num_prefix_tokens).requires_grad_()
     virtual = list(range(-1, -num_prefix_tokens - 1, -1))
     batch = backbone.collate([Example([*virtual, *range(10 * b, 10 * b + 60)], [3]) for b in range(1, 7)])

@@ -5,12 +5,25 @@ independently are therefore computed for the scored tokens only. Knows nothing o
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 _TOKEN_BY_TOKEN = ("q_proj", "o_proj", "mlp")  # the names in most architectures; others run whole
+
+
+@dataclass(frozen=True, eq=False)
+class CutWeight:
+    """A weight of the last layer that need not be multiplied with every token."""
+
+    weight: Tensor
+    """The weight of a linear module."""
+    takes_all: bool = True
+    """Whether its input has all tokens, `[L, W, H]`, or the scored ones only, `[1, N, H]`."""
+    gives_all: bool = True
+    """Whether its output has a place for all tokens, or for the scored ones only."""
 
 
 class LastLayerCut:
@@ -21,33 +34,55 @@ class LastLayerCut:
         scored_LW: True at the tokens whose logits are needed; at least one.
     """
 
-    def __init__(self, weights: Sequence[Tensor], scored_LW: Tensor) -> None:
-        self._weights: Mapping[int, Tensor] = {id(each): each for each in weights}
+    def __init__(self, weights: Sequence[CutWeight], scored_LW: Tensor) -> None:
+        self._weights = {id(each.weight): each for each in weights}
         self._shape, self._places = scored_LW.shape, scored_LW.nonzero(as_tuple=True)
+        self._scored_shape = (1, len(self._places[0]))
 
     def takes(self, input: Tensor, weight: Tensor) -> bool:
         """Whether the product of this input and weight is needed for the scored tokens only."""
-        return id(weight) in self._weights and input.shape[:-1] == self._shape
+        own = self._weights.get(id(weight))
+        return own is not None and input.shape[:-1] == (self._shape if own.takes_all else self._scored_shape)
 
     def product(self, linear: Callable[..., Tensor], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """`linear` for the scored tokens and zeros for the others: `[L, W, H]` to `[L, W, F]`."""
-        scored_1NF = linear(input[self._places][None], weight, bias)
+        """`linear` for the scored tokens; zeros for the others where the output has a place for them."""
+        own = self._weights[id(weight)]
+        scored_1NF = linear(input[self._places][None] if own.takes_all else input, weight, bias)
+        if not own.gives_all:
+            return scored_1NF
         zeros_LWF = scored_1NF.new_zeros(*self._shape, scored_1NF.shape[-1])
         return zeros_LWF.index_put(self._places, scored_1NF[0])
 
 
-def token_by_token_weights(model: Any) -> list[Tensor]:
+def token_by_token_weights(model: Any) -> list[CutWeight]:
     """The weights of the last layer's linear modules that treat tokens independently.
 
-    Weights shared with another module are left out: all tokens need that module's output.
+    Between the first and the last product of a feed-forward network only the scored tokens are kept. Weights shared
+    with another module are left out: all tokens need that module's output.
     """
     layers = decoder_layers(model)
     if layers is None:
         return []
     owners = Counter(id(each) for _, each in model.named_parameters(remove_duplicate=False))
     parts = [each for name, each in layers[-1].named_modules() if name.rpartition(".")[2] in _TOKEN_BY_TOKEN]
-    linear = {each for part in parts for each in part.modules() if isinstance(each, nn.Linear)}
-    return [each.weight for each in linear if owners[id(each.weight)] == 1]
+    found = {id(each.weight): CutWeight(each.weight) for each in parts if isinstance(each, nn.Linear)}
+    for module in (module for part in parts for module in part.modules()):
+        weights = [each.weight for each in module.children() if isinstance(each, nn.Linear)]
+        if all(owners[id(each)] == 1 for each in weights):
+            found |= {id(each.weight): each for each in _network(weights)}
+    return [each for key, each in found.items() if owners[key] == 1]
+
+
+def _network(weights: Sequence[Tensor]) -> list[CutWeight]:
+    """A feed-forward network's weights: those that widen give the scored tokens only, which the last one takes.
+
+    Where they are not such a network, each takes and gives all tokens.
+    """
+    narrowing = [each for each in weights if each.shape[0] < each.shape[1]]
+    widening = [each for each in weights if each.shape[0] > each.shape[1]]
+    if len(narrowing) != 1 or not widening or len(widening) + 1 != len(weights):
+        return [CutWeight(each) for each in weights]
+    return [*(CutWeight(each, gives_all=False) for each in widening), CutWeight(narrowing[0], takes_all=False)]
 
 
 def decoder_layers(model: Any) -> nn.ModuleList | None:

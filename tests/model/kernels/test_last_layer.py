@@ -50,9 +50,9 @@ def test_weights_that_another_layer_has_too_are_multiplied_with_all_tokens() -> 
     model = tiny_backbone("llama").model
     last, first = model.model.layers[-1], model.model.layers[0]
     last.mlp.up_proj.weight = first.mlp.up_proj.weight
-    found = {id(each) for each in token_by_token_weights(model)}
-    assert id(last.mlp.up_proj.weight) not in found
-    assert {id(last.mlp.down_proj.weight), id(last.self_attn.q_proj.weight)} <= found
+    found = {id(each.weight) for each in token_by_token_weights(model)}
+    assert not found & {id(each.weight) for each in (last.mlp.up_proj, last.mlp.gate_proj, last.mlp.down_proj)}
+    assert {id(last.self_attn.q_proj.weight), id(last.self_attn.o_proj.weight)} <= found
 
 
 def test_layers_that_run_more_than_once_in_a_pass_are_not_cut() -> None:
@@ -61,4 +61,12 @@ def test_layers_that_run_more_than_once_in_a_pass_are_not_cut() -> None:
     assert capabilities.last_layer_can_be_cut(backbone, token_by_token_weights(backbone.model))
     last, own = layers[-1], layers[-1].forward
     last.forward = lambda states, **options: own(own(states, **options), **options)  # twice, as in looped models
+    assert not capabilities.last_layer_can_be_cut(backbone, token_by_token_weights(backbone.model))
+
+
+def test_a_network_that_mixes_tokens_is_not_cut() -> None:
+    backbone = tiny_backbone("llama")
+    between = backbone.model.model.layers[-1].mlp.act_fn
+    assert capabilities.last_layer_can_be_cut(backbone, token_by_token_weights(backbone.model))
+    between.forward = lambda states: states.cumsum(dim=1)
     assert not capabilities.last_layer_can_be_cut(backbone, token_by_token_weights(backbone.model))
