@@ -1,6 +1,7 @@
 """What a prompt means, as far as that can be told: a verdict, measures, and the page and lines that show them.
 
-Each module in `measures` looks at one thing; `vocabulary` holds what they compare with. Knows nothing of training.
+Each module in `measures` looks at one thing; `vocabulary` holds what they compare with. Knows nothing of the command
+line.
 """
 
 from typing import TYPE_CHECKING
