@@ -268,7 +268,7 @@ class Backbone(ABC):
         return ids_BT.shape[1]
 
     def twin(self) -> Self:
-        """A backbone of its own over the same weights: hooks and settings of its model are seen by no other user."""
+        """Another backbone over the same weights; hooks and settings of its model do not affect this one."""
         backbone = copy.copy(self)
         backbone.model = twin_of(self.model)
         return backbone

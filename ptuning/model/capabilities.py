@@ -114,8 +114,7 @@ def supports_joint_prefix(backbone: Any) -> bool:
 def last_layer_can_be_cut(backbone: Any, weights: Sequence[CutWeight]) -> bool:
     """Whether a token's logits stay the same if the last layer's products leave the other tokens out.
 
-    They change in models that run a layer more than once in a pass; other models do more than products with what is
-    left out.
+    They change in models that run a layer more than once in a pass, or that mix tokens between the products.
     """
     ids_24 = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]], device=backbone.device)
     scored_24 = torch.zeros_like(ids_24, dtype=torch.bool)

@@ -1,6 +1,6 @@
-"""A second model over the same weights: what is hung on its modules or set in its configuration, no other user sees.
+"""A second model over the same weights, so that hooks and settings stay private to one user.
 
-Knows nothing of what is hung on it.
+Knows nothing of what those hooks and settings do.
 """
 
 import copy
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def twin_of(model: Any) -> Any:
-    """Modules and configuration are copies; parameters and buffers are shared, so that it takes almost no memory."""
+    """A model whose modules and configuration are copies and whose parameters and buffers are shared."""
     offloading = [
         each._hf_hook for each in model.modules() if hasattr(each, "_hf_hook")
     ]  # accelerate's, with its weights

@@ -22,10 +22,9 @@ def backward_in_parts(
     batch_size: int | None = None,
     max_batch_tokens: int | None = None,
 ) -> float:
-    """Adds to the prompt's gradient that of `scale` times the summed loss of all rows.
+    """Adds the gradient of `scale` times the summed loss of all rows.
 
-    The same as `(objective.loss_sum(...) * scale).backward()`, but for rounding, with what made the prompt run backward
-    once.
+    The same as `(objective.loss_sum(...) * scale).backward()` up to rounding; the encoder runs backward once.
 
     Args:
         backbone: The frozen model.
@@ -69,10 +68,10 @@ def backward_in_parts(
 
 
 class _Shared:
-    """A prompt's numbers apart from what made them, so that each part of the rows can be run backward by itself.
+    """Cuts a prompt off from the encoder that computed it, so that each part of the rows has its own backward pass.
 
     Args:
-        made: The prompt of all rows, what they begin with having been run where that can be.
+        made: The prompt of all rows, with its prefix run if the model can keep one.
     """
 
     def __init__(self, made: TensorPrompt) -> None:
@@ -80,12 +79,12 @@ class _Shared:
         self._leaves = [each.detach().float().requires_grad_() for each in made.tensors]  # fp32: gradients gather there
 
     def of_rows(self, rows: Sequence[int]) -> BatchPrompt:
-        """The prompt of a part of the rows."""
+        """The prompt of some of the rows."""
         numbers = [leaf.to(made.dtype) for leaf, made in zip(self._leaves, self._made.tensors, strict=True)]
         return self._made.with_tensors(numbers).part(rows)
 
     def backward(self) -> None:
-        """Hands the gathered gradients on to what made the prompt."""
+        """Passes the summed gradients on to the encoder, in one backward pass."""
         gathered = [(made, leaf.grad) for made, leaf in zip(self._made.tensors, self._leaves, strict=True)]
         pairs = [(made, grad.to(made.dtype)) for made, grad in gathered if grad is not None and made.requires_grad]
         torch.autograd.backward([made for made, _ in pairs], [grad for _, grad in pairs])
