@@ -54,10 +54,11 @@ class Report:
     """What a decoding can and cannot say."""
 
     def __getattr__(self, name: str) -> Any:
-        """The result of a measure."""
-        if name not in MEASURES:
+        """The result of a measure; None for one of the catalogue that was not made."""
+        made = vars(self).get("measures", {})
+        if name not in made and name not in MEASURES:
             raise AttributeError(f"a report has no {name!r}")
-        return self.measures.get(name)
+        return made.get(name)
 
     def with_measures(self, *more: Measured) -> "Report":
         """The report with further results behind its own."""

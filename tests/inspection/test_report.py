@@ -127,6 +127,7 @@ def test_results_that_come_later_are_shown_behind_the_others(report):
     table = Table({"text": "a text"}, [{"text": "so it is"}])
     later = report.with_measures(Measured(name="words", title="In words", how="A text.", table=table))
     assert list(later.measures) == [*report.measures, "words"]
+    assert later.words is later.measures["words"]
     assert later.as_dict()["words"] == table.as_dict()
     text = page(later)
     assert text.index('<figure id="words">') > text.index('<figure id="atoms">')
