@@ -18,7 +18,6 @@ from ptuning.data.task import Task
 from ptuning.evaluation.scoring import evaluate
 from ptuning.forward import objective
 from ptuning.forward.paths import label_logits
-from ptuning.forward.shared_prefix import shared_prefix
 from ptuning.forward.splice import splice
 from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.model import Backbone
@@ -57,7 +56,7 @@ def test_both_paths_on_the_gpu_equal_the_reference_on_the_cpu(any_backbone):
     batch = collate(examples_of(any_backbone), any_backbone.pad_id)
     reference_NV, reference = measured(splice, any_backbone, batch)
     gpu = on_cuda(any_backbone)
-    for path in (splice, shared_prefix):
+    for path in (splice, label_logits):
         logits_NV, gradients = measured(path, gpu, batch)
         assert (logits_NV - reference_NV).abs().max() < 1e-4
         for name, expected in reference.items():

@@ -12,6 +12,7 @@ from ptuning.lazy import lazily
 
 if TYPE_CHECKING:
     from ptuning.data.batches import IGNORED as IGNORED
+    from ptuning.data.batches import ApartBatch as ApartBatch
     from ptuning.data.batches import Batch as Batch
     from ptuning.data.batches import added as added
     from ptuning.data.batches import collate as collate
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
-        "batches": ("Batch", "IGNORED", "added", "collate", "collate_pairs", "padded", "positions"),
+        "batches": ("ApartBatch", "Batch", "IGNORED", "added", "collate", "collate_pairs", "padded", "positions"),
         "coder": ("Coder",),
         "examples": ("Example", "num_cut", "prefix_ids", "warn_of_cut", "with_answer"),
         "readers": ("Row", "as_row", "read_rows"),

@@ -106,7 +106,7 @@ class StaticPrompt(TensorPrompt):
     def kept(self, backbone: CausalBackbone, batch: Batch) -> "KeptPrompts":
         """Runs the prefix of the rows."""
         prefix = Prefix.of(backbone, self.prompt_PH, batch.prefix_ids)
-        return KeptPrompts.same(self.prompt_PH, prefix, len(batch.ids_BT))
+        return KeptPrompts.same(self.prompt_PH, prefix, len(batch))
 
     def with_prefix_run(self, backbone: Backbone, ids: Sequence[int], num_rows: int) -> TensorPrompt:
         """Runs the prefix if the model can keep its keys and values."""
@@ -202,14 +202,11 @@ class KeptPrompts(TensorPrompt):
         """Whether each row of the batch begins with its prompt's prefix, and no prefix position is scored."""
         if not self.prefixes or not any(self.prefix_lengths):
             return False
-        if any(num < length for num, length in zip(batch.num_unscored, self.prefix_lengths, strict=True)):
-            return False
-        device, length = batch.ids_BT.device, max(self.prefix_lengths)
-        order_BS = batch.mask_BT.argsort(dim=1, descending=True, stable=True)[:, :length]
-        chosen = [torch.tensor(self.prefixes[k].ids, dtype=torch.long) for k in self.choice]
-        expected_BS = pad_sequence(chosen, batch_first=True).to(device)
-        is_prefix_BS = torch.arange(length, device=device) < torch.tensor(self.prefix_lengths, device=device)[:, None]
-        return bool(((batch.ids_BT.gather(1, order_BS) == expected_BS) | ~is_prefix_BS).all())
+        prefixes = [self.prefixes[k].ids for k in self.choice]
+        return all(
+            len(row.ids) > len(ids) and tuple(row.ids[: len(ids)]) == ids
+            for row, ids in zip(batch.examples, prefixes, strict=True)
+        )
 
     def embeddings(self, backbone: Backbone, batch: Batch) -> Tensor:
         """`[P, H]` if there is one prompt; else `[B, P, H]`, shorter prompts padded on the right."""

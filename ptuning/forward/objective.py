@@ -12,7 +12,8 @@ from torch.nn import functional
 from ptuning.data import Batch, Example, with_answer
 from ptuning.forward.batch_prompt import KeptPrompts, Prompt, as_batch_prompt
 from ptuning.forward.candidates import candidate_log_probs, max_tail_tokens
-from ptuning.forward.paths import label_logits
+from ptuning.forward.line_pass import lines_loss
+from ptuning.forward.paths import label_logits, lines_for
 from ptuning.forward.shared_prefix import can_pack
 from ptuning.model import Backbone, CausalBackbone
 
@@ -26,12 +27,16 @@ def loss(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto") -
         batch: Rows with answers.
         path: The forward path, as in `forward.label_logits`.
     """
-    return loss_sum(backbone, prompt, batch, path) / len(batch.targets_N)
+    return loss_sum(backbone, prompt, batch, path) / len(batch.targets)
 
 
 def loss_sum(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "auto") -> Tensor:
     """Like `loss`, but summed: the trainer divides by the number of label tokens in a step, on all devices."""
-    batch = batch.to(backbone.device)
+    prompt, batch = as_batch_prompt(prompt), batch.to(backbone.device)
+    lines = lines_for(backbone, prompt, batch, path)
+    if lines is not None:
+        assert isinstance(backbone, CausalBackbone)
+        return lines_loss(backbone, prompt.embeddings(backbone, batch), lines.to(backbone.device))
     return functional.cross_entropy(label_logits(backbone, prompt, batch, path), batch.targets_N, reduction="sum")
 
 
@@ -44,9 +49,10 @@ def answer_log_probs(backbone: Backbone, prompt: Prompt, batch: Batch, path: str
     """
     batch = batch.to(backbone.device)
     logits_NV, targets_N = label_logits(backbone, prompt, batch, path), batch.targets_N
-    rows_N = batch.scored_BT.nonzero()[:, 0]
+    rows = [b for b, each in enumerate(batch.examples) for _ in each.answer_ids]
+    rows_N = torch.tensor(rows, dtype=torch.long, device=backbone.device)
     token_log_probs_N = -functional.cross_entropy(logits_NV, targets_N, reduction="none")
-    zeros_B = token_log_probs_N.new_zeros(len(batch.ids_BT))
+    zeros_B = token_log_probs_N.new_zeros(len(batch))
     log_probs_B = zeros_B.index_add(0, rows_N, token_log_probs_N)
     num_wrong_B = zeros_B.index_add(0, rows_N, (logits_NV.argmax(1) != targets_N).float())
     return log_probs_B, num_wrong_B == 0
@@ -76,9 +82,9 @@ def label_log_probs(
     prompt = as_batch_prompt(prompt)
     if any(len(ids) > 1 for labels in label_ids for ids in labels):
         if path != "splice" and isinstance(prompt, KeptPrompts) and isinstance(backbone, CausalBackbone):
-            rows, num_more = backbone.collate(examples).to(backbone.device), max_tail_tokens(label_ids)
+            rows, num_more = backbone.collate(examples), max_tail_tokens(label_ids)
             if prompt.shares(rows) and can_pack(backbone, prompt, rows, num_more):
-                backbone.require_room(rows.ids_BT.shape[1] + max(len(ids) for labels in label_ids for ids in labels))
+                backbone.require_room(rows.num_columns + max(len(ids) for labels in label_ids for ids in labels))
                 return candidate_log_probs(backbone, prompt, examples, label_ids)
         return whole_label_log_probs(backbone, prompt, examples, label_ids, path)
     most = max(map(len, label_ids))

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ptuning.data import added, positions
-from ptuning.model.kernels import CutWeight, FastKernels, JointPrefix, LastLayerCut
+from ptuning.model.kernels import CutWeight, JointPrefix, LastLayerCut, SomeTokens, fast_kernels
 
 _TOLERANCE = 1e-2  # relative to the largest logit: more than rounding causes in any precision
 _FAR_NEARER = 0.25  # relative to the distance between the right and the wrong logits
@@ -92,7 +92,7 @@ def supports_joint_prefix(backbone: Any) -> bool:
     masks_2134 = added(torch.cat([prefix_231, own_233], dim=2)[:, None], backbone.dtype)
     inputs = {"inputs_embeds": backbone.embed(ids_23), "position_ids": positions_23, "use_cache": False}
     try:
-        with FastKernels(JointPrefix(1)):
+        with fast_kernels(JointPrefix(1)):
             lines_23V = backbone.run(**inputs, attention_mask=masks_2134).logits
     except (ValueError, RuntimeError, IndexError):
         return False
@@ -117,14 +117,13 @@ def last_layer_can_be_cut(backbone: Any, weights: Sequence[CutWeight]) -> bool:
     They change in models that run a layer more than once in a pass, or that mix tokens between the products.
     """
     ids_24 = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]], device=backbone.device)
-    scored_24 = torch.zeros_like(ids_24, dtype=torch.bool)
-    scored_24[0, 2] = scored_24[1, 3] = True
+    tokens = SomeTokens((2, 4), torch.tensor([2, 7], device=backbone.device))  # the third and the eighth
     inputs = {"inputs_embeds": backbone.embed(ids_24), "use_cache": False}
     inputs["position_ids"] = torch.arange(4, device=backbone.device).expand(2, 4)
-    whole_2V = backbone.run(**inputs).logits[scored_24]
+    whole_2V = backbone.run(**inputs).logits.flatten(0, 1)[tokens.scored_N]
     try:
-        with FastKernels(cut=LastLayerCut(weights, scored_24)):
-            cut_2V = backbone.run(**inputs).logits[scored_24]
+        with fast_kernels(cut=LastLayerCut(weights, tokens)):
+            cut_2V = backbone.run(**inputs).logits.flatten(0, 1)[tokens.scored_N]
     except (ValueError, RuntimeError, IndexError):
         return False
     return all(map(_same, cut_2V, whole_2V))

@@ -5,6 +5,7 @@ Knows nothing of prompts or training.
 
 import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,15 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from ptuning.data import Batch, Coder, Example, Task, collate, positions
 from ptuning.model import capabilities
 from ptuning.model.backbone import Backbone
-from ptuning.model.kernels import CutWeight, FastKernels, JointPrefix, LastLayerCut, token_by_token_weights
+from ptuning.model.kernels import (
+    CutWeight,
+    JointPrefix,
+    LastLayerCut,
+    TokenLines,
+    attends_by_name,
+    fast_kernels,
+    token_by_token_weights,
+)
 from ptuning.model.loading import cannot_load
 
 _OPTIONAL = ("attention_mask", "position_ids")  # inputs that some architectures lack: ALiBi needs no position ids
@@ -93,16 +102,20 @@ class CausalBackbone(Backbone):
         weights = token_by_token_weights(self.model)
         return weights if weights and capabilities.last_layer_can_be_cut(self, weights) else []
 
-    def fast_kernels(self, scored_BT: Tensor | None = None, joint_prefix: JointPrefix | None = None) -> FastKernels:
+    def fast_kernels(
+        self, tokens: TokenLines | None = None, joint_prefix: JointPrefix | None = None
+    ) -> AbstractContextManager[Any]:
         """A context for one forward pass in this thread; other threads that run the model do not notice it.
 
         Args:
-            scored_BT: True at the tokens whose logits are needed; None: all tokens.
+            tokens: The tokens that are run, and which of them are scored; None: the logits of all are needed.
             joint_prefix: The prefix put before the keys and values of every row; None: no prefix.
         """
-        if scored_BT is None or not self._token_by_token_weights:
-            return FastKernels(joint_prefix)
-        return FastKernels(joint_prefix, LastLayerCut(self._token_by_token_weights, scored_BT))
+        is_on_cpu = self.device.type == "cpu"  # elsewhere, launching kernels costs more than the cut saves
+        cut = None
+        if is_on_cpu and tokens is not None and self._token_by_token_weights:
+            cut = LastLayerCut(self._token_by_token_weights, tokens)
+        return fast_kernels(joint_prefix, cut, attends_by_name=attends_by_name(self.model), has_linear=is_on_cpu)
 
     def coder(self, task: Task) -> Coder:
         """The coder that turns the task's rows into examples."""
@@ -127,6 +140,12 @@ class CausalBackbone(Backbone):
         if "logits_to_keep" in self._accepted:
             return self.run(**inputs, logits_to_keep=scored_BT).logits.float()
         return self.run(**inputs).logits[scored_BT].float()
+
+    def logits_at(self, places_BK: Tensor, **inputs: Any) -> Tensor:
+        """Logits `[B, K, V]` fp32 at K places of each row; not computed elsewhere if the architecture allows it."""
+        if "logits_to_keep" in self._accepted:
+            return self.run(**inputs, logits_to_keep=places_BK).logits.float()
+        return self.run(**inputs).logits.take_along_dim(places_BK[..., None], dim=1).float()
 
     def run(self, **inputs: Any) -> Any:
         """Runs the model, leaving out optional inputs that the architecture does not accept."""

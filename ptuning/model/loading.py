@@ -17,7 +17,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 
 from ptuning.errors import ModelError
 from ptuning.model.fingerprint import Fingerprint
-from ptuning.model.kernels import prefer_unrepeated
+from ptuning.model.kernels import prefer_own_attention
 
 
 def load(name: str, dtype: str, device: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
@@ -48,8 +48,8 @@ def load(name: str, dtype: str, device: str, revision: str | None, trust_remote_
     if info["missing_keys"]:
         raise cannot_load(name, f"it lacks weights such as {min(info['missing_keys'])}")
     model = model.to(target)
-    if target.type == "cpu":
-        prefer_unrepeated(model)
+    if target.type in ("cpu", "cuda"):
+        prefer_own_attention(model)
     return model, tokenizer
 
 

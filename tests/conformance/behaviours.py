@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ptuning.data.readers import Row
 from ptuning.forward import objective
-from ptuning.forward.shared_prefix import can_share, shared_prefix
+from ptuning.forward.paths import label_logits
+from ptuning.forward.shared_prefix import can_share
 from ptuning.forward.splice import splice
 from ptuning.inference.prompted_lm import PromptedLM
 
@@ -106,7 +107,7 @@ def _both_paths(system: System, num_virtual_tokens: int) -> None:
     batch = ours.backbone.collate(ours._examples(prompt_PH, rows))
     assert can_share(ours.backbone, prompt_PH, batch) == ours.backbone.supports_prefix_cache
     results = []
-    for path in (splice, shared_prefix) if ours.backbone.supports_prefix_cache else (splice,):
+    for path in (splice, label_logits):
         own_PH = prompt_PH.clone().requires_grad_()
         logits_NV = path(ours.backbone, own_PH, batch)
         torch.nn.functional.cross_entropy(logits_NV, batch.targets_N).backward()

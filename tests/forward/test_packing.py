@@ -1,21 +1,11 @@
-"""Rows laid end to end: each token once, in its place, and blind to other rows."""
+"""Which rows share a line."""
 
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptuning.data.batches import Batch, collate
-from ptuning.data.examples import Example
-from ptuning.forward.packing import WIDEST, PackedLines, pack
+from ptuning.forward.packing import WIDEST, Sizes, pack
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
-
-
-def batch_of(lengths: list[int], padding_side: str = "right") -> Batch:
-    """Rows of two shared tokens, text, and an answer of two."""
-    numbers = iter(range(10, 10_000))
-    examples = [Example([-1, 5, *(next(numbers) for _ in range(n))], [next(numbers), 3]) for n in lengths]
-    return collate(examples, 0, padding_side)
 
 
 @given(LENGTHS, st.integers(1, 3))
@@ -35,43 +25,25 @@ def test_unequal_rows_leave_little_empty() -> None:
     assert len(lines) * max(sum(lengths[b] for b in line) for line in lines) < 1.05 * sum(lengths)
 
 
-@given(LENGTHS, st.sampled_from(["left", "right"]), st.booleans())
-def test_lines_hold_what_is_left_of_the_rows(lengths: list[int], side: str, end_to_end: bool) -> None:
-    batch = batch_of(lengths, side)
-    lines = PackedLines.of(batch, [2] * len(lengths), [0] * len(lengths) if end_to_end else None)
-    for b, row in enumerate(batch.ids_BT):
-        own = row[batch.mask_BT[b] > 0]
-        is_own = lines.row_LW == b
-        assert lines.ids_LW[is_own].tolist() == own[2:-1].tolist()  # the last answer token predicts nothing
-        assert lines.positions_LW[is_own].tolist() == list(range(2, len(own) - 1))
-    in_lines = lines.ids_LW[lines.scored_LW]
-    assert in_lines[lines.order_N].tolist() == batch.ids_BT[batch.scored_BT].tolist()
+@given(LENGTHS)
+def test_rounded_lines_have_one_width_and_hold_all_rows(lengths: list[int]) -> None:
+    lines = pack(lengths, [0] * len(lengths), Sizes(are_rounded=True))
+    assert sorted(b for line in lines for b in line) == list(range(len(lengths)))
+    assert max(sum(lengths[b] for b in line) for line in lines) <= 128
 
 
-def test_a_token_sees_the_prefix_and_what_is_before_it_of_its_own_row() -> None:
-    lines = PackedLines.of(batch_of([2, 1]), [2, 2], [0, 0])
-    assert lines.row_LW.tolist() == [[0, 0, 0, 1, 1]]
-    sees = lines.blocks(torch.tensor([[0, 1]]), torch.float32)[0, 0] == 0
-    own = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
-    assert sees.int().tolist() == [[0, 1, *row] for row in own]
+@given(st.integers(1, 5000))
+def test_rounded_sizes_are_few_and_near(size: int) -> None:
+    exact, rounded = Sizes(), Sizes(are_rounded=True)
+    assert exact.num_lines(size) == exact.width(size) == exact.num_scored(size) == size
+    assert size <= rounded.num_lines(size) <= 1.25 * size
+    assert size <= rounded.width(size) <= max(1.125 * size, size + 15)
+    assert rounded.width(size) % 16 == 0
+    assert size <= rounded.num_scored(size) <= max(8, 2 * size)
+    assert rounded.num_lines(rounded.num_lines(size)) == rounded.num_lines(size)
 
 
-def test_joint_prefix_comes_first_and_is_seen_by_all_lines_but_not_twice_by_itself():
-    batch = batch_of([3, 2, 1])
-    lines = PackedLines.of(batch, [2, 2, 2], prefix_ids=(-1, -2))
-    prefix_row = int(lines.row_LW.max())
-    assert prefix_row == 3
-    assert lines.ids_LW[0, :2].tolist() == [-1, -2]
-    assert lines.positions_LW[0, :2].tolist() == [0, 1]
-    assert lines.row_LW[0, :2].tolist() == [prefix_row, prefix_row]
-    counts = [int((lines.row_LW == row).sum()) for row in range(4)]
-    assert counts == [4, 3, 2, 2]  # with the first of two answer tokens
-    assert not lines.scored_LW[0, :2].any()
-    sees_LWK = lines.blocks_with_joint_prefix(2, 0, torch.float32)[:, 0] == 0
-    assert not sees_LWK[0, :2, :2].any()
-    assert sees_LWK[lines.row_LW != prefix_row][:, :2].all()
-    own = sees_LWK[:, :, 2:]
-    for line, row_W in enumerate(lines.row_LW.tolist()):
-        for place, row in enumerate(row_W):
-            expected = [other == row and j <= place for j, other in enumerate(row_W)]
-            assert own[line, place].tolist() == expected
+def test_few_rounded_sizes_occur() -> None:
+    rounded = Sizes(are_rounded=True)
+    assert len({rounded.num_lines(n) for n in range(1, 65)}) == 20
+    assert len({rounded.width(n) for n in range(1, 1025)}) == 32

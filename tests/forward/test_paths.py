@@ -13,12 +13,13 @@ from ptuning.data.examples import Example
 from ptuning.data.readers import Row, read_rows
 from ptuning.data.task import Task, Verbalizer
 from ptuning.errors import ModelError
+from ptuning.forward import line_pass
 from ptuning.forward import shared_prefix as shared_prefix_module
 from ptuning.forward.batch_prompt import KeptPrompts
 from ptuning.forward.objective import label_log_probs
 from ptuning.forward.paths import label_logits
 from ptuning.forward.prefix_cache import Prefix
-from ptuning.forward.shared_prefix import can_share, shared_prefix
+from ptuning.forward.shared_prefix import can_share
 from ptuning.forward.splice import splice
 from ptuning.model.kernels import attention
 from ptuning.prompts import initializers
@@ -69,7 +70,7 @@ def measured(path, backbone, encoder, batch):
 def assert_paths_agree(backbone, encoder, batch, rounding=1e-5):
     """Logits within 1e-4, and each parameter's gradient within a share of its norm."""
     reference_NV, reference = measured(splice, backbone, encoder, batch)
-    fast_NV, fast = measured(shared_prefix, backbone, encoder, batch)
+    fast_NV, fast = measured(label_logits, backbone, encoder, batch)
     assert fast_NV.shape == (len(batch.targets_N), backbone.model.config.vocab_size)
     assert (fast_NV - reference_NV).abs().max() < 1e-4
     for name, gradient in reference.items():
@@ -83,7 +84,7 @@ def assert_alone_equals_together(backbone, prompt_PH, examples):
     with torch.no_grad():
         alone_NV = torch.cat([splice(backbone, prompt_PH, collate([each], pad_id)) for each in examples])
         for side in ("right", "left"):
-            for path in (splice, shared_prefix):
+            for path in (splice, label_logits):
                 together_NV = path(backbone, prompt_PH, collate(examples, pad_id, side))
                 assert (together_NV - alone_NV).abs().max() < 1e-4, (side, path)
 
@@ -98,7 +99,8 @@ def test_shared_prefix_equals_splice_whatever_the_rows_lengths(any_backbone, num
 
 
 def test_keys_that_nothing_sees_change_nothing(any_backbone, monkeypatch):
-    monkeypatch.setattr(shared_prefix_module, "num_filling", lambda *_: 5)
+    for module in (shared_prefix_module, line_pass):
+        monkeypatch.setattr(module, "num_filling", lambda *_: 5)
     batch = collate(
         [example(4, *each, seed=i) for i, each in enumerate([(3, 1), (12, 2), (7, 1)])], any_backbone.pad_id
     )
@@ -117,7 +119,7 @@ def test_in_bfloat16_attention_gets_numbers_of_keys_that_softmax_is_fast_for(mon
     monkeypatch.setattr(attention, "attend", lambda q, k, *rest: counted.append(k.shape[2]) or attend(q, k, *rest))
     for prompt in (prompt_PH, apart):
         with torch.no_grad():
-            shared_prefix(backbone, prompt, batch)
+            label_logits(backbone, prompt, batch)
         assert counted
         assert {each % 32 for each in counted} == {0}
         counted.clear()
@@ -195,7 +197,7 @@ def windowed():
     return tiny_backbone("gemma3_text")
 
 
-@pytest.mark.parametrize("path", [splice, shared_prefix])
+@pytest.mark.parametrize("path", [splice, label_logits])
 def test_real_tokens_as_prompt_are_those_tokens(any_backbone, path):
     words = [310, 42, 299, 310]
     texts = [[5, 6, 7, 301], [330], [11, 12]]
@@ -282,7 +284,7 @@ def test_a_real_reviews_scores_do_not_depend_on_its_batch(real_backbone, reviews
 
     with torch.no_grad():
         alone_BC = torch.cat([scores(splice, [each]) for each in reviews])
-        for path in (splice, shared_prefix):
+        for path in (splice, label_logits):
             for side in ("right", "left"):
                 assert (scores(path, reviews, side) - alone_BC).abs().max() < 1e-4, (path, side)
         assert (

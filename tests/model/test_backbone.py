@@ -20,7 +20,7 @@ from ptuning.data.readers import read_rows
 from ptuning.data.task import Task
 from ptuning.errors import ModelError
 from ptuning.forward import objective
-from ptuning.forward.shared_prefix import shared_prefix
+from ptuning.forward.paths import label_logits
 from ptuning.forward.splice import splice
 from ptuning.model import Backbone, loading
 from ptuning.model.checkpointing import is_checkpointed
@@ -213,7 +213,7 @@ def test_model_that_takes_no_positions_is_run_without_them(monkeypatch):
     with torch.no_grad():
         alone_NV = torch.cat([splice(bloom, prompt_PH, collate([each], 2)) for each in examples])
         for side in ("left", "right"):
-            for path in (splice, shared_prefix):
+            for path in (splice, label_logits):
                 assert (path(bloom, prompt_PH, collate(examples, 2, side)) - alone_NV).abs().max() < 1e-4
 
 

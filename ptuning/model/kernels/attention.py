@@ -8,6 +8,9 @@ Shapes: B rows, N query heads, M key-value heads (N is a multiple of M), T queri
 """
 
 import functools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 FILLED_TO = 32  # keys: bfloat16 softmax took up to 2.8 times as long if their number is not a multiple of this
+_ALIGNED_TO = 16  # keys: torch copies a mask whose rows do not begin at such a number of elements
 _MAX_KEYS = {torch.bfloat16: 1024, torch.float32: 256}  # with more keys, torch's own kernel is used
 _MAX_SCORES = 2**24  # per layer: they are kept for the backward pass, unlike in torch's own kernel
 
@@ -38,11 +42,37 @@ def attention(
     is_plain = not dropout_p and not is_causal and not enable_gqa and query.ndim == 4 and query.device.type == "cpu"
     if is_plain and attn_mask is not None and _is_short(query, key, attn_mask):
         return attend(query, key, value, attn_mask, query.shape[-1] ** -0.5 if scale is None else scale)
+    options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
     if query.ndim == 4 and not enable_gqa and query.shape[1] != key.shape[1]:
-        key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], dim=1) for each in (key, value))
-    return functional.scaled_dot_product_attention(
-        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-    )
+        return _grouped(query, key, value, attn_mask, options)
+    return _by_torch(query, key, value, attn_mask, enable_gqa=enable_gqa, **options)
+
+
+def _grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]) -> Tensor:
+    """torch's attention where query heads share key-value heads; a GPU reads shared keys and values once.
+
+    torch's kernels share them only without a mask.
+    """
+    if query.device.type != "cpu" and mask is None:
+        return _by_torch(query, key, value, None, enable_gqa=True, **options)
+    if query.device.type != "cpu" and mask is not None and mask.ndim == 4 and mask.shape[1] == 1:
+        return heads_end_to_end(query, key, value, mask, options)
+    key, value = (each.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for each in (key, value))
+    return _by_torch(query, key, value, mask, **options)
+
+
+def heads_end_to_end(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, options: dict[str, Any]) -> Tensor:
+    """torch's attention with query heads that share keys as one head, end to end; the mask is `[B, 1, T, S]`."""
+    num_groups, num_queries = query.shape[1] // key.shape[1], query.shape[2]
+    query = rearrange(query, "b (m g) t d -> b m (g t) d", g=num_groups)
+    mask = mask.expand(-1, -1, num_queries, -1).repeat(1, 1, num_groups, 1)
+    attended = _by_torch(query, key, value, mask, **options)
+    return rearrange(attended, "b m (g t) d -> b (m g) t d", t=num_queries)
+
+
+def _by_torch(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Tensor:
+    with without_cudnn() if query.device.type == "cuda" else nullcontext():
+        return functional.scaled_dot_product_attention(query, key, value, mask, **options)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -64,8 +94,35 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
 
 
 def num_filling(num_keys: int, dtype: torch.dtype, device: torch.device) -> int:
-    """The number of masked keys to add so that softmax is fast; 0 except for bfloat16 on CPUs."""
-    return -num_keys % FILLED_TO if dtype == torch.bfloat16 and device.type == "cpu" else 0
+    """The number of masked keys to add: on CPUs so that softmax is fast in bfloat16, on GPUs to align the mask."""
+    if device.type != "cpu":
+        return -num_keys % _ALIGNED_TO
+    return -num_keys % FILLED_TO if dtype == torch.bfloat16 else 0
+
+
+_CUDNN = threading.Lock()
+_passes_without_cudnn, _is_cudnn_chosen = 0, True
+
+
+@contextmanager
+def without_cudnn() -> Iterator[None]:
+    """A context in which torch does not choose cuDNN's attention, which makes a plan for every new shape.
+
+    torch keeps this setting per process: it is set back when the last thread leaves.
+    """
+    global _passes_without_cudnn, _is_cudnn_chosen
+    with _CUDNN:
+        if not _passes_without_cudnn:
+            _is_cudnn_chosen = torch.backends.cuda.cudnn_sdp_enabled()
+            torch.backends.cuda.enable_cudnn_sdp(False)
+        _passes_without_cudnn += 1
+    try:
+        yield
+    finally:
+        with _CUDNN:
+            _passes_without_cudnn -= 1
+            if not _passes_without_cudnn:
+                torch.backends.cuda.enable_cudnn_sdp(_is_cudnn_chosen)
 
 
 @dataclass(frozen=True)
@@ -82,8 +139,8 @@ class JointPrefix:
 
     def before(self, states: Tensor) -> Tensor:
         """Keys or values `[L, M, W, D]`, with the prefix's put before each row's: `[L, M, S, D]`."""
-        prefix = functional.pad(states[:1, :, : self.num_tokens], (0, 0, self.num_empty, 0))
-        return torch.cat([prefix.expand(len(states), -1, -1, -1), states], dim=2)
+        joint: Tensor = _Joint.apply(states, self.num_tokens, self.num_empty)
+        return joint
 
 
 def _is_short(query: Tensor, key: Tensor, mask: Tensor) -> bool:
@@ -94,6 +151,27 @@ def _is_short(query: Tensor, key: Tensor, mask: Tensor) -> bool:
     return is_short and not mask.requires_grad and (is_for_all or query.shape[1] == key.shape[1])
 
 
+class _Joint(torch.autograd.Function):
+    """`JointPrefix.before`; autograd would keep a node for each slice and copy, and add up their zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, num_tokens: int, num_empty: int) -> Tensor:
+        ctx.num_tokens, ctx.num_empty = num_tokens, num_empty
+        prefix = states[:1].narrow(2, 0, num_tokens).expand(len(states), -1, -1, -1)
+        parts = [prefix, states]
+        if num_empty:
+            parts.insert(0, states.new_zeros(*states.shape[:2], num_empty, states.shape[3]))
+        return torch.cat(parts, dim=2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        start = ctx.num_empty + ctx.num_tokens
+        own = grad.narrow(2, start, grad.shape[2] - start).clone()
+        own[0].narrow(1, 0, ctx.num_tokens).add_(grad.narrow(2, ctx.num_empty, ctx.num_tokens).sum(dim=0))
+        return own, None, None
+
+
 class _Attend(torch.autograd.Function):
     """Keeps only the probabilities and works in place; autograd would keep the attention scores too.
 
@@ -102,10 +180,12 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
-        num_queries = query.shape[2]
-        query = rearrange(query, "b (m g) t d -> b m (g t) d", m=key.shape[1])
-        scores = query @ key.mT
-        by_head = rearrange(scores, "b m (g t) s -> b m g t s", t=num_queries)
+        batch, num_heads, num_queries, _ = query.shape
+        num_keys = key.shape[2]
+        ctx.shape, ctx.key_shape, ctx.value_shape, ctx.scale = query.shape, key.shape, value.shape, scale
+        query, key, value = (_end_to_end(each, batch * key.shape[1]) for each in (query, key, value))
+        scores = torch.bmm(query, key.mT)
+        by_head = scores.view(batch, ctx.key_shape[1], -1, num_queries, num_keys)
         mask = mask.unsqueeze(-3) if mask.ndim > 2 else mask
         if mask.dtype == torch.bool:
             by_head.mul_(scale).masked_fill_(~mask, torch.finfo(scores.dtype).min)
@@ -113,18 +193,23 @@ class _Attend(torch.autograd.Function):
             torch.add(mask, by_head, alpha=scale, out=by_head)
         probabilities = scores.softmax(dim=-1)
         ctx.save_for_backward(query, key, value, probabilities)
-        ctx.scale, ctx.num_queries = scale, num_queries
-        return rearrange(probabilities @ value, "b m (g t) d -> b (m g) t d", t=num_queries)
+        return torch.bmm(probabilities, value).view(batch, num_heads, num_queries, -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, probabilities = ctx.saved_tensors
-        grad = rearrange(grads[0], "b (m g) t d -> b m (g t) d", m=key.shape[1])
-        by_probability = grad @ value.mT
-        by_score = _softmax_backward(by_probability, probabilities)
+        grad = _end_to_end(grads[0], len(query))
+        by_score = _softmax_backward(torch.bmm(grad, value.mT), probabilities)
         by_score.mul_(ctx.scale)
-        by_query = rearrange(by_score @ key, "b m (g t) d -> b (m g) t d", t=ctx.num_queries)
-        return by_query, by_score.mT @ query, probabilities.mT @ grad, None, None
+        by_query = torch.bmm(by_score, key).view(ctx.shape)
+        by_key = torch.bmm(by_score.mT, query).view(ctx.key_shape)
+        by_value = torch.bmm(probabilities.mT, grad).view(ctx.value_shape)
+        return by_query, by_key, by_value, None, None
+
+
+def _end_to_end(states: Tensor, num_groups: int) -> Tensor:
+    """Heads `[B, N, T, D]` in groups, those of a group end to end: `[num_groups, B N T / num_groups, D]`."""
+    return states.reshape(num_groups, -1, states.shape[3])
 
 
 def _softmax_backward(grad: Tensor, probabilities: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ independently are therefore computed for the scored tokens only. Knows nothing o
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -26,18 +26,37 @@ class CutWeight:
     """Whether its output has a place for all tokens, or for the scored ones only."""
 
 
+class TokenLines(Protocol):
+    """Lines of tokens that are run, some of which are scored."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The number of lines and their width."""
+
+    @property
+    def scored_N(self) -> Tensor:
+        """The tokens whose logits are needed, counted through all lines."""
+
+
+class SomeTokens(NamedTuple):
+    """The plainest `TokenLines`."""
+
+    size: tuple[int, int]
+    scored_N: Tensor
+
+
 class LastLayerCut:
     """Computes the last layer's products for some tokens only, in one forward pass.
 
     Args:
         weights: The weights that `token_by_token_weights` returns.
-        scored_LW: True at the tokens whose logits are needed; at least one.
+        tokens: What is run.
     """
 
-    def __init__(self, weights: Sequence[CutWeight], scored_LW: Tensor) -> None:
+    def __init__(self, weights: Sequence[CutWeight], tokens: TokenLines) -> None:
         self._weights = {id(each.weight): each for each in weights}
-        self._shape, self._places = scored_LW.shape, scored_LW.nonzero(as_tuple=True)
-        self._scored_shape = (1, len(self._places[0]))
+        self._shape, self._scored_N = tokens.size, tokens.scored_N
+        self._scored_shape = (1, len(self._scored_N))
 
     def takes(self, input: Tensor, weight: Tensor) -> bool:
         """Whether the product of this input and weight is needed for the scored tokens only."""
@@ -47,11 +66,13 @@ class LastLayerCut:
     def product(self, linear: Callable[..., Tensor], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """`linear` for the scored tokens; zeros for the others where the output has a place for them."""
         own = self._weights[id(weight)]
-        scored_1NF = linear(input[self._places][None] if own.takes_all else input, weight, bias)
+        if own.takes_all:
+            input = input.flatten(0, 1).index_select(0, self._scored_N)[None]
+        scored_1NF = linear(input, weight, bias)
         if not own.gives_all:
             return scored_1NF
-        zeros_LWF = scored_1NF.new_zeros(*self._shape, scored_1NF.shape[-1])
-        return zeros_LWF.index_put(self._places, scored_1NF[0])
+        zeros = scored_1NF.new_zeros(self._shape[0] * self._shape[1], scored_1NF.shape[-1])
+        return zeros.index_copy(0, self._scored_N, scored_1NF[0]).view(*self._shape, -1)
 
 
 def token_by_token_weights(model: Any) -> list[CutWeight]:

@@ -3,20 +3,28 @@
 Knows nothing of prompts.
 """
 
-from collections.abc import Callable
-from typing import Any, Self
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.functional import scaled_dot_product_attention as torch_attention
 from torch.overrides import TorchFunctionMode
 
 from ptuning.model.kernels.attention import JointPrefix, attention
-from ptuning.model.kernels.grouped_query import unrepeated
+from ptuning.model.kernels.interface import attending_by
 from ptuning.model.kernels.last_layer import LastLayerCut
 from ptuning.model.kernels.linear import linear
 
 
-class FastKernels(TorchFunctionMode):
+@contextmanager
+def fast_kernels(
+    joint_prefix: JointPrefix | None = None,
+    cut: LastLayerCut | None = None,
+    attends_by_name: bool = False,
+    has_linear: bool = True,
+) -> Iterator[None]:
     """A context in which the current thread computes a model's products and attention by the faster kernels.
 
     Other threads may run the same model meanwhile: torch keeps its function modes per thread, and nothing else is
@@ -25,36 +33,51 @@ class FastKernels(TorchFunctionMode):
     Args:
         joint_prefix: The prefix put before the keys and values of every row; None: no prefix.
         cut: The products that are needed for some tokens only; None: all products are computed whole.
+        attends_by_name: Whether the model calls the attention of `interface`; if not, torch's function is intercepted.
+        has_linear: Whether torch's function for products is intercepted as well.
     """
+    own_attention = _attention_with(joint_prefix)
+    if attends_by_name and not has_linear:
+        with attending_by(own_attention):
+            yield
+        return
+    faster: dict[Callable[..., Any], Callable[..., Tensor]] = {torch_attention: own_attention}
+    if has_linear:
+        faster[functional.linear] = _linear_with(cut)
+    with attending_by(torch_attention) if attends_by_name else nullcontext(), _Replaced(faster):
+        yield
 
-    def __init__(self, joint_prefix: JointPrefix | None = None, cut: LastLayerCut | None = None) -> None:
+
+class _Replaced(TorchFunctionMode):
+    """A context in which this thread's calls of some functions of torch go to others."""
+
+    def __init__(self, faster: dict[Callable[..., Any], Callable[..., Tensor]]) -> None:
         super().__init__()
-        self._joint_prefix, self._cut, self._unrepeated = joint_prefix, cut, unrepeated()
-        self._faster: dict[Callable[..., Any], Callable[..., Tensor]] = {
-            functional.linear: self._linear,
-            functional.scaled_dot_product_attention: self._attention,
-        }
-
-    def __enter__(self) -> Self:
-        self._unrepeated.__enter__()
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._unrepeated.__exit__(*error)
+        self._faster = faster
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return self._faster.get(func, func)(*args, **(kwargs or {}))
 
-    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if self._cut is not None and self._cut.takes(input, weight):
-            return self._cut.product(linear, input, weight, bias)
+
+def _linear_with(cut: LastLayerCut | None) -> Callable[..., Tensor]:
+    if cut is None:
+        return linear
+
+    def cut_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if cut.takes(input, weight):
+            return cut.product(linear, input, weight, bias)
         return linear(input, weight, bias)
 
-    def _attention(self, query: Tensor, key: Tensor, value: Tensor, *others: Any, **options: Any) -> Tensor:
-        if self._joint_prefix is not None:
-            key, value = self._joint_prefix.before(key), self._joint_prefix.before(value)
-        return attention(query, key, value, *others, **options)
+    return cut_linear
+
+
+def _attention_with(joint_prefix: JointPrefix | None) -> Callable[..., Tensor]:
+    if joint_prefix is None:
+        return attention
+
+    def joint_attention(query: Tensor, key: Tensor, value: Tensor, *others: Any, **options: Any) -> Tensor:
+        return attention(query, joint_prefix.before(key), joint_prefix.before(value), *others, **options)
+
+    return joint_attention

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ptuning.model.kernels import attention
 from ptuning.model.kernels.attention import JointPrefix, attend, num_filling
-from ptuning.model.kernels.switch import FastKernels
+from ptuning.model.kernels.switch import fast_kernels
 
 
 def inputs(dtype: torch.dtype, num_keys: int = 7, num_heads: int = 6) -> tuple[Tensor, ...]:
@@ -76,7 +76,7 @@ def test_a_shared_head_stands_before_every_rows_keys_behind_what_nothing_sees(nu
     query, key, value, _ = inputs(torch.float32, num_keys, num_heads=2)
     sees = torch.ones(2, 1, 5, num_keys + 3, dtype=torch.bool)
     head = [torch.cat([each[:1, :, :3].expand(2, -1, -1, -1), each], dim=2) for each in (key, value)]
-    with FastKernels(JointPrefix(3, num_empty)):
+    with fast_kernels(JointPrefix(3, num_empty)):
         found = functional.scaled_dot_product_attention(
             query, key, value, functional.pad(sees, (num_empty, 0)), scale=0.3
         )
@@ -86,7 +86,48 @@ def test_a_shared_head_stands_before_every_rows_keys_behind_what_nothing_sees(nu
 def test_numbers_of_keys_are_filled_up_to_one_that_softmax_is_fast_for() -> None:
     cpu = torch.device("cpu")
     assert [num_filling(each, torch.bfloat16, cpu) for each in (1, 31, 32, 33, 187)] == [31, 1, 0, 31, 5]
-    assert num_filling(33, torch.float32, cpu) == num_filling(33, torch.bfloat16, torch.device("cuda")) == 0
+    assert num_filling(33, torch.float32, cpu) == 0
+    assert [num_filling(each, torch.bfloat16, torch.device("cuda")) for each in (32, 33)] == [0, 15]
+
+
+@pytest.mark.parametrize("num_empty", [0, 4])
+def test_a_joint_prefix_has_the_gradient_of_slices_and_copies(num_empty: int) -> None:
+    states = torch.randn(3, 2, 6, 4, requires_grad=True)
+    plain = torch.cat([states[:1, :, :2].expand(3, -1, -1, -1), states], dim=2)
+    expected = functional.pad(plain, (0, 0, num_empty, 0))
+    found = JointPrefix(2, num_empty).before(states)
+    assert torch.equal(found, expected)
+    weights = torch.randn_like(found)
+    gradients = [torch.autograd.grad((each * weights).sum(), states)[0] for each in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_masks", [1, 2])
+@pytest.mark.parametrize("num_queries", [1, 5])
+def test_heads_end_to_end_attend_as_each_alone(num_masks: int, num_queries: int) -> None:
+    query, key, value, _ = inputs(torch.float32)
+    mask = torch.zeros(num_masks, 1, num_queries, key.shape[2])
+    mask[:, :, 0, 3:] = -torch.inf
+    options = {"scale": 0.3}
+    ours = measured(lambda *each: attention.heads_end_to_end(*each, mask, options), query, key, value)
+    groups = query.shape[1] // key.shape[1]
+    assert groups > 1
+
+    def repeated(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
+        return functional.scaled_dot_product_attention(query, key, value, mask, scale=0.3)
+
+    for one, other in zip(ours, measured(repeated, query, key, value), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+def test_cudnn_is_chosen_again_when_the_last_thread_leaves() -> None:
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    with attention.without_cudnn():
+        with attention.without_cudnn():
+            assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_own_kernel() -> None:
@@ -95,7 +136,7 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_own_kernel() -> None:
     plain = functional.scaled_dot_product_attention
     exact = measured(lambda *each: plain(*each, mask.float()), *(each.float() for each in tensors))
     kernel = measured(lambda *each: plain(*each, mask), *tensors)
-    with FastKernels():
+    with fast_kernels():
         ours = measured(lambda *each: plain(*each, mask), *tensors)
     for one, other, true in zip(ours, kernel, exact, strict=True):
         assert (one - true).norm() < 3 * (other - true).norm()
@@ -120,7 +161,7 @@ def test_it_acts_where_it_is_faster(
     calls = []
     monkeypatch.setattr(attention, "attend", lambda *each: calls.append(len(each)) or attend(*each))
     *tensors, _ = inputs(dtype, num_keys)
-    with FastKernels():
+    with fast_kernels():
         functional.scaled_dot_product_attention(*tensors, **{"attn_mask": masks(dtype, num_keys)["added"], **options})
     assert bool(calls) == is_ours
     calls.clear()
@@ -141,7 +182,7 @@ def test_scores_that_take_much_memory_are_left_to_torchs_own_kernel(monkeypatch:
     monkeypatch.setattr(attention, "attend", pytest.fail)
     monkeypatch.setattr(attention, "_MAX_SCORES", 2 * 6 * 5 * 7 - 1)
     *tensors, _ = inputs(torch.bfloat16)
-    with FastKernels():
+    with fast_kernels():
         functional.scaled_dot_product_attention(*tensors, masks(torch.bfloat16)["added"])
 
 

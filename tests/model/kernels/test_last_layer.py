@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ptuning.data.examples import Example
 from ptuning.forward import paths as forward
 from ptuning.model import capabilities
-from ptuning.model.kernels.last_layer import LastLayerCut, token_by_token_weights
-from ptuning.model.kernels.switch import FastKernels
+from ptuning.model.kernels.last_layer import LastLayerCut, SomeTokens, token_by_token_weights
+from ptuning.model.kernels.switch import fast_kernels
 from ptuning.prompts import initializers
 
 
@@ -19,8 +19,9 @@ def test_scored_tokens_get_the_same_logits_and_gradients(family: str) -> None:
     states = backbone.embed(torch.randint(3, 200, (2, 7), generator=torch.Generator().manual_seed(0))).detach()
     scored = torch.tensor([[0, 0, 1, 0, 0, 0, 1], [0, 0, 0, 0, 0, 1, 0]]) > 0
     found = []
-    cut = LastLayerCut(token_by_token_weights(backbone.model), scored)
-    for mode in (FastKernels(cut=cut), torch.enable_grad()):
+    tokens = SomeTokens((2, 7), scored.flatten().nonzero()[:, 0])
+    cut = LastLayerCut(token_by_token_weights(backbone.model), tokens)
+    for mode in (fast_kernels(cut=cut), torch.enable_grad()):
         leaf = states.clone().requires_grad_()
         with mode:
             logits = backbone.model(inputs_embeds=leaf, use_cache=False).logits[scored]

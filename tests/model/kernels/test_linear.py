@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ptuning.model.kernels import linear as module
 from ptuning.model.kernels.linear import linear
-from ptuning.model.kernels.switch import FastKernels
+from ptuning.model.kernels.switch import fast_kernels
 
 pytestmark = pytest.mark.skipif(not module._has_product(), reason="torch was built without oneDNN")
 
@@ -76,7 +76,7 @@ def test_it_acts_where_it_is_faster(changed: dict[str, Tensor], is_ours: bool, m
     given = dict(zip(("input", "weight", "bias"), tensors((8, 3)), strict=False)) | changed
     functional.linear(**given)
     assert not calls
-    with FastKernels():
+    with fast_kernels():
         found = functional.linear(**given)
     assert bool(calls) == is_ours
     torch.testing.assert_close(found, functional.linear(**given))
@@ -86,7 +86,7 @@ def test_without_onednn_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> Non
     input, weight, bias, _ = tensors((8, 3))
     expected = functional.linear(input, weight, bias)
     monkeypatch.setattr(module, "_has_product", lambda: False)
-    with FastKernels():
+    with fast_kernels():
         assert torch.equal(functional.linear(input, weight, bias), expected)
 
 
@@ -105,5 +105,5 @@ def test_another_private_operator_is_not_used(changed: str, monkeypatch: pytest.
     ways["other numbers"] = {"_linear_pointwise": giving_others}
     monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**ways[changed]))
     monkeypatch.setattr(module, "_has_product", functools.cache(module._has_product.__wrapped__))
-    with FastKernels():
+    with fast_kernels():
         assert torch.equal(functional.linear(input, weight, bias), expected)

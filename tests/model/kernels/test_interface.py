@@ -1,4 +1,4 @@
-"""Keys and values that heads share are handed on as they are: the same logits, fewer heads, and nothing left behind."""
+"""Attention by a name of our own: shared keys as they are, the same logits, and nothing left behind."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,8 +10,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ptuning.model import Backbone
-from ptuning.model.kernels.grouped_query import NAME, prefer_unrepeated, unrepeated
-from ptuning.model.kernels.switch import FastKernels
+from ptuning.model.kernels.interface import attending_by, attends_by_name, prefer_own_attention
+from ptuning.model.kernels.switch import fast_kernels
 
 
 class Seen(TorchFunctionMode):
@@ -36,10 +36,10 @@ def logits_and_gradient(backbone: Backbone, mask: torch.Tensor | None = None) ->
     return logits.detach(), leaf.grad
 
 
-def unrepeating(family: str) -> Backbone:
+def as_loaded(family: str) -> Backbone:
     """A tiny model as ptuning loads it."""
     backbone = tiny_backbone(family)
-    prefer_unrepeated(backbone.model)
+    prefer_own_attention(backbone.model)
     return backbone
 
 
@@ -48,10 +48,12 @@ def unrepeating(family: str) -> Backbone:
 def test_logits_and_gradients_stay_the_same(family: str, padding: int | None) -> None:
     mask = None if padding is None else torch.tensor([[1] * 7, [1] * (7 - padding) + [0] * padding])
     expected = logits_and_gradient(tiny_backbone(family), mask)
-    backbone = unrepeating(family)
-    with FastKernels():
-        found = logits_and_gradient(backbone, mask)
-    for each in (found, logits_and_gradient(backbone, mask)):
+    backbone = as_loaded(family)
+    runs = []
+    for has_linear in (True, False):
+        with fast_kernels(attends_by_name=attends_by_name(backbone.model), has_linear=has_linear):
+            runs.append(logits_and_gradient(backbone, mask))
+    for each in (*runs, logits_and_gradient(backbone, mask)):
         for one, other in zip(each, expected, strict=True):
             seen = slice(None) if padding is None else slice(0, 7 - padding)
             torch.testing.assert_close(one[:, seen], other[:, seen], rtol=0, atol=1e-5 * float(other.abs().max()))
@@ -59,18 +61,26 @@ def test_logits_and_gradients_stay_the_same(family: str, padding: int | None) ->
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mixtral"])
 def test_keys_are_not_repeated(family: str) -> None:
-    backbone, mask = unrepeating(family), torch.tensor([[1] * 7, [1] * 6 + [0]])
+    backbone, mask = as_loaded(family), torch.tensor([[1] * 7, [1] * 6 + [0]])
     with Seen() as plain:
         logits_and_gradient(backbone, mask)
-    with FastKernels(), Seen() as fast:
+    with fast_kernels(attends_by_name=True), Seen() as fast:
         logits_and_gradient(backbone, mask)
     assert (plain.heads, fast.heads) == ({(4, 4)}, {(4, 2)})
 
 
+def test_no_function_of_torch_is_intercepted_where_products_are_torchs() -> None:
+    backbone, mask = as_loaded("llama"), torch.tensor([[1] * 7, [1] * 6 + [0]])
+    with fast_kernels(attends_by_name=True, has_linear=False):
+        assert not torch._C._len_torch_function_stack()
+        found, _ = logits_and_gradient(backbone, mask)
+    torch.testing.assert_close(found, logits_and_gradient(backbone, mask)[0], rtol=0, atol=1e-5)
+
+
 def test_other_threads_run_the_model_as_before() -> None:
-    backbone, mask = unrepeating("llama"), torch.tensor([[1] * 7, [1] * 6 + [0]])
+    backbone, mask = as_loaded("llama"), torch.tensor([[1] * 7, [1] * 6 + [0]])
     expected, _ = logits_and_gradient(backbone, mask)
-    with FastKernels(), ThreadPoolExecutor(1) as others:
+    with fast_kernels(attends_by_name=True), ThreadPoolExecutor(1) as others:
         fast, _ = logits_and_gradient(backbone, mask)
         plain, _ = others.submit(logits_and_gradient, backbone, mask).result()
     torch.testing.assert_close(plain, expected, rtol=0, atol=0)
@@ -78,14 +88,14 @@ def test_other_threads_run_the_model_as_before() -> None:
 
 
 def test_one_of_two_threads_may_end_first() -> None:
-    backbone, mask = unrepeating("llama"), torch.tensor([[1] * 7, [1] * 6 + [0]])
+    backbone, mask = as_loaded("llama"), torch.tensor([[1] * 7, [1] * 6 + [0]])
     expected, _ = logits_and_gradient(backbone, mask)
 
     def whole() -> None:
-        with FastKernels():
+        with fast_kernels(attends_by_name=True):
             logits_and_gradient(backbone, mask)
 
-    with FastKernels(), ThreadPoolExecutor(1) as others:
+    with fast_kernels(attends_by_name=True), ThreadPoolExecutor(1) as others:
         others.submit(whole).result()
         with Seen() as seen:
             found, _ = logits_and_gradient(backbone, mask)
@@ -94,8 +104,8 @@ def test_one_of_two_threads_may_end_first() -> None:
 
 
 def test_a_mode_that_fails_is_off() -> None:
-    backbone, mask = unrepeating("llama"), torch.tensor([[1] * 7, [1] * 6 + [0]])
-    with pytest.raises(ZeroDivisionError), unrepeated():
+    backbone, mask = as_loaded("llama"), torch.tensor([[1] * 7, [1] * 6 + [0]])
+    with pytest.raises(ZeroDivisionError), attending_by(functional.scaled_dot_product_attention):
         raise ZeroDivisionError
     with Seen() as seen:
         logits_and_gradient(backbone, mask)
@@ -103,10 +113,11 @@ def test_a_mode_that_fails_is_off() -> None:
 
 
 def test_a_run_changes_no_setting_of_the_model() -> None:
-    backbone = unrepeating("llama")
+    backbone = as_loaded("llama")
     before = backbone.model.config._attn_implementation
-    with FastKernels():
-        assert (backbone.model.config._attn_implementation, before) == (NAME, NAME)
+    assert attends_by_name(backbone.model)
+    with fast_kernels(attends_by_name=True):
+        assert backbone.model.config._attn_implementation == before
     assert "ptuning" not in backbone.model.config.to_json_string()
 
 
@@ -114,5 +125,5 @@ def test_a_run_changes_no_setting_of_the_model() -> None:
 def test_another_attention_is_left_alone(family: str, attention: str) -> None:
     backbone = tiny_backbone(family)
     backbone.model.set_attn_implementation(attention)
-    prefer_unrepeated(backbone.model)
+    prefer_own_attention(backbone.model)
     assert backbone.model.config._attn_implementation == attention
