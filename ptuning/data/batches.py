@@ -93,6 +93,10 @@ class Batch:
         """True at the real tokens of a row's question: no virtual token, no answer, no padding; `[B, T]`."""
         return (self.mask_BT > 0) & (self.ids_BT >= 0) & (self.labels_BT == IGNORED)
 
+    def beginning_with(self, prefix: Sequence[int] | None) -> Self:
+        """The same batch, whose rows are known to begin with a prefix; None: with as many ids as they share."""
+        return dataclasses.replace(self, given_prefix=prefix)
+
     def to(self, device: torch.device) -> Self:
         """The same batch on another device."""
         return dataclasses.replace(self, device=device)

@@ -1,6 +1,6 @@
-"""Turns a prompt and rows into label logits, by the reference path (`splice`) or the fast path (`shared_prefix`).
+"""Turns a prompt and rows into label logits, by the reference path (`splice`) or a fast one.
 
-Both paths agree. `objective` turns the logits into losses and log-probabilities. Knows nothing of encoders, training
+All paths agree. `objective` turns the logits into losses and log-probabilities. Knows nothing of encoders, training
 or what labels mean.
 """
 
@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from ptuning.forward.batch_prompt import Prompt as Prompt
     from ptuning.forward.batch_prompt import TensorPrompt as TensorPrompt
     from ptuning.forward.batch_prompt import as_batch_prompt as as_batch_prompt
+    from ptuning.forward.line_pass import loss_and_gradient as loss_and_gradient
+    from ptuning.forward.lines import Lines as Lines
+    from ptuning.forward.lines import LineShape as LineShape
     from ptuning.forward.objective import answer_log_probs as answer_log_probs
     from ptuning.forward.objective import label_log_probs as label_log_probs
     from ptuning.forward.objective import loss as loss
     from ptuning.forward.objective import loss_sum as loss_sum
     from ptuning.forward.paths import label_logits as label_logits
+    from ptuning.forward.paths import lines_for as lines_for
     from ptuning.forward.paths import require_path as require_path
     from ptuning.forward.placement import place as place
     from ptuning.forward.prefill import prefilled as prefilled
@@ -33,8 +37,10 @@ __getattr__, __dir__, __all__ = lazily(
     {
         "": ("objective",),
         "batch_prompt": ("BatchPrompt", "KeptPrompts", "Prompt", "TensorPrompt", "as_batch_prompt"),
+        "line_pass": ("loss_and_gradient",),
+        "lines": ("LineShape", "Lines"),
         "objective": ("answer_log_probs", "label_log_probs", "loss", "loss_sum"),
-        "paths": ("label_logits", "require_path"),
+        "paths": ("label_logits", "lines_for", "require_path"),
         "placement": ("place",),
         "prefill": ("prefilled", "prefixes_apart"),
         "prefix_cache": ("Prefix",),

@@ -65,7 +65,9 @@ def _packed(backbone: CausalBackbone, prompt: BatchPrompt, batch: Batch, sizes: 
     first = next(line for line in together if 0 in line)
     in_order = [first, *(line for line in together if line is not first)]
     lines_of_rows = [[b - 1 for b in line if b] for line in in_order]
-    lines = Lines.of(rows, [num_prefix] * len(rows), lines_of_rows, batch.prefix_ids, sizes=sizes)
+    least_width = sizes.packed_widths(max(num_prefix, *rest), len(rows))[0] if sizes.are_rounded else 1
+    skipped = [num_prefix] * len(rows)
+    lines = Lines.of(rows, skipped, lines_of_rows, batch.prefix_ids, sizes=sizes, least_width=least_width)
     if not backbone.sees_all(num_prefix + lines.shape.width):
         return None
     return lines if sizes.are_rounded or _is_cheaper(lines, rest) else None
@@ -95,8 +97,9 @@ def line_logits(backbone: CausalBackbone, prompt: Tensor, lines: Lines) -> Tenso
     shape = lines.shape
     if prompt.ndim == 3:
         prompt = functional.pad(prompt, (0, 0, 0, 0, 0, shape.num_lines - len(prompt)))
-    inputs = {"inputs_embeds": place(backbone, prompt, lines.ids_LW), "use_cache": False}
+    embeddings_LWH = place(backbone, prompt, lines.ids_LW)
     if shape.is_plain:
+        inputs = {"inputs_embeds": embeddings_LWH, "past_key_values": backbone.passing_cache(), "use_cache": False}
         with backbone.fast_kernels(lines):
             return backbone.logits_at(lines.scored_LK, **inputs)
     num_empty = num_filling(shape.num_prefix + shape.width, backbone.dtype, backbone.device)
@@ -105,8 +108,9 @@ def line_logits(backbone: CausalBackbone, prompt: Tensor, lines: Lines) -> Tenso
         return backbone.logits_at(
             lines.scored_LK,
             attention_mask=lines.blocks_with_joint_prefix(num_empty, backbone.dtype),
+            inputs_embeds=embeddings_LWH,
             position_ids=lines.positions_LW,
-            **inputs,
+            use_cache=False,
         )
 
 

@@ -70,6 +70,7 @@ class Lines:
         prefix_ids: Sequence[int] = (),
         is_plain: bool = False,
         sizes: Sizes = Sizes(),  # noqa: B008 - a constant
+        least_width: int = 1,
     ) -> "Lines":
         """Lays rows out, without the tokens that no scored position needs.
 
@@ -80,13 +81,14 @@ class Lines:
             prefix_ids: The prefix of all rows, to be run in the same pass, at the start of the first line.
             is_plain: Whether each line is one whole row.
             sizes: How sizes are chosen.
+            least_width: Lines are not narrower than this.
         """
         places = _places(rows, num_skipped, lines, len(prefix_ids))
         scored = _scored(rows, places)
         counts = [0] * len(lines)
         for line, _ in scored:
             counts[line] += 1
-        ends = [len(prefix_ids), *(each.start + each.length for each in places)]
+        ends = [least_width, len(prefix_ids), *(each.start + each.length for each in places)]
         shape = LineShape(
             num_lines=sizes.num_lines(len(lines)),
             width=sizes.width(max(ends)),

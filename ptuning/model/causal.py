@@ -161,6 +161,13 @@ class CausalBackbone(Backbone):
         """An empty key-value cache. A forward pass changes its cache, so each pass needs a new one."""
         return DynamicCache(config=self.model.config)
 
+    def passing_cache(self) -> DynamicCache | None:
+        """A key-value cache that keeps nothing, for whole rows without a mask; None if the model has other states.
+
+        Without any cache, transformers would look for packed rows in the positions, and wait for the device.
+        """
+        return _PassingCache(config=self.model.config) if self.supports_prefix_cache else None
+
     def generate(self, embeddings_BTH: Tensor, ids_BT: Tensor, mask_BT: Tensor, **settings: Any) -> Tensor:
         """Generates after each row. Options that look at earlier tokens, such as repetition penalty, see its words."""
         is_text_BT = (mask_BT > 0) & (ids_BT >= 0)
@@ -183,3 +190,11 @@ class CausalBackbone(Backbone):
         """Stands for virtual tokens and padding when an option looks at ids: a special token that answers lack."""
         special = [self.pad_id, *self.tokenizer.all_special_ids]
         return next((i for i in special if i not in self.end_ids), self.pad_id)
+
+
+class _PassingCache(DynamicCache):
+    """Hands keys and values on and keeps none."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """The same keys and values."""
+        return key_states, value_states

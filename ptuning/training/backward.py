@@ -4,13 +4,27 @@ What the model keeps is that of a part, whatever the number of rows. Knows nothi
 insides, optimizers or files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
-from ptuning.data import Example, by_length, prefix_ids, require_small
-from ptuning.forward import BatchPrompt, Prompt, TensorPrompt, as_batch_prompt, loss_sum
-from ptuning.model import Backbone
+from ptuning.data import Batch, Example, by_length, prefix_ids, require_small
+from ptuning.forward import (
+    BatchPrompt,
+    Lines,
+    Prompt,
+    TensorPrompt,
+    as_batch_prompt,
+    lines_for,
+    loss_and_gradient,
+    loss_sum,
+)
+from ptuning.model import Backbone, CausalBackbone
+
+Pass: TypeAlias = Callable[[CausalBackbone, Tensor, Lines], tuple[Tensor, Tensor]]
+"""Computes what `forward.loss_and_gradient` does."""
 
 
 def backward_in_parts(
@@ -21,10 +35,13 @@ def backward_in_parts(
     path: str = "auto",
     batch_size: int | None = None,
     max_batch_tokens: int | None = None,
-) -> float:
+    prefix: Sequence[int] | None = None,
+    run: Pass = loss_and_gradient,
+) -> Tensor:
     """Adds the gradient of `scale` times the summed loss of all rows.
 
-    The same as `(objective.loss_sum(...) * scale).backward()` up to rounding; the encoder runs backward once.
+    The same as `(objective.loss_sum(...) * scale).backward()` up to rounding; the encoder runs backward once, at the
+    end.
 
     Args:
         backbone: The frozen model.
@@ -34,16 +51,20 @@ def backward_in_parts(
         path: The forward path, as in `forward.label_logits`.
         batch_size: The most rows read at once; None: no limit.
         max_batch_tokens: The most tokens read at once, padding and virtual tokens included; None: no limit.
+        prefix: The ids that all rows are known to begin with; None: as many as these rows share.
+        run: Computes the loss of lines and its gradient.
 
     Returns:
-        The summed loss, in nats.
+        The summed loss in nats, on the model's device; reading it waits for the device.
 
     Raises:
         DataError: For a row that alone has more than `max_batch_tokens`.
     """
     require_small(examples, max_batch_tokens)
     made = as_batch_prompt(prompt).for_rows(backbone, examples)
-    ids = prefix_ids(examples) if path != "splice" and backbone.can_keep_prefix else ()
+    ids: Sequence[int] = ()
+    if path != "splice" and backbone.can_keep_prefix:
+        ids = prefix_ids(examples) if prefix is None else prefix
     prefix_length = len(ids) if made.has_prefix_to_run else 0
     parts = by_length(
         examples,
@@ -54,17 +75,31 @@ def backward_in_parts(
         [prefix_length] * len(examples),
     )
     if len(parts) == 1:
-        loss = loss_sum(backbone, made, backbone.collate(examples), path)
-        (loss * scale).backward()
-        return loss.item()
-    shared, total = _Shared(made.with_prefix_run(backbone, ids, len(examples))), 0.0
+        return _whole(backbone, made, backbone.collate(examples).beginning_with(prefix), scale, path, run)
+    shared = _Shared(made.with_prefix_run(backbone, ids, len(examples)))
+    losses = []
     for rows in parts:
         batch = backbone.collate([examples[i] for i in rows])
         loss = loss_sum(backbone, shared.of_rows(rows), batch, path)
         (loss * scale).backward()
-        total += loss.item()
+        losses.append(loss.detach())
     shared.backward()
-    return total
+    return torch.stack(losses).sum()
+
+
+def _whole(backbone: Backbone, made: TensorPrompt, batch: Batch, scale: float, path: str, run: Pass) -> Tensor:
+    """Adds the gradient of all rows at once, and returns their loss."""
+    lines = lines_for(backbone, made, batch, path)
+    if lines is None:
+        loss = loss_sum(backbone, made, batch, path)
+        (loss * scale).backward()
+        return loss.detach()
+    assert isinstance(backbone, CausalBackbone)
+    embeddings = made.embeddings(backbone, batch)
+    loss, gradient = run(backbone, embeddings, lines.to(backbone.device))
+    if embeddings.requires_grad:
+        torch.autograd.backward(embeddings, gradient * scale)
+    return loss
 
 
 class _Shared:

@@ -9,6 +9,7 @@ import sys
 
 import torch
 from accelerate import Accelerator, PartialState
+from torch import Tensor
 
 from ptuning.config import RunConfig
 from ptuning.errors import TrainingError
@@ -41,6 +42,14 @@ def sum_over_processes(accelerator: Accelerator, value: float) -> float:
         return value
     total = torch.tensor(value, dtype=torch.float64, device=accelerator.device)
     return float(accelerator.reduce(total, reduction="sum"))
+
+
+def sum_tensor_over_processes(accelerator: Accelerator, value: Tensor) -> Tensor:
+    """Like `sum_over_processes`, for a tensor on the device, without waiting for it."""
+    if accelerator.num_processes == 1:
+        return value
+    total: Tensor = accelerator.reduce(value, reduction="sum")
+    return total
 
 
 def peak_memory_bytes(device: torch.device) -> int:

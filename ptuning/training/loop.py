@@ -8,14 +8,15 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from ptuning.errors import TrainingError
-from ptuning.training.distributed import sum_over_processes
+from ptuning.training.distributed import sum_over_processes, sum_tensor_over_processes
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class LoopSettings:
     """Share of the steps over which the learning rate rises from 0."""
     max_grad_norm: float = 1.0
     """The gradient's norm is clipped to this."""
+    logging_steps: int = 1
+    """Steps from one wait for the device to the next; a loss that is not finite is noticed then."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,9 @@ class StepWork:
     """Tokens that its loss is a sum over; the step's loss is the mean over those of all processes."""
     num_tokens: int
     """Tokens that it reads, for the speed."""
-    add_gradients: Callable[[nn.Module, float], float]
-    """Takes the module and a scale, adds the gradient of scale x the summed loss, and returns the summed loss in nats.
+    add_gradients: Callable[[nn.Module, float], Tensor | float]
+    """Takes the module and a scale, adds the gradient of scale x the summed loss, and returns the summed loss in nats,
+    best as a tensor on the device, so that nothing waits for it.
     With many processes the module comes wrapped, to average gradients: call it as a whole, not its parts."""
 
 
@@ -55,14 +59,28 @@ class StepRecord:
 
     step: int
     """Which step it was, counted from 1."""
-    loss: float
-    """Mean loss a label token, in nats."""
     learning_rate: float
     """The learning rate it was made with."""
-    grad_norm: float
-    """The gradient's norm before clipping."""
     tokens_per_second: float
-    """Tokens read a second, by all processes together."""
+    """Tokens read a second, by all processes together, between the last two waits for the device."""
+    num_label_tokens: int
+    """Label tokens of all processes."""
+    numbers: Tensor
+    """The summed loss in nats and the gradient's norm, on the device."""
+
+    @cached_property
+    def _read(self) -> list[float]:
+        return list(self.numbers.tolist())
+
+    @property
+    def loss(self) -> float:
+        """Mean loss a label token, in nats; reading it waits for the device."""
+        return self._read[0] / self.num_label_tokens
+
+    @property
+    def grad_norm(self) -> float:
+        """The gradient's norm before clipping; reading it waits for the device."""
+        return self._read[1]
 
 
 @dataclass
@@ -81,6 +99,37 @@ class Progress:
 
 class NotFiniteError(TrainingError):
     """A loss or a gradient that is not a finite number."""
+
+
+class Health:
+    """Watches the numbers of steps on the device, without waiting for it; remembers the first that are not finite."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.is_bad = torch.zeros((), device=device)
+        """1 from the first numbers on that are not finite, else 0."""
+        self._num_good = torch.zeros((), device=device)
+        self._last_good = torch.zeros(2, device=device)
+
+    def note(self, numbers: Tensor) -> None:
+        """Takes note of a step's summed loss and gradient norm."""
+        self._last_good = torch.where(self.is_bad > 0, self._last_good, numbers)  # those of the first bad step stay
+        self.is_bad = torch.maximum(self.is_bad, (~numbers.isfinite()).any().float())
+        self._num_good += 1 - self.is_bad
+
+    def require(self, first_step: int) -> None:
+        """Raises `NotFiniteError` for the first bad step; waits for the device.
+
+        Args:
+            first_step: The step, counted from 1, whose numbers were noted first.
+        """
+        is_bad, num_good, loss, norm = torch.stack([self.is_bad, self._num_good, *self._last_good]).tolist()
+        if is_bad:
+            what, value = ("gradient", norm) if math.isfinite(loss) else ("loss", loss)
+            raise NotFiniteError(
+                f"{what} {value} at step {first_step + int(num_good)}",
+                "a finite number",
+                "Start again with a lower learning rate or in float32",
+            )
 
 
 class Loop:
@@ -103,18 +152,29 @@ class Loop:
     ) -> None:
         self.module, self.settings, self.progress = module, settings, Progress()
         self._work_of, self._accelerator = work_of, accelerator
+        self._device = next(module.parameters()).device
         optimizer = torch.optim.AdamW(
-            module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self._wrapped, self._optimizer = accelerator.prepare(module, optimizer, device_placement=[False, False])
         # A function, and not an object with fields: those would be saved in every checkpoint.
         self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(settings, step))
+        self._start_counting()
+
+    def _start_counting(self) -> None:
+        """Begins to watch and to count on the device, at the step where the loop stands."""
+        self._first_step, self._health = self.progress.step + 1, Health(self._device)
+        inner = getattr(self._optimizer, "optimizer", self._optimizer)  # accelerate wraps it
+        inner.found_inf = self._health.is_bad
+        self._window_loss = torch.zeros((), dtype=_sum_dtype(self._device), device=self._device)
+        self._speed, self._tokens, self._seconds = 0.0, 0, 0.0
 
     def steps(self) -> Iterator[StepRecord]:
         """Makes the steps that are left, and gives a record after each; whoever iterates may stop at any of them.
 
         Raises:
-            NotFiniteError: When a loss or a gradient is not finite; the module stays as the step before left it.
+            NotFiniteError: When a loss or a gradient has not been finite, at the next wait for the device; the module
+                stays as the step before left it.
         """
         while self.progress.step < self.settings.max_steps:
             yield self._step()
@@ -123,36 +183,63 @@ class Loop:
         started, work = time.perf_counter(), self._work_of(self.progress.step)
         num_label_tokens = self._sum(work.num_label_tokens)
         scale = self._accelerator.num_processes / num_label_tokens  # processes' gradients are averaged, not summed
-        loss_sum = self._sum(work.add_gradients(self._wrapped, scale))
-        grad_norm = self._accelerator.clip_grad_norm_(self._wrapped.parameters(), self.settings.max_grad_norm).item()
-        self._require_finite(loss_sum, "loss")  # the sum is the same on every process: all stop at the same step
-        self._require_finite(grad_norm, "gradient")
+        own_loss = work.add_gradients(self._wrapped, scale)
+        grad_norm = self._accelerator.clip_grad_norm_(self._wrapped.parameters(), self.settings.max_grad_norm)
+        loss = sum_tensor_over_processes(self._accelerator, torch.as_tensor(own_loss, device=self._device).float())
+        numbers = torch.stack([loss, grad_norm.to(loss)])  # the same on every process: all stop at the same step
+        self._note(numbers)
         learning_rate = float(self._schedule.get_last_lr()[0])
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad()
-        seconds = time.perf_counter() - started
         self.progress.step += 1
-        self.progress.window_loss_sum += loss_sum
         self.progress.window_num_label_tokens += int(num_label_tokens)
+        self._tokens += work.num_tokens
+        is_waiting = self.progress.step % self.settings.logging_steps == 0
+        if is_waiting or self.progress.step == self.settings.max_steps:
+            self.require_finite()
+        self._count_seconds(time.perf_counter() - started, is_waiting or not self._speed)
+        return StepRecord(self.progress.step, learning_rate, self._speed, int(num_label_tokens), numbers)
+
+    def _note(self, numbers: Tensor) -> None:
+        """Watches the step's numbers; the optimizer makes no step from the first bad ones on."""
+        self._health.note(numbers)
+        inner = getattr(self._optimizer, "optimizer", self._optimizer)
+        inner.found_inf = self._health.is_bad
+        self._window_loss += torch.where(self._health.is_bad > 0, 0, numbers[0])
+
+    def _count_seconds(self, seconds: float, is_waiting: bool) -> None:
         self.progress.seconds += seconds
-        return StepRecord(
-            step=self.progress.step,
-            loss=loss_sum / num_label_tokens,
-            learning_rate=learning_rate,
-            grad_norm=grad_norm,
-            tokens_per_second=self._sum(work.num_tokens) / seconds,
-        )
+        self._seconds += seconds
+        if is_waiting:
+            self._speed = self._sum(self._tokens) / self._seconds
+            self._tokens, self._seconds = 0, 0.0
+
+    def require_finite(self) -> None:
+        """Waits for the device; raises `NotFiniteError` if a loss or a gradient since the beginning is not finite."""
+        self._health.require(self._first_step)
 
     def take_mean_loss(self) -> float:
         """The mean loss a label token, in nats, of all steps since this was last called."""
+        self._read_window()
         progress = self.progress
         mean = progress.window_loss_sum / progress.window_num_label_tokens
         progress.window_loss_sum, progress.window_num_label_tokens = 0.0, 0
         return mean
 
+    def _read_window(self) -> None:
+        """Adds what was summed on the device to the progress."""
+        self.progress.window_loss_sum += float(self._window_loss)
+        self._window_loss.zero_()
+
     def state_dict(self) -> dict[str, Any]:
-        """All that the next steps follow from, besides the settings and the work: plain data and tensors."""
+        """All that the next steps follow from, besides the settings and the work: plain data and tensors.
+
+        Raises:
+            NotFiniteError: As in `steps`.
+        """
+        self.require_finite()
+        self._read_window()
         return {
             "module": self.module.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -164,21 +251,20 @@ class Loop:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state that `state_dict` gave: the same steps follow, to the bit on the CPU."""
         self.module.load_state_dict(state["module"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        groups = [{**group, "fused": True} for group in state["optimizer"]["param_groups"]]  # older states have none
+        self._optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
         self._schedule.load_state_dict(state["schedule"])
         self.progress = Progress(**state["progress"])
         torch.set_rng_state(state["random"])
+        self._start_counting()
 
     def _sum(self, value: float) -> float:
         return sum_over_processes(self._accelerator, value)
 
-    def _require_finite(self, value: float, what: str) -> None:
-        if not math.isfinite(value):
-            raise NotFiniteError(
-                f"{what} {value} at step {self.progress.step + 1}",
-                "a finite number",
-                "Start again with a lower learning rate or in float32",
-            )
+
+def _sum_dtype(device: torch.device) -> torch.dtype:
+    """The precision in which losses are summed: double where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def rate(settings: LoopSettings, step: int) -> float:

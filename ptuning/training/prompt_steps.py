@@ -7,12 +7,13 @@ import math
 from collections.abc import Sequence
 
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from ptuning.config import TrainConfig
-from ptuning.data import BatchStream, Example
+from ptuning.data import BatchStream, Example, prefix_ids
 from ptuning.model import Backbone
 from ptuning.training.backward import backward_in_parts
+from ptuning.training.graphs import GraphedPass
 from ptuning.training.loop import StepWork
 
 
@@ -35,6 +36,7 @@ class PromptSteps:
         self._backbone = backbone.with_checkpointing() if settings.gradient_checkpointing else backbone
         self._examples, self._settings, self._accelerator = examples, settings, accelerator
         lengths = [len(example) for example in examples]
+        self._prefix, self._run = prefix_ids(examples), GraphedPass()
         self.stream = BatchStream(lengths, settings.per_device_train_batch_size, settings.seed)
 
     @property
@@ -61,7 +63,7 @@ class PromptSteps:
             add_gradients=lambda encoder, scale: self._add_gradients(encoder, scale, examples),
         )
 
-    def _add_gradients(self, encoder: nn.Module, scale: float, examples: Sequence[Example]) -> float:
+    def _add_gradients(self, encoder: nn.Module, scale: float, examples: Sequence[Example]) -> Tensor:
         return backward_in_parts(
             self._backbone,
             encoder,
@@ -70,4 +72,6 @@ class PromptSteps:
             path=self._settings.forward,
             batch_size=self._settings.per_device_train_batch_size,
             max_batch_tokens=self._settings.max_batch_tokens,
+            prefix=self._prefix,
+            run=self._run,
         )

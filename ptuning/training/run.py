@@ -112,6 +112,7 @@ class Trainer:
             lr_scheduler_type=self.settings.lr_scheduler_type,
             warmup_ratio=self.settings.warmup_ratio,
             max_grad_norm=self.settings.max_grad_norm,
+            logging_steps=self.settings.logging_steps,
         )
 
     def train(self) -> TrainResult:
@@ -174,7 +175,6 @@ class Trainer:
         with bar, noted_interrupts() as interrupted, self._kept_checkpoint_named():
             for record in self.loop.steps():
                 bar.update()
-                bar.set_postfix(loss=f"{record.loss:.3f}")
                 self._after_step(record, bar)
                 is_stopping = self._is_true_anywhere(bool(interrupted))
                 if self._is_due(record, self.settings.save_steps) or self._stops_early or is_stopping:
@@ -188,6 +188,7 @@ class Trainer:
     def _after_step(self, record: StepRecord, bar: tqdm) -> None:
         """Logs and validates when it is time."""
         if self._is_due(record, self.settings.logging_steps):
+            bar.set_postfix(loss=f"{record.loss:.3f}")
             self._log(
                 {
                     "loss": self.loop.take_mean_loss(),

@@ -40,7 +40,7 @@ def loop_of(module: nn.Module, settings: LoopSettings = SETTINGS) -> Loop:
 
 def test_steps_are_those_of_a_plain_loop_to_the_bit() -> None:
     expected = network()
-    optimizer = torch.optim.AdamW(expected.parameters(), lr=0.05, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(expected.parameters(), lr=0.05, weight_decay=0.1, fused=True)
     losses, norms = [], []
     for step in range(12):
         optimizer.param_groups[0]["lr"] = 0.05 * ((step + 1) / 3 if step < 3 else (12 - step) / 9)

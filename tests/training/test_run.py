@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from ptuning.config.run import RunConfig
 from ptuning.errors import DataError, TrainingError
 from ptuning.evaluation.scoring import Metrics
 from ptuning.model.causal import CausalBackbone
-from ptuning.training import backward as gradient
+from ptuning.training import graphs
 from ptuning.training import run as trainer
 from ptuning.training import validation
 from ptuning.training.inputs import Inputs
@@ -219,12 +221,22 @@ def test_interrupted_in_process_keeps_the_old_signal_handler(run_config: Path) -
     assert trained(run_config, resume=True).prompt.training["steps"] == 12
 
 
+def spoil_losses(monkeypatch: pytest.MonkeyPatch, factor: Callable[[], float]) -> None:
+    """Multiplies the loss of every step, and its gradient."""
+    run = graphs.loss_and_gradient
+
+    def spoiled(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        (loss, gradient), by = run(*arguments), factor()
+        return loss * by, gradient * by
+
+    monkeypatch.setattr(graphs, "loss_and_gradient", spoiled)
+
+
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss_sum = gradient.loss_sum
     calls = iter(range(100))
-    monkeypatch.setattr(gradient, "loss_sum", lambda *a: loss_sum(*a) * (math.nan if next(calls) == 7 else 1))
+    spoil_losses(monkeypatch, lambda: math.nan if next(calls) == 7 else 1)
     with pytest.raises(
         TrainingError, match=r"loss nan at step 8; .* keeps its checkpoint of step 6; expected a finite number\. Start"
     ):
@@ -238,8 +250,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
 def test_loss_that_is_not_finite_before_the_first_checkpoint_says_so(
     run_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss_sum = gradient.loss_sum
-    monkeypatch.setattr(gradient, "loss_sum", lambda *a: loss_sum(*a) * math.inf)
+    spoil_losses(monkeypatch, lambda: math.inf)
     with pytest.raises(TrainingError, match=r"loss inf at step 1; .* keeps no checkpoint yet"):
         trained(run_config)
 

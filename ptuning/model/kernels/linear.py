@@ -30,15 +30,18 @@ def _has_product() -> bool:
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear` with the same arguments, shapes and gradients; by oneDNN if that is faster."""
-    is_plain = type(weight) in (Tensor, nn.Parameter) and all(
-        each.dtype == torch.float32 and each.device.type == "cpu" for each in (input, weight)
-    )
-    is_frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
-    is_large = input.ndim >= 2 and input.shape[:-1].numel() >= _MIN_ROWS
-    if not (is_plain and is_frozen and is_large and _has_product()):
+    if weight.dtype != torch.float32 or not _is_faster(input, weight, bias):
         return functional.linear(input, weight, bias)
     product: Tensor = _Product.apply(input, weight, bias)
     return product
+
+
+def _is_faster(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    is_plain = type(weight) in (Tensor, nn.Parameter) and input.dtype == torch.float32
+    is_on_cpu = input.is_cpu and weight.is_cpu
+    is_frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
+    is_large = input.ndim >= 2 and input.shape[:-1].numel() >= _MIN_ROWS
+    return is_plain and is_on_cpu and is_frozen and is_large and _has_product()
 
 
 class _Product(torch.autograd.Function):
