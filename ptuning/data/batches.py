@@ -104,7 +104,9 @@ class Batch:
     @cached_property
     def _tensors(self) -> list[Tensor]:
         """Ids, mask and labels, on the device."""
-        ids_BT, mask_BT = padded([[*each.ids, *each.answer_ids] for each in self.examples], self.pad_id, self.padding_side)
+        ids_BT, mask_BT = padded(
+            [[*each.ids, *each.answer_ids] for each in self.examples], self.pad_id, self.padding_side
+        )
         labels = [[*[IGNORED] * len(each.ids), *each.answer_ids] for each in self.examples]
         labels_BT, _ = padded(labels, IGNORED, self.padding_side)
         return [each.to(self.device) for each in (ids_BT, mask_BT, labels_BT)]

@@ -48,7 +48,7 @@ class Sizes:
         return sorted({longest + longest * (WIDEST - 1) * i // (num_tries - 1) for i in range(num_tries)})
 
 
-def pack(lengths: Sequence[int], groups: Sequence[Hashable], sizes: Sizes = Sizes()) -> list[list[int]]:  # noqa: B008
+def pack(lengths: Sequence[int], groups: Sequence[Hashable], sizes: Sizes = Sizes()) -> list[list[int]]:
     """Row indices in lines, each of one group, that leave little space empty (best fit, longest first)."""
     order = sorted(range(len(lengths)), key=lambda b: -lengths[b])
     best, least = [[b] for b in order], float("inf")

@@ -21,9 +21,7 @@ def prefixes_apart(prompt: KeptPrompts, examples: Sequence[Example], backbone: B
 
     Neither part reaches into the columns of the other.
     """
-    return ApartBatch(
-        tuple(examples), backbone.pad_id, "left", backbone.device, prefix_lengths=prompt.prefix_lengths
-    )
+    return ApartBatch(tuple(examples), backbone.pad_id, "left", backbone.device, prefix_lengths=prompt.prefix_lengths)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
-from ptuning.data import Batch, Example
+from ptuning.data import ApartBatch, Batch, Example
 from ptuning.errors import ModelError, PromptError
 from ptuning.forward import KeptPrompts, Prompt, as_batch_prompt, can_pack, place, prefilled, prefixes_apart
 from ptuning.inference.row_text import WritingOptions
@@ -147,13 +147,13 @@ def written(
         ) from error
 
 
-def _initial_cache(backbone: CausalBackbone, prompt: KeptPrompts, apart: Batch) -> DynamicCache:
+def _initial_cache(backbone: CausalBackbone, prompt: KeptPrompts, apart: ApartBatch) -> DynamicCache:
     """A cache with the rows' prefixes; on CPUs with everything but the rows' last tokens.
 
     On CPUs the padding of several rows costs more than a separate run. torch would also copy the head's weights once
     per row, to multiply them with the slice that transformers' first step takes.
     """
-    if backbone.device.type == "cpu" and len(apart.ids_BT) > 1 and can_pack(backbone, prompt, apart):
+    if backbone.device.type == "cpu" and len(apart) > 1 and can_pack(backbone, prompt, apart):
         return prefilled(backbone, prompt, apart)
     return prompt.spread(backbone)[0]
 

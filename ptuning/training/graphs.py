@@ -40,7 +40,7 @@ class GraphedPass:
 
     def __call__(self, backbone: CausalBackbone, prompt: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:
         """The summed loss of lines in nats, and its gradient with respect to the prompt; as `loss_and_gradient`."""
-        if not self._is_on or prompt.device.type != "cuda":
+        if not self._is_on or not can_record(prompt.device):
             return loss_and_gradient(backbone, prompt, lines)
         key = (lines.shape, tuple(prompt.shape), prompt.dtype)
         if key in self._graphs:
@@ -59,9 +59,7 @@ class GraphedPass:
             self._give_up(f"{backbone.name} reads the device in a pass ({', '.join(sorted(reads.names))})")
         return found
 
-    def _recorded(
-        self, key: Hashable, backbone: CausalBackbone, prompt: Tensor, lines: Lines
-    ) -> tuple[Tensor, Tensor]:
+    def _recorded(self, key: Hashable, backbone: CausalBackbone, prompt: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         try:
@@ -80,6 +78,11 @@ class GraphedPass:
         self._is_on = False
         self._graphs.clear()
         _log.warning(f"steps run without CUDA graphs, which is slower: {reason}")
+
+
+def can_record(device: torch.device) -> bool:
+    """Whether the device has CUDA graphs."""
+    return device.type == "cuda"
 
 
 @dataclass(frozen=True, eq=False)

@@ -153,7 +153,9 @@ def test_a_known_prefix_is_the_same_for_every_batch() -> None:
 @pytest.mark.skipif(not (ASSETS / "movie_reviews").is_dir(), reason="needs the downloaded reviews")
 @pytest.mark.parametrize("num_virtual", [20, 100])
 def test_a_thousand_steps_have_few_shapes(num_virtual: int) -> None:
-    task = Task(f"{{prompt:{num_virtual}}}Review: {{text}}\nSentiment:", verbalizer={"negative": " no", "positive": " yes"})
+    task = Task(
+        f"{{prompt:{num_virtual}}}Review: {{text}}\nSentiment:", verbalizer={"negative": " no", "positive": " yes"}
+    )
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "smollm2-135m-instruct")
     rows = read_rows(str(ASSETS / "movie_reviews" / "train.csv"), "train", task.columns)
     examples = Coder(task, tokenizer).encode(rows)

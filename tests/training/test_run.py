@@ -25,9 +25,8 @@ from ptuning.config.run import RunConfig
 from ptuning.errors import DataError, TrainingError
 from ptuning.evaluation.scoring import Metrics
 from ptuning.model.causal import CausalBackbone
-from ptuning.training import graphs
+from ptuning.training import graphs, validation
 from ptuning.training import run as trainer
-from ptuning.training import validation
 from ptuning.training.inputs import Inputs
 from ptuning.training.interrupts import Interrupted
 from ptuning.training.loop import Loop, StepRecord

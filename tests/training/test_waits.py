@@ -1,6 +1,6 @@
 """A training step never waits for the device, but where the loss is read."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from families import tiny_backbone
@@ -37,7 +37,9 @@ def loop_of(forward: str = "auto") -> Loop:
 class MethodReads(TorchFunctionMode):
     """Counts the methods that hand a tensor's numbers to Python, some of which are no operators on a CPU."""
 
-    METHODS = {getattr(Tensor, name) for name in ("tolist", "item", "cpu", "numpy", "__bool__", "__float__", "__int__")}
+    METHODS: ClassVar = {
+        getattr(Tensor, name) for name in ("tolist", "item", "cpu", "numpy", "__bool__", "__float__", "__int__")
+    }
 
     def __init__(self) -> None:
         super().__init__()

@@ -131,7 +131,7 @@ def _tuned(
     def work_of(step: int) -> StepWork:
         rows = [examples[i] for i in stream[step]]
 
-        def add_gradients(encoder: nn.Module, scale: float) -> float:
+        def add_gradients(encoder: nn.Module, scale: float) -> Tensor:
             loss_sum = backward_in_parts(backbone, encoder(), rows, scale)
             if goal is not None:
                 target_PH, weight = goal

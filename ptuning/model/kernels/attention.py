@@ -49,7 +49,7 @@ def attention(
 
 
 def _grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]) -> Tensor:
-    """torch's attention where query heads share key-value heads; a GPU reads shared keys and values once.
+    """Torch's attention where query heads share key-value heads; a GPU reads shared keys and values once.
 
     torch's kernels share them only without a mask.
     """
@@ -62,7 +62,7 @@ def _grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, opt
 
 
 def heads_end_to_end(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, options: dict[str, Any]) -> Tensor:
-    """torch's attention with query heads that share keys as one head, end to end; the mask is `[B, 1, T, S]`."""
+    """Torch's attention with query heads that share keys as one head, end to end; the mask is `[B, 1, T, S]`."""
     num_groups, num_queries = query.shape[1] // key.shape[1], query.shape[2]
     query = rearrange(query, "b (m g) t d -> b m (g t) d", g=num_groups)
     mask = mask.expand(-1, -1, num_queries, -1).repeat(1, 1, num_groups, 1)
