@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import ATTENTION, tiny_backbone
 
 import ptuning
 from ptuning.cli import main as cli
@@ -16,15 +17,19 @@ from ptuning.data.coder import Coder
 from ptuning.data.readers import Row
 from ptuning.data.task import Task
 from ptuning.evaluation.scoring import evaluate
-from ptuning.forward import objective
+from ptuning.forward import line_pass, objective
+from ptuning.forward.batch_prompt import StaticPrompt
+from ptuning.forward.packing import Sizes
 from ptuning.forward.paths import label_logits
 from ptuning.forward.splice import splice
 from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.model import Backbone
 from ptuning.prompts import encoders, initializers
 from ptuning.training import backward as gradient
+from ptuning.training.graphs import GraphedPass
 from ptuning.training.interrupts import Interrupted
 from ptuning.training.run import Trainer, train
+from ptuning.training.run_directory import RunDirectory
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that CUDA can use")
 TASK = Task("{prompt:4}review: {text}\nsentiment:", verbalizer={"negative": " negative", "positive": " positive"})
@@ -157,3 +162,105 @@ def test_parts_of_rows_and_labels_of_several_tokens_on_the_gpu(backbone):
     assert its_total == pytest.approx(total, rel=1e-4)
     assert (its_grad_PH - grad_PH).norm() < 1e-4 * grad_PH.norm()
     assert its_scores == pytest.approx(scores, abs=1e-4)
+
+
+LONG_ROWS = [
+    {"text": text * times, "label": "positive"} for text, times in (("the film", 1), (" was dull", 7), (" bad", 3))
+]
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+@pytest.mark.parametrize("family", sorted(ATTENTION))
+def test_lines_on_the_gpu_equal_splice_on_the_cpu(family: str, is_plain: bool) -> None:
+    backbone = tiny_backbone(family)
+    gpu, batch = on_cuda(backbone), backbone.collate(examples_of(backbone))
+    prompt_PH = initializers.from_vocabulary(backbone.vocabulary_VH, 4)
+    make = line_pass.whole_rows if is_plain else line_pass._packed
+    lines = make(gpu, StaticPrompt(prompt_PH.cuda()), batch, Sizes(are_rounded=True))
+    if lines is None:
+        pytest.skip("does not pack")
+    leaf = prompt_PH.clone().requires_grad_()
+    expected = objective.loss_sum(backbone, leaf, batch, "splice")
+    expected.backward()
+    loss, gradient_PH = line_pass.loss_and_gradient(gpu, prompt_PH.cuda(), lines.to(gpu.device))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert (gradient_PH.cpu() - leaf.grad).norm() < 1e-4 * leaf.grad.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_replayed_graphs_give_the_numbers_of_the_pass_in_any_order(dtype: torch.dtype) -> None:
+    gpu = on_cuda(tiny_backbone("llama"))
+    gpu.model.to(dtype)
+    prompts = [initializers.at_random(gpu.vocabulary_VH.float(), num, seed=num) for num in (4, 9)]
+    passes = []
+    for prompt_PH in prompts:
+        task = dataclasses.replace(TASK, template=f"{{prompt:{len(prompt_PH)}}}review: {{text}}\nsentiment:")
+        for rows in (ROWS, LONG_ROWS, ROWS[1:]):
+            examples = Coder(task, gpu.tokenizer).encode([Row(row, "row") for row in rows])
+            lines = line_pass.lay_out(gpu, StaticPrompt(prompt_PH), gpu.collate(examples))
+            passes.append((prompt_PH, lines.to(gpu.device)))
+    expected = [line_pass.loss_and_gradient(gpu, *each) for each in passes]
+    run = GraphedPass()
+    for _ in range(4):
+        for each, (loss, gradient_PH) in zip(passes, expected, strict=True):
+            found_loss, found_PH = run(gpu, *each)
+            torch.testing.assert_close(found_loss, loss)
+            torch.testing.assert_close(found_PH, gradient_PH)
+    assert run._graphs, "no graph was recorded"
+    assert run._is_on
+
+
+def test_steps_behind_the_first_wait_for_the_gpu_only_where_the_loss_is_read(run_config: Path) -> None:
+    options = ["--model.device=cuda", "--train.max_steps=40", "--train.logging_steps=10", "--train.save_steps=40"]
+    trainer = Trainer(config := RunConfig.from_yaml(run_config, options), RunDirectory(config.train.output_dir))
+    steps = trainer.loop.steps()
+    for _ in range(20):
+        next(steps)  # every shape is recorded
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        for _ in range(9):
+            next(steps)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert next(steps).step == 30
+
+
+def test_a_run_that_is_resumed_on_one_gpu_is_the_same_to_the_bit(run_config: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    options = ["--model.device=cuda", "--train.max_steps=24", "--train.save_steps=8"]
+    try:
+        whole = train(RunConfig.from_yaml(run_config, [*options, f"--train.output_dir={tmp_path}/whole"]))
+        config = RunConfig.from_yaml(run_config, [*options, f"--train.output_dir={tmp_path}/parts"])
+        after_step = Trainer._after_step
+
+        def interrupted(self, record, bar):
+            after_step(self, record, bar)
+            if record.step == 11:
+                self._save("last")
+                raise Interrupted("now")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_after_step", interrupted)
+            with pytest.raises(Interrupted):
+                train(config)
+        resumed = train(config, resume=True)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    difference = (whole.prompt.embeddings_PH - resumed.prompt.embeddings_PH).abs().max().item()
+    assert difference == 0, f"the largest difference is {difference:.1e}"
+
+
+def test_cudnn_is_chosen_as_before_when_a_pass_has_ended() -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    gpu = on_cuda(tiny_backbone("llama"))
+    objective.loss(gpu, initializers.from_vocabulary(gpu.vocabulary_VH, 4), gpu.collate(examples_of(gpu)))
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_a_model_can_do_is_the_same_on_the_gpu(any_backbone, dtype: str) -> None:
+    gpu = on_cuda(any_backbone)
+    gpu.model.to(getattr(torch, dtype))
+    names = ("supports_packing", "supports_joint_prefix", "ignores_padding_gaps", "ignores_left_padding")
+    assert [getattr(gpu, name) for name in names] == [getattr(any_backbone, name) for name in names]
