@@ -157,16 +157,14 @@ def test_parts_of_rows_and_labels_of_several_tokens_on_the_gpu(backbone):
         total = gradient.backward_in_parts(each, prompt_PH, examples, batch_size=3)
         lm = PromptedLM(each, {"p": ptuning.SoftPrompt(prompt_PH.detach().cpu(), task, each.name, each.fingerprint)})
         scores = [row.probabilities["positive"] for row in lm.classify(ROWS)]
-        found.append((total, prompt_PH.grad.cpu(), scores))
+        found.append((float(total), prompt_PH.grad.cpu(), scores))
     (total, grad_PH, scores), (its_total, its_grad_PH, its_scores) = found
     assert its_total == pytest.approx(total, rel=1e-4)
     assert (its_grad_PH - grad_PH).norm() < 1e-4 * grad_PH.norm()
     assert its_scores == pytest.approx(scores, abs=1e-4)
 
 
-LONG_ROWS = [
-    {"text": text * times, "label": "positive"} for text, times in (("the film", 1), (" was dull", 7), (" bad", 3))
-]
+LONG_ROWS = [{"text": text, "label": "positive"} for text in ("the film", " was dull" * 7, " bad" * 3)]
 
 
 @pytest.mark.parametrize("is_plain", [False, True])
@@ -184,7 +182,7 @@ def test_lines_on_the_gpu_equal_splice_on_the_cpu(family: str, is_plain: bool) -
     expected.backward()
     loss, gradient_PH = line_pass.loss_and_gradient(gpu, prompt_PH.cuda(), lines.to(gpu.device))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
-    assert (gradient_PH.cpu() - leaf.grad).norm() < 1e-4 * leaf.grad.norm()
+    assert (gradient_PH.cpu() - leaf.grad).norm() <= 1e-4 * leaf.grad.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
