@@ -53,6 +53,7 @@ class Backbone(ABC):
         self.name = name or model.name_or_path
         self._accepted = inspect.signature(model.forward).parameters
         self._lock = threading.RLock()
+        self._is_checkpointed = is_checkpointed(model)  # found out once: it looks at every module
 
     def __init_subclass__(cls) -> None:
         """Registers the subclass as a family, which `of` finds through `fits`."""
@@ -190,7 +191,8 @@ class Backbone(ABC):
     @property
     def can_keep_prefix(self) -> bool:
         """Whether this backbone can keep a prefix: it must support that, and run without activation checkpointing."""
-        return self.supports_prefix_cache and not is_checkpointed(self.model)
+        is_checkpointed_now = self._is_checkpointed or (self.model.training and is_checkpointed(self.model))
+        return self.supports_prefix_cache and not is_checkpointed_now
 
     @property
     def supports_packing(self) -> bool:
@@ -280,7 +282,7 @@ class Backbone(ABC):
             ModelError: If the model has no layers that support checkpointing.
         """
         backbone = copy.copy(self)
-        backbone.model = checkpointing_model(self.model)
+        backbone.model, backbone._is_checkpointed = checkpointing_model(self.model), True
         return backbone
 
     def weights_sha256(self) -> str:

@@ -30,7 +30,8 @@ def checkpointing_model(model: Any) -> Any:
         )
     twin = twin_of(model)
     for layer in _layers(twin):
-        layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+        # Layers draw no random numbers: the model is in eval mode. Keeping the generator's state would wait for a GPU.
+        layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
     return twin
 
 
