@@ -1,0 +1,235 @@
+"""Builds a tiny model of a given model's architecture, so that what the architecture can do is found out by running it.
+
+The tiny model has the same class and nearly the same configuration: every kind of layer, narrow, with few tokens and
+random weights, in float32 on the CPU. Neither the weights nor the precision nor the device of the given model matter.
+Knows nothing of what is found out.
+"""
+
+import copy
+import functools
+import itertools
+import json
+import logging
+import re
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ptuning.model.kernels import decoder_layers
+
+NUM_TOKENS = 32  # the vocabulary of a tiny model
+_HEAD_DIM = 8  # the narrowest heads that are tried: rotary embeddings of a quarter of a head need two numbers
+_MOST_PARAMETERS = 2**26
+_FELT = 1e-2  # relative to the largest logit: how much another first token must change the last token's logits
+_WIDTH = re.compile(
+    r"(hidden|intermediate|head|embedding|projection|ffn)_size|(^|_)(dim|rank|width)s?$|"
+    r"(^|_)d_(model|ff|inner|ssm|head|kv)$|^n_(embd|inner)$"
+)
+_NO_WIDTH = re.compile("kernel|state|conv_size")
+_EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
+_NOT_COMPUTED = ("dtype", "_name_or_path", "quantization_config", "transformers_version", "architectures")
+_NO_TRAITS = ("training", "gradient_checkpointing", "name_or_path")
+
+_LOG = logging.getLogger(__name__)
+_LOCK = threading.RLock()
+_BUILT: dict[Hashable, PreTrainedModel | None] = {}
+
+
+def miniature_of(model: Any) -> PreTrainedModel | None:
+    """The tiny model of a model's architecture, the same one for all models of that architecture in this process.
+
+    No weight of the model is read, and torch's random number generator is left as it is.
+
+    Returns:
+        The tiny model; None if the model does not compute what its class computes, as with hooks or adapters, or if no
+        tiny model of its class runs.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return None
+    key = _key(model)
+    with _LOCK:
+        if key not in _BUILT:
+            _BUILT[key] = next(_running(model), None)
+        return _BUILT[key]
+
+
+def _key(model: PreTrainedModel) -> Hashable:
+    """What tells the architectures of two models apart."""
+    content = [
+        {**each.to_dict(), **dict.fromkeys(_NOT_COMPUTED), "attention": each._attn_implementation}
+        for each in _configs(model.config)
+    ]
+    return type(model), _traits(model, model), json.dumps(content, sort_keys=True, default=str)
+
+
+def _running(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """Tiny models that compute what the model computes, smallest first."""
+    layers = decoder_layers(model)
+    num_parameters = sum(each.numel() for each in model.parameters())
+    num_layers = model.config.get_text_config().num_hidden_layers
+    for factor, kept in itertools.product(_factors(model.config), (_telling(model, layers), range(num_layers))):
+        if num_parameters * len(kept) / num_layers / factor**2 > _MOST_PARAMETERS:
+            continue
+        try:
+            small = _built(type(model), _shrunk(model.config, factor, kept))
+            is_alike = _stands_for(small, model) and _feels_tokens(small)
+        except Exception as error:  # each class has its own reasons to refuse a configuration
+            _LOG.debug("%s does not shrink by %d to %d layers: %s", type(model).__name__, factor, len(kept), error)
+            continue
+        if is_alike:
+            yield small
+
+
+def _telling(model: PreTrainedModel, layers: nn.ModuleList | None) -> Sequence[int]:
+    """The last layer of each kind, in order; two layers where all are of one kind."""
+    config = model.config.get_text_config()
+    num_layers = config.num_hidden_layers
+    lists = [each for each in vars(config).values() if isinstance(each, list | tuple) and len(each) == num_layers]
+    last: dict[Hashable, int] = {}
+    for i in range(num_layers):
+        own = None if layers is None else _traits(layers[i], model)
+        last[own, repr([each[i] for each in lists])] = i
+    return sorted({*last.values(), *range(num_layers - 2, num_layers)} if len(last) == 1 else last.values())
+
+
+def _factors(config: PreTrainedConfig) -> list[int]:
+    """By how much the widths may be divided, the narrowest first."""
+    head_dim = _head_dim(config.get_text_config())
+    most = max(1, head_dim // _HEAD_DIM)
+    return sorted({n for n in (most, 8, 4, 2, 1) if n <= most and head_dim % n == 0}, reverse=True)
+
+
+def _head_dim(config: PreTrainedConfig) -> int:
+    found = getattr(config, "head_dim", None)
+    return found if isinstance(found, int) else config.hidden_size // getattr(config, "num_attention_heads", 1)
+
+
+def _shrunk(config: PreTrainedConfig, factor: int, kept: Sequence[int]) -> PreTrainedConfig:
+    """A configuration with some layers only, and all widths divided by the same number, so that they still fit."""
+    config = copy.deepcopy(config)
+    vars(config).pop("quantization_config", None)
+    text = config.get_text_config()
+    _keep_layers(text, kept)
+    for each in _configs(config):
+        for name, value in list(vars(each).items()):
+            setattr(each, name, _shrunk_value(name, value, factor))
+        if each is not text and getattr(each, "num_hidden_layers", None):
+            each.num_hidden_layers = 1
+        _take_few_experts(each)
+    return config
+
+
+def _keep_layers(config: PreTrainedConfig, kept: Sequence[int]) -> None:
+    num_layers = config.num_hidden_layers
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list | tuple) and len(value) == num_layers:
+            setattr(config, name, [value[i] for i in kept])
+    if len(kept) < num_layers and getattr(config, "first_k_dense_replace", 0):
+        config.first_k_dense_replace = 1  # DeepSeek's number of layers before those with experts
+    config.num_hidden_layers = len(kept)
+
+
+def _shrunk_value(name: str, value: Any, factor: int) -> Any:
+    if isinstance(value, dict) and not isinstance(value, PreTrainedConfig):
+        return {key: _shrunk_value(str(key), each, factor) for key, each in value.items()}
+    if name == "vocab_size":
+        return NUM_TOKENS
+    if name.endswith(("token_id", "token_index")) and isinstance(value, int):
+        return min(value, NUM_TOKENS - 1)
+    if name in ("short_factor", "long_factor"):  # one for each pair of rotary numbers
+        return value[::factor]
+    is_width = name == "mrope_section" or (_WIDTH.search(name) and not _NO_WIDTH.search(name))
+    if is_width and isinstance(value, list | tuple):
+        return [_shrunk_value(name, each, factor) for each in value]
+    return -(-value // factor) if is_width and type(value) is int and value > 0 else value
+
+
+def _take_few_experts(config: PreTrainedConfig) -> None:
+    """Leaves twice as many experts as a token takes, and two in each group of experts."""
+    num_groups, num_taken = getattr(config, "n_group", None) or 1, getattr(config, "num_experts_per_tok", None) or 2
+    for name in _EXPERTS:
+        num_experts = vars(config).get(name)
+        if isinstance(num_experts, int):
+            setattr(config, name, min(num_experts, num_groups * max(2, -(-2 * num_taken // num_groups))))
+
+
+def _configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    """A configuration and all those in it."""
+    yield config
+    for each in vars(config).values():
+        if isinstance(each, PreTrainedConfig):
+            yield from _configs(each)
+
+
+def _built(kind: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
+    """A model with random weights; another thread's random numbers are not touched."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.device("cpu"), _PrivateRandomness(generator):
+        model = kind._from_config(config, dtype=torch.float32).float().eval().requires_grad_(False)
+    looked_up = {id(each.weight) for each in model.modules() if isinstance(each, nn.Embedding)}
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            std = 1.0 if id(parameter) in looked_up else parameter.shape[-1] ** -0.5
+            parameter.normal_(std=std, generator=generator)
+    return model
+
+
+class _PrivateRandomness(TorchFunctionMode):
+    """A context in which this thread draws random numbers from a generator of its own."""
+
+    _DRAWN = {getattr(torch.Tensor, f"{name}_") for name in ("normal", "uniform", "bernoulli", "exponential", "random")}
+    _DRAWN |= {getattr(torch, name) for name in ("normal", "rand", "randn", "randint", "randperm", "bernoulli")}
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self._generator = generator
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        own = {"generator": self._generator} if func in self._DRAWN else {}
+        return func(*args, **{**(kwargs or {}), **own})
+
+
+def _stands_for(small: PreTrainedModel, model: PreTrainedModel) -> bool:
+    """Whether the tiny model has all kinds of modules and layers of the model, and a last layer of the same kind."""
+    if not _traits(model, model) <= _traits(small, model):
+        return False
+    theirs, ours = ([_traits(each, model) for each in decoder_layers(one) or []] for one in (model, small))
+    return set(theirs) <= set(ours) and theirs[-1:] == ours[-1:]
+
+
+def _traits(part: nn.Module, model: PreTrainedModel) -> frozenset[Hashable]:
+    """What the modules of a part of a model do: the functions that they call, and their switches and names of modes."""
+    is_quantized = getattr(model.config, "quantization_config", None) is not None
+    found: set[Hashable] = set()
+    for module in part.modules():
+        is_linear = is_quantized and isinstance(module, nn.Linear) and "forward" not in vars(module)
+        found.add(nn.Linear.forward if is_linear else _forward(module))
+        found |= {*module._forward_hooks.values(), *module._forward_pre_hooks.values()}
+        if not is_linear:
+            switches = ((name, each) for name, each in vars(module).items() if type(each) in (bool, str))
+            found |= {(type(module), *each) for each in switches if each[0][0] != "_" and each[0] not in _NO_TRAITS}
+    return frozenset(found)
+
+
+def _forward(module: nn.Module) -> Hashable:
+    """The function that computes a module; activation checkpointing does not change what that is."""
+    forward: Any = vars(module).get("forward", type(module).forward)
+    while isinstance(forward, functools.partial) and forward.func is checkpoint:
+        forward = forward.args[0]
+    return getattr(forward, "__func__", forward)
+
+
+@torch.no_grad()
+def _feels_tokens(model: PreTrainedModel) -> bool:
+    """Whether a token clearly changes the logits two tokens on; a model that does not run raises its own error."""
+    ids_23 = torch.tensor([[1, 2, 3], [4, 2, 3]])
+    one_V, other_V = model(inputs_embeds=model.get_input_embeddings()(ids_23)).logits[:, -1]
+    return bool((one_V - other_V).abs().max() > _FELT * one_V.abs().max())
