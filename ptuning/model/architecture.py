@@ -25,13 +25,15 @@ from ptuning.model.kernels import decoder_layers
 
 NUM_TOKENS = 32  # the vocabulary of a tiny model
 _HEAD_DIM = 8  # the narrowest heads that are tried: rotary embeddings of a quarter of a head need two numbers
-_MOST_PARAMETERS = 2**26
+_MOST_PARAMETERS = 2**25  # half a second's work
+_GAIN = 2.0  # of a product with a weight: attention then prefers some tokens clearly
 _FELT = 1e-2  # relative to the largest logit: how much another first token must change the last token's logits
 _WIDTH = re.compile(
     r"(hidden|intermediate|head|embedding|projection|ffn)_size|(^|_)(dim|rank|width)s?$|"
     r"(^|_)d_(model|ff|inner|ssm|head|kv)$|^n_(embd|inner)$"
 )
 _NO_WIDTH = re.compile("kernel|state|conv_size")
+_CHOICE = re.compile("(layers|layer_ids|indices|idxs)$")
 _EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
 _NOT_COMPUTED = ("dtype", "_name_or_path", "quantization_config", "transformers_version", "architectures")
 _NO_TRAITS = ("training", "gradient_checkpointing", "name_or_path")
@@ -70,44 +72,45 @@ def _key(model: PreTrainedModel) -> Hashable:
 
 def _running(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
     """Tiny models that compute what the model computes, smallest first."""
-    layers = decoder_layers(model)
-    num_parameters = sum(each.numel() for each in model.parameters())
-    num_layers = model.config.get_text_config().num_hidden_layers
-    for factor, kept in itertools.product(_factors(model.config), (_telling(model, layers), range(num_layers))):
-        if num_parameters * len(kept) / num_layers / factor**2 > _MOST_PARAMETERS:
-            continue
+    num_layers = getattr(model.config.get_text_config(), "num_hidden_layers", 0)
+    plans = itertools.product(_factors(model.config), (_telling(model), range(num_layers))) if num_layers else ()
+    for factor, kept in plans:
         try:
             small = _built(type(model), _shrunk(model.config, factor, kept))
-            is_alike = _stands_for(small, model) and _feels_tokens(small)
+            _require_alike(small, model)
+            _require_feeling(small)
         except Exception as error:  # each class has its own reasons to refuse a configuration
-            _LOG.debug("%s does not shrink by %d to %d layers: %s", type(model).__name__, factor, len(kept), error)
-            continue
-        if is_alike:
+            _LOG.debug("no %s of %d layers, 1/%d as wide: %s", type(model).__name__, len(kept), factor, error)
+        else:
             yield small
 
 
-def _telling(model: PreTrainedModel, layers: nn.ModuleList | None) -> Sequence[int]:
+def _number(config: PreTrainedConfig, name: str) -> int | None:
+    """An integer in a configuration by its standard name; None if there is none."""
+    found = vars(config).get(config.attribute_map.get(name, name))
+    return found if isinstance(found, int) else None
+
+
+def _telling(model: PreTrainedModel) -> list[int]:
     """The last layer of each kind, in order; two layers where all are of one kind."""
-    config = model.config.get_text_config()
+    layers, config = decoder_layers(model), model.config.get_text_config()
     num_layers = config.num_hidden_layers
-    lists = [each for each in vars(config).values() if isinstance(each, list | tuple) and len(each) == num_layers]
+    described = [each for name, each in vars(config).items() if _is_by_layer(name, each, num_layers)]
     last: dict[Hashable, int] = {}
     for i in range(num_layers):
-        own = None if layers is None else _traits(layers[i], model)
-        last[own, repr([each[i] for each in lists])] = i
-    return sorted({*last.values(), *range(num_layers - 2, num_layers)} if len(last) == 1 else last.values())
+        traits = None if layers is None else _traits(layers[i], model)
+        last[traits, repr([each[i] for each in described])] = i
+    return sorted({*last.values(), *range(max(0, num_layers - 2), num_layers)} if len(last) == 1 else last.values())
 
 
 def _factors(config: PreTrainedConfig) -> list[int]:
     """By how much the widths may be divided, the narrowest first."""
-    head_dim = _head_dim(config.get_text_config())
+    text = config.get_text_config()
+    num_heads, width = _number(text, "num_attention_heads"), _number(text, "hidden_size")
+    shared = width // num_heads if num_heads and width else 8 * _HEAD_DIM
+    head_dim = _number(text, "head_dim") or _number(text, "qk_rope_head_dim") or shared
     most = max(1, head_dim // _HEAD_DIM)
     return sorted({n for n in (most, 8, 4, 2, 1) if n <= most and head_dim % n == 0}, reverse=True)
-
-
-def _head_dim(config: PreTrainedConfig) -> int:
-    found = getattr(config, "head_dim", None)
-    return found if isinstance(found, int) else config.hidden_size // getattr(config, "num_attention_heads", 1)
 
 
 def _shrunk(config: PreTrainedConfig, factor: int, kept: Sequence[int]) -> PreTrainedConfig:
@@ -128,17 +131,31 @@ def _shrunk(config: PreTrainedConfig, factor: int, kept: Sequence[int]) -> PreTr
 def _keep_layers(config: PreTrainedConfig, kept: Sequence[int]) -> None:
     num_layers = config.num_hidden_layers
     for name, value in list(vars(config).items()):
-        if isinstance(value, list | tuple) and len(value) == num_layers:
+        if _is_by_layer(name, value, num_layers):
             setattr(config, name, [value[i] for i in kept])
+        elif _is_choice(name, value, num_layers):
+            setattr(config, name, [place for place, i in enumerate(kept) if i in value])
     if len(kept) < num_layers and getattr(config, "first_k_dense_replace", 0):
         config.first_k_dense_replace = 1  # DeepSeek's number of layers before those with experts
-    config.num_hidden_layers = len(kept)
+    if config.num_hidden_layers != len(kept):  # some count their lists
+        config.num_hidden_layers = len(kept)
+
+
+def _is_by_layer(name: str, value: Any, num_layers: int) -> bool:
+    """Whether a list has an entry for each layer."""
+    return isinstance(value, list | tuple) and len(value) == num_layers and not _is_choice(name, value, num_layers)
+
+
+def _is_choice(name: str, value: Any, num_layers: int) -> bool:
+    """Whether a list names some layers by their numbers."""
+    is_listed = isinstance(value, list | tuple) and bool(_CHOICE.search(name))
+    return is_listed and all(type(i) is int and i < num_layers for i in value) and sorted(set(value)) == list(value)
 
 
 def _shrunk_value(name: str, value: Any, factor: int) -> Any:
     if isinstance(value, dict) and not isinstance(value, PreTrainedConfig):
         return {key: _shrunk_value(str(key), each, factor) for key, each in value.items()}
-    if name == "vocab_size":
+    if name.startswith("vocab_size"):
         return NUM_TOKENS
     if name.endswith(("token_id", "token_index")) and isinstance(value, int):
         return min(value, NUM_TOKENS - 1)
@@ -147,7 +164,9 @@ def _shrunk_value(name: str, value: Any, factor: int) -> Any:
     is_width = name == "mrope_section" or (_WIDTH.search(name) and not _NO_WIDTH.search(name))
     if is_width and isinstance(value, list | tuple):
         return [_shrunk_value(name, each, factor) for each in value]
-    return -(-value // factor) if is_width and type(value) is int and value > 0 else value
+    if not is_width or type(value) is not int or value <= 4 or factor == 1:
+        return value
+    return 4 * -(-value // (4 * factor))  # some products of experts take multiples of 4 only
 
 
 def _take_few_experts(config: PreTrainedConfig) -> None:
@@ -168,23 +187,30 @@ def _configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
 
 
 def _built(kind: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
-    """A model with random weights; another thread's random numbers are not touched."""
+    """A model with random weights; raises `ValueError` if it would be large."""
+    with torch.device("meta"):
+        num_parameters = sum(each.numel() for each in kind._from_config(copy.deepcopy(config)).parameters())
+    if num_parameters > _MOST_PARAMETERS:
+        raise ValueError(f"{num_parameters} parameters, at most {_MOST_PARAMETERS}")
     generator = torch.Generator().manual_seed(0)
     with torch.device("cpu"), _PrivateRandomness(generator):
         model = kind._from_config(config, dtype=torch.float32).float().eval().requires_grad_(False)
     looked_up = {id(each.weight) for each in model.modules() if isinstance(each, nn.Embedding)}
     for parameter in model.parameters():
         if parameter.ndim > 1:
-            std = 1.0 if id(parameter) in looked_up else parameter.shape[-1] ** -0.5
+            std = 1.0 if id(parameter) in looked_up else _GAIN * parameter.shape[-1] ** -0.5
             parameter.normal_(std=std, generator=generator)
     return model
 
 
+_DRAWING = frozenset(
+    [getattr(torch.Tensor, f"{name}_") for name in ("normal", "uniform", "bernoulli", "exponential", "random")]
+    + [getattr(torch, name) for name in ("normal", "rand", "randn", "randint", "randperm", "bernoulli")]
+)
+
+
 class _PrivateRandomness(TorchFunctionMode):
     """A context in which this thread draws random numbers from a generator of its own."""
-
-    _DRAWN = {getattr(torch.Tensor, f"{name}_") for name in ("normal", "uniform", "bernoulli", "exponential", "random")}
-    _DRAWN |= {getattr(torch, name) for name in ("normal", "rand", "randn", "randint", "randperm", "bernoulli")}
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
@@ -193,16 +219,18 @@ class _PrivateRandomness(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        own = {"generator": self._generator} if func in self._DRAWN else {}
+        own = {"generator": self._generator} if func in _DRAWING else {}
         return func(*args, **{**(kwargs or {}), **own})
 
 
-def _stands_for(small: PreTrainedModel, model: PreTrainedModel) -> bool:
-    """Whether the tiny model has all kinds of modules and layers of the model, and a last layer of the same kind."""
-    if not _traits(model, model) <= _traits(small, model):
-        return False
+def _require_alike(small: PreTrainedModel, model: PreTrainedModel) -> None:
+    """Raises `ValueError` unless the tiny model has all kinds of modules and layers, and the last layer's kind last."""
+    missing = _traits(model, model) - _traits(small, model)
+    if missing:
+        raise ValueError(f"it lacks {sorted(map(str, missing))[0]}")
     theirs, ours = ([_traits(each, model) for each in decoder_layers(one) or []] for one in (model, small))
-    return set(theirs) <= set(ours) and theirs[-1:] == ours[-1:]
+    if not set(theirs) <= set(ours) or theirs[-1:] != ours[-1:]:
+        raise ValueError("its layers differ")
 
 
 def _traits(part: nn.Module, model: PreTrainedModel) -> frozenset[Hashable]:
@@ -228,8 +256,9 @@ def _forward(module: nn.Module) -> Hashable:
 
 
 @torch.no_grad()
-def _feels_tokens(model: PreTrainedModel) -> bool:
-    """Whether a token clearly changes the logits two tokens on; a model that does not run raises its own error."""
+def _require_feeling(model: PreTrainedModel) -> None:
+    """Raises `ValueError` unless a token clearly changes the logits two tokens on."""
     ids_23 = torch.tensor([[1, 2, 3], [4, 2, 3]])
-    one_V, other_V = model(inputs_embeds=model.get_input_embeddings()(ids_23)).logits[:, -1]
-    return bool((one_V - other_V).abs().max() > _FELT * one_V.abs().max())
+    one_V, other_V = model(inputs_embeds=model.get_input_embeddings()(ids_23), use_cache=False).logits[:, -1]
+    if not (one_V - other_V).abs().max() > _FELT * one_V.abs().max():
+        raise ValueError("its logits do not depend on earlier tokens")
