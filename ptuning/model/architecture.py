@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
+from accelerate.hooks import AlignDevicesHook
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
@@ -23,10 +24,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ptuning.model.kernels import decoder_layers
 
-NUM_TOKENS = 32  # the vocabulary of a tiny model
+_NUM_TOKENS = 32  # the vocabulary of a tiny model
 _HEAD_DIM = 8  # the narrowest heads that are tried: rotary embeddings of a quarter of a head need two numbers
 _MOST_PARAMETERS = 2**25  # half a second's work
-_GAIN = 2.0  # of a product with a weight: attention then prefers some tokens clearly
 _FELT = 1e-2  # relative to the largest logit: how much another first token must change the last token's logits
 _WIDTH = re.compile(
     r"(hidden|intermediate|head|embedding|projection|ffn)_size|(^|_)(dim|rank|width)s?$|"
@@ -36,7 +36,11 @@ _NO_WIDTH = re.compile("kernel|state|conv_size")
 _CHOICE = re.compile("(layers|layer_ids|indices|idxs)$")
 _EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
 _NOT_COMPUTED = ("dtype", "_name_or_path", "quantization_config", "transformers_version", "architectures")
+_SWITCHES = ("_attn_implementation", "_experts_implementation")
 _NO_TRAITS = ("training", "gradient_checkpointing", "name_or_path")
+
+_DRAWING = {f"{name}_" for name in ("normal", "uniform", "kaiming_uniform", "bernoulli", "exponential", "random")}
+_DRAWING |= {"normal", "rand", "randn", "randint", "randperm", "bernoulli", "multinomial"}  # functions of torch
 
 _LOG = logging.getLogger(__name__)
 _LOCK = threading.RLock()
@@ -52,26 +56,26 @@ def miniature_of(model: Any) -> PreTrainedModel | None:
         The tiny model; None if the model does not compute what its class computes, as with hooks or adapters, or if no
         tiny model of its class runs.
     """
-    if not isinstance(model, PreTrainedModel):
+    if not isinstance(model, PreTrainedModel) or any(map(_is_changed, model.modules())):
         return None
     key = _key(model)
     with _LOCK:
         if key not in _BUILT:
-            _BUILT[key] = next(_running(model), None)
+            _BUILT[key] = _smallest(model)
         return _BUILT[key]
 
 
 def _key(model: PreTrainedModel) -> Hashable:
     """What tells the architectures of two models apart."""
     content = [
-        {**each.to_dict(), **dict.fromkeys(_NOT_COMPUTED), "attention": each._attn_implementation}
+        {**each.to_dict(), **dict.fromkeys(_NOT_COMPUTED), **{name: getattr(each, name, None) for name in _SWITCHES}}
         for each in _configs(model.config)
     ]
     return type(model), _traits(model, model), json.dumps(content, sort_keys=True, default=str)
 
 
-def _running(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """Tiny models that compute what the model computes, smallest first."""
+def _smallest(model: PreTrainedModel) -> PreTrainedModel | None:
+    """The smallest model that computes what the model computes; None if none of those tried does."""
     num_layers = getattr(model.config.get_text_config(), "num_hidden_layers", 0)
     plans = itertools.product(_factors(model.config), (_telling(model), range(num_layers))) if num_layers else ()
     for factor, kept in plans:
@@ -82,7 +86,8 @@ def _running(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
         except Exception as error:  # each class has its own reasons to refuse a configuration
             _LOG.debug("no %s of %d layers, 1/%d as wide: %s", type(model).__name__, len(kept), factor, error)
         else:
-            yield small
+            return small
+    return None
 
 
 def _number(config: PreTrainedConfig, name: str) -> int | None:
@@ -116,10 +121,10 @@ def _factors(config: PreTrainedConfig) -> list[int]:
 def _shrunk(config: PreTrainedConfig, factor: int, kept: Sequence[int]) -> PreTrainedConfig:
     """A configuration with some layers only, and all widths divided by the same number, so that they still fit."""
     config = copy.deepcopy(config)
-    vars(config).pop("quantization_config", None)
     text = config.get_text_config()
     _keep_layers(text, kept)
     for each in _configs(config):
+        vars(each).pop("quantization_config", None)
         for name, value in list(vars(each).items()):
             setattr(each, name, _shrunk_value(name, value, factor))
         if each is not text and getattr(each, "num_hidden_layers", None):
@@ -156,9 +161,9 @@ def _shrunk_value(name: str, value: Any, factor: int) -> Any:
     if isinstance(value, dict) and not isinstance(value, PreTrainedConfig):
         return {key: _shrunk_value(str(key), each, factor) for key, each in value.items()}
     if name.startswith("vocab_size"):
-        return NUM_TOKENS
+        return _NUM_TOKENS
     if name.endswith(("token_id", "token_index")) and isinstance(value, int):
-        return min(value, NUM_TOKENS - 1)
+        return min(value, _NUM_TOKENS - 1)
     if name in ("short_factor", "long_factor"):  # one for each pair of rotary numbers
         return value[::factor]
     is_width = name == "mrope_section" or (_WIDTH.search(name) and not _NO_WIDTH.search(name))
@@ -189,7 +194,9 @@ def _configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
 def _built(kind: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
     """A model with random weights; raises `ValueError` if it would be large."""
     with torch.device("meta"):
-        num_parameters = sum(each.numel() for each in kind._from_config(copy.deepcopy(config)).parameters())
+        num_parameters = sum(
+            each.numel() for each in kind._from_config(copy.deepcopy(config), dtype=torch.float32).parameters()
+        )
     if num_parameters > _MOST_PARAMETERS:
         raise ValueError(f"{num_parameters} parameters, at most {_MOST_PARAMETERS}")
     generator = torch.Generator().manual_seed(0)
@@ -198,15 +205,9 @@ def _built(kind: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedM
     looked_up = {id(each.weight) for each in model.modules() if isinstance(each, nn.Embedding)}
     for parameter in model.parameters():
         if parameter.ndim > 1:
-            std = 1.0 if id(parameter) in looked_up else _GAIN * parameter.shape[-1] ** -0.5
+            std = 1.0 if id(parameter) in looked_up else parameter.shape[-1] ** -0.5
             parameter.normal_(std=std, generator=generator)
     return model
-
-
-_DRAWING = frozenset(
-    [getattr(torch.Tensor, f"{name}_") for name in ("normal", "uniform", "bernoulli", "exponential", "random")]
-    + [getattr(torch, name) for name in ("normal", "rand", "randn", "randint", "randperm", "bernoulli")]
-)
 
 
 class _PrivateRandomness(TorchFunctionMode):
@@ -219,7 +220,7 @@ class _PrivateRandomness(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        own = {"generator": self._generator} if func in _DRAWING else {}
+        own = {"generator": self._generator} if getattr(func, "__name__", "") in _DRAWING else {}
         return func(*args, **{**(kwargs or {}), **own})
 
 
@@ -234,25 +235,29 @@ def _require_alike(small: PreTrainedModel, model: PreTrainedModel) -> None:
 
 
 def _traits(part: nn.Module, model: PreTrainedModel) -> frozenset[Hashable]:
-    """What the modules of a part of a model do: the functions that they call, and their switches and names of modes."""
+    """What the modules of a part of a model do: their classes' functions, their switches and their names of modes."""
     is_quantized = getattr(model.config, "quantization_config", None) is not None
     found: set[Hashable] = set()
     for module in part.modules():
-        is_linear = is_quantized and isinstance(module, nn.Linear) and "forward" not in vars(module)
-        found.add(nn.Linear.forward if is_linear else _forward(module))
-        found |= {*module._forward_hooks.values(), *module._forward_pre_hooks.values()}
-        if not is_linear:
-            switches = ((name, each) for name, each in vars(module).items() if type(each) in (bool, str))
-            found |= {(type(module), *each) for each in switches if each[0][0] != "_" and each[0] not in _NO_TRAITS}
+        if is_quantized and isinstance(module, nn.Linear):
+            found.add(nn.Linear.forward)
+            continue
+        found.add(type(module).forward)
+        switches = [(name, each) for name, each in list(vars(module).items()) if type(each) in (bool, str)]
+        found |= {(type(module), *each) for each in switches if each[0][0] != "_" and each[0] not in _NO_TRAITS}
     return frozenset(found)
 
 
-def _forward(module: nn.Module) -> Hashable:
-    """The function that computes a module; activation checkpointing does not change what that is."""
-    forward: Any = vars(module).get("forward", type(module).forward)
+def _is_changed(module: nn.Module) -> bool:
+    """Whether a module does not compute what its class does; it may be checkpointed, watched, or moved when it runs."""
+    own = vars(module)
+    is_moved = isinstance(own.get("_hf_hook"), AlignDevicesHook)
+    forward: Any = own["_old_forward"] if is_moved else own.get("forward", type(module).forward)
     while isinstance(forward, functools.partial) and forward.func is checkpoint:
         forward = forward.args[0]
-    return getattr(forward, "__func__", forward)
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    is_hooked = any(not getattr(each, "__module__", "").startswith("transformers.") for each in hooks)
+    return is_hooked or getattr(forward, "__func__", forward) is not type(module).forward
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ def is_capable(backbone: Any, probe: Callable[[Any], bool]) -> bool:
     small = miniature_of(backbone.model)
     if small is None:
         return _told(backbone, probe, probe(backbone), "the model itself")
-    with _LOCK:
+    with _LOCK, torch.autocast("cpu", enabled=False):
         if (small, probe) not in _KNOWN:
             answer = probe(type(backbone)(small, backbone.tokenizer, backbone.name))
             _KNOWN[small, probe] = _told(backbone, probe, answer, "a tiny model of its architecture")
