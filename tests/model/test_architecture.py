@@ -13,6 +13,7 @@ from transformers import (
     Gemma3TextConfig,
     GptOssConfig,
     LlamaConfig,
+    MixtralConfig,
     Phi3Config,
     PreTrainedModel,
 )
@@ -30,6 +31,7 @@ LARGE = {
     ),
     "gemma3": Gemma3TextConfig(num_hidden_layers=26, sliding_window=512),
     "gpt_oss": GptOssConfig(),
+    "mixtral": MixtralConfig(intermediate_size=1360),  # 1360 / 16 is no multiple of 4
     "deepseek": DeepseekV3Config(),
     "phi3": Phi3Config(
         rope_parameters={"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 48,
@@ -96,6 +98,7 @@ def test_tokens_and_their_order_show_in_the_logits(family):
 def test_models_of_one_architecture_have_the_same_one():
     small = miniature_of(tiny_backbone().model)
     half, quantized = tiny_backbone(seed=1).model.to(torch.bfloat16), tiny_backbone().model
+    half.config.dtype = torch.bfloat16
     quantize_int8(quantized)
     assert miniature_of(half) is miniature_of(quantized) is small
     assert miniature_of(tiny_backbone(num_key_value_heads=4).model) is not small

@@ -110,22 +110,26 @@ def test_the_users_random_numbers_stay_the_same():
 
 
 def test_threads_find_out_once(monkeypatch):
-    built, build = [], architecture._built
+    built, asked, build = [], [], architecture._built
     monkeypatch.setattr(architecture, "_built", lambda *args: built.append(args) or build(*args))
     backbones = [tiny_backbone(seed=seed) for seed in range(8)]
     found, together = [], threading.Barrier(len(backbones))
 
+    def noted(backbone):
+        asked.append(backbone)
+        return capabilities.ignores_left_padding(backbone)
+
     def ask(backbone):
         together.wait()
-        found.append(backbone.capabilities)
+        found.append(is_capable(backbone, noted))
 
     threads = [threading.Thread(target=ask, args=(each,)) for each in backbones]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [tiny_backbone().capabilities] * len(backbones)
-    assert len(built) == 1
+    assert found == [True] * len(backbones)
+    assert (len(built), len(asked)) == (1, 1)
 
 
 def test_a_model_that_is_changed_is_asked_itself(caplog):
