@@ -75,6 +75,10 @@ def test_heads_share_keys_and_windows_are_as_wide_as_in_the_model():
     assert gemma.sliding_window == 512
 
 
+def test_experts_are_as_wide_as_their_products_allow():
+    assert miniature_of(on_meta(LARGE["mixtral"])).config.intermediate_size == 88
+
+
 def test_every_kind_of_layer_is_there_and_the_last_is_of_the_same_kind():
     gemma = miniature_of(on_meta(LARGE["gemma3"])).config
     assert gemma.layer_types == ["full_attention", "sliding_attention"]
