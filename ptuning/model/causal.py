@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from ptuning.data import Batch, Coder, Example, Task, collate, positions
 from ptuning.model import capabilities
 from ptuning.model.backbone import Backbone
+from ptuning.model.capabilities import is_capable
 from ptuning.model.kernels import (
     CutWeight,
     JointPrefix,
@@ -74,33 +75,47 @@ class CausalBackbone(Backbone):
     def supports_packing(self) -> bool:
         """Whether rows can be packed end to end after a kept prefix, without seeing each other."""
         takes_positions = "position_ids" in self._accepted  # positions restart for each packed row
-        return self.supports_prefix_cache and takes_positions and capabilities.supports_block_masks(self)
+        return self.supports_prefix_cache and takes_positions and is_capable(self, capabilities.supports_block_masks)
 
     @cached_property
     def supports_joint_prefix(self) -> bool:
         """Whether a prefix can be run in the same pass as the rows after it."""
-        return self.supports_packing and capabilities.supports_joint_prefix(self)
+        return self.supports_packing and is_capable(self, capabilities.supports_joint_prefix)
 
     @cached_property
     def is_causal(self) -> bool:
         """Whether no token sees later tokens."""
-        return capabilities.is_causal(self)
+        return is_capable(self, capabilities.is_causal)
 
     @cached_property
     def ignores_left_padding(self) -> bool:
         """Whether left padding changes nothing, so rows of different lengths can be generated together."""
-        return capabilities.ignores_left_padding(self)
+        return is_capable(self, capabilities.ignores_left_padding)
 
     @cached_property
     def ignores_padding_gaps(self) -> bool:
         """Whether there may be padding between a kept prefix and the rest of a row."""
-        return capabilities.ignores_padding_gaps(self)
+        return is_capable(self, capabilities.ignores_padding_gaps)
 
     @cached_property
     def _token_by_token_weights(self) -> list[CutWeight]:
         """The last layer's weights whose products are needed for scored tokens only; none if all tokens need them."""
         weights = token_by_token_weights(self.model)
-        return weights if weights and capabilities.last_layer_can_be_cut(self, weights) else []
+        return weights if weights and is_capable(self, capabilities.can_cut_last_layer) else []
+
+    @property
+    def capabilities(self) -> dict[str, bool]:
+        """What the model can do, by name; what is not known yet is found out."""
+        return {
+            "is_causal": self.is_causal,
+            "generates_from_embeddings": self.generates_from_embeddings,
+            "ignores_left_padding": self.generates_from_embeddings and self.ignores_left_padding,
+            "ignores_padding_gaps": self.ignores_padding_gaps,
+            "supports_prefix_cache": self.supports_prefix_cache,
+            "supports_packing": self.supports_packing,
+            "supports_joint_prefix": self.supports_joint_prefix,
+            "cuts_last_layer": bool(self._token_by_token_weights),
+        }
 
     def fast_kernels(
         self, tokens: TokenLines | None = None, joint_prefix: JointPrefix | None = None

@@ -22,7 +22,7 @@ from ptuning.errors import ModelError
 from ptuning.forward import objective
 from ptuning.forward.paths import label_logits
 from ptuning.forward.splice import splice
-from ptuning.model import Backbone, loading
+from ptuning.model import Backbone, capabilities, loading
 from ptuning.model.checkpointing import is_checkpointed
 from ptuning.model.fingerprint import Fingerprint
 from ptuning.prompts.encoders import Residual
@@ -154,7 +154,7 @@ def test_saved_model_loads_as_it_was(model_directory, backbone):
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "dtype"),
+    ("features", "dtype"),
     [
         ({}, torch.float32),
         ({"avx512_bf16": False, "amx_bf16": False, "avx2": True}, torch.float32),
@@ -163,8 +163,8 @@ def test_saved_model_loads_as_it_was(model_directory, backbone):
         ({"bf16": True}, torch.bfloat16),
     ],
 )
-def test_precision_is_bfloat16_where_the_processor_computes_in_it(model_directory, monkeypatch, capabilities, dtype):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+def test_precision_is_bfloat16_where_the_processor_computes_in_it(model_directory, monkeypatch, features, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
     loaded = Backbone.from_pretrained(model_directory, device="cpu")
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {dtype}
     assert loaded.vocabulary_VH.dtype == loaded.dtype == dtype
@@ -383,7 +383,6 @@ def test_threads_take_turns_where_a_model_changes_when_it_is_run():
             backbone.run(inputs_embeds=backbone.embed(ids_1T), use_cache=False)
             began.set()
 
-        assert backbone.is_causal  # found out by running it
         with backbone.in_turn():
             thread = threading.Thread(target=run)
             thread.start()
@@ -424,16 +423,10 @@ def test_a_prefix_that_does_not_reach_every_line_is_found_out(monkeypatch):
         return torch.cat([states[:, :, : prefix.num_tokens], states], dim=2)
 
     monkeypatch.setattr("ptuning.model.kernels.JointPrefix.before", of_each_line)
-    assert not tiny_backbone().supports_joint_prefix
+    assert not capabilities.supports_joint_prefix(tiny_backbone())
     half = tiny_backbone()
     half.model.to(torch.bfloat16)
-    assert not half.supports_joint_prefix
-
-
-@pytest.mark.real_model
-def test_rounding_to_16_bits_does_not_keep_the_real_model_from_joining(real_backbone):
-    assert real_backbone.supports_joint_prefix
-    assert Backbone.from_pretrained(ASSETS / "smollm2-135m-instruct", "bfloat16", "cpu").supports_joint_prefix
+    assert not capabilities.supports_joint_prefix(half)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
