@@ -69,7 +69,7 @@ def test_sides_that_compute_different_losses_are_not_compared(
     case = sides.Case(str(model_directory), str(data), "float32", 5, 4)
     monkeypatch.setattr(sides.Ours, "loss_of", lambda *_: 99.0)
     with pytest.raises(SystemExit, match=r"ptuning's loss is 99.0, PEFT's .*; expected the same"):
-        turns.compared(case, 1)
+        turns.compared(case, turns.Plan(1))
 
 
 @pytest.mark.usefixtures("in_this_process")
