@@ -35,7 +35,8 @@ def table(case: Case, measured: dict[str, Any]) -> list[str]:
     limit = statistics.median(measured["matmul_flops_per_second"]) / 1e9
     model = "" if case.shape is None else f"random {case.shape}, "
     text = "" if case.num_text is None else f"{case.num_text} tokens of text, "
-    what = f"{model}{case.dtype}, {case.device}, P={case.num_virtual}, {text}batch {case.batch_size}"
+    where = measured["about"]["ours"]["device"].get("gpu", case.device)
+    what = f"{model}{case.dtype}, {where}, P={case.num_virtual}, {text}batch {case.batch_size}"
     lines = [f"{what}; multiplies {limit:.0f} GFLOP/s", ""]
     lines += ["| | ptuning | PEFT | ptuning / PEFT |", "|---|---|---|---|"]
     for what, name in ROWS.items():

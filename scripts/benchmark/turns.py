@@ -34,6 +34,7 @@ Call = Callable[..., Any]
 def process(kind: Kind, case: Case) -> Iterator[Call]:
     """A side in a process of its own; what it yields calls a method there and waits."""
     with ProcessPoolExecutor(1, get_context("spawn"), _load, (kind, case)) as pool:
+        pool.submit(int)  # loads now, while others do
         yield lambda method, *arguments: pool.submit(_call, method, arguments).result()
 
 
@@ -101,11 +102,11 @@ def _processes(case: Case, names: Sequence[str]) -> Iterator[dict[str, Call]]:
 
 def _start(case: Case, sides: dict[str, Call], measured: dict[str, Any]) -> None:
     """The first step, and that both sides compute the same loss with the same prompt."""
+    measured.setdefault("about", {}).update({name: call("about") for name, call in sides.items()})  # all have loaded
     for name, call in sides.items():
         seconds, num_bytes = call("first_step")
         measured.setdefault("first_step_seconds", {})[name] = [seconds]
         measured.setdefault("step_bytes", {})[name] = num_bytes
-        measured.setdefault("about", {})[name] = call("about")
         call("release")
     if "peft" in sides:
         prompt_PH, measured["loss"] = sides["peft"]("prompt_and_loss", 0)
