@@ -109,7 +109,6 @@ def assets(tmp_path: Path, model_directory: Path) -> Path:
 def test_the_check_runs_from_end_to_end(tmp_path: Path, assets: Path) -> None:
     result = run(tmp_path, PARTS="1b")
     assert result.returncode == 0, result.stdout
-    assert "| data-dependent" not in result.stdout
     assert "| operators | " in result.stdout
     assert "| 1b | training, useful tokens/s over PEFT's | at least 3 | " in result.stdout
     assert "failed: nothing" in (tmp_path / "out" / "gpu_check.log").read_text()
@@ -119,12 +118,20 @@ def test_the_check_runs_from_end_to_end(tmp_path: Path, assets: Path) -> None:
 
 
 def test_a_part_that_fails_does_not_stop_the_next(tmp_path: Path, assets: Path) -> None:
-    (assets / "movie_reviews" / "train.csv").write_text("nothing\n")
-    result = run(tmp_path, PARTS="smollm2 1b-p100", WHOLE="20")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/bash\n[[ "$*" == *bench.py* ]] && exit 3\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    result = run(tmp_path, PARTS="smollm2 1b-p100", PYTHON=str(python))
     assert result.returncode == 1
-    assert "== smollm2 failed with status" in result.stdout
-    assert "== 1b-p100 failed with status" in result.stdout
+    assert "== smollm2 failed with status 3" in result.stdout
+    assert "== 1b-p100 failed with status 3" in result.stdout
     assert "failed: smollm2 1b-p100" in result.stdout
+
+
+def test_no_part_begins_when_the_time_is_up(tmp_path: Path, assets: Path) -> None:
+    result = run(tmp_path, PARTS="tests 1b", WHOLE="1")
+    assert result.returncode == 1
+    assert "failed: tests 1b" in result.stdout
 
 
 def test_without_a_tokenizer_one_line_tells_what_is_missing(tmp_path: Path) -> None:
