@@ -1,13 +1,15 @@
 """The rate at which a machine multiplies matrices of a model's own sizes: what a training step is held against."""
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from benchmark.device import Device
-from ptuning.model.kernels import FastKernels
+from ptuning.model.kernels.linear import linear
 
 
 @torch.no_grad()
@@ -18,25 +20,23 @@ def matmul_flops_per_second(model: Any, device: Device) -> float:
     whichever is faster on this machine.
     """
     num_tokens, num_times = (8192, 5) if device.is_gpu else (1024, 1)
-    layers = [each for each in model.model.layers.modules() if isinstance(each, torch.nn.Linear)]
+    layers = [each for each in model.model.layers.modules() if isinstance(each, nn.Linear)]
     weight = layers[0].weight
     widths = {each.in_features for each in layers}
     inputs = {width: torch.randn(num_tokens, width, dtype=weight.dtype, device=weight.device) for width in widths}
-
-    def multiply() -> None:
-        for each in layers:
-            each(inputs[each.in_features])
-
-    ways: list[AbstractContextManager[Any]] = [nullcontext()] if device.is_gpu else [nullcontext(), FastKernels()]
     if device.is_gpu:
-        multiply()
+        _multiply(functional.linear, layers, inputs)
     seconds = []
-    for way in ways:
+    for product in (functional.linear,) if device.is_gpu else (functional.linear, linear):
         device.synchronise()
         started = time.perf_counter()
-        with way:
-            for _ in range(num_times):
-                multiply()
+        for _ in range(num_times):
+            _multiply(product, layers, inputs)
         device.synchronise()
         seconds.append(time.perf_counter() - started)
     return sum(2 * num_tokens * each.weight.numel() for each in layers) * num_times / min(seconds)
+
+
+def _multiply(product: Callable[..., Tensor], layers: list[nn.Linear], inputs: dict[int, Tensor]) -> None:
+    for each in layers:
+        product(inputs[each.in_features], each.weight, each.bias)

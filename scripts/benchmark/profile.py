@@ -19,17 +19,6 @@ Step = Callable[[], object]
 
 NUM_AVERAGED = 6  # steps whose times are averaged
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy", "cudaMemcpy2D")
-_READS_NUMBERS = {
-    "_local_scalar_dense",
-    "_unique",
-    "_unique2",
-    "equal",
-    "is_nonzero",
-    "masked_select",
-    "nonzero",
-    "unique_consecutive",
-    "unique_dim",
-}
 _INDEXES = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
 
 
@@ -45,18 +34,19 @@ class Operators(TorchDispatchMode):
         """Counts one and runs it."""
         name = func._schema.name.split("::")[1]
         self.by_name[name] += 1
-        if is_data_dependent(name, args, kwargs or {}):
+        if is_data_dependent(func, args, kwargs or {}):
             self.data_dependent[name] += 1
         return func(*args, **(kwargs or {}))
 
 
-def is_data_dependent(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+def is_data_dependent(operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     """Whether the host must read numbers before it can go on, so that it waits for a GPU."""
+    name = operator._schema.name.split("::")[1]
     if name in _INDEXES:
         return any(each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1])
-    if name == "repeat_interleave":
-        return len(args) == 1 and kwargs.get("output_size") is None
-    return name in _READS_NUMBERS
+    if name == "repeat_interleave" and kwargs.get("output_size") is not None:
+        return False
+    return torch.Tag.data_dependent_output in operator.tags or torch.Tag.dynamic_output_shape in operator.tags
 
 
 def operators(step: Step) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Side(ABC):
         self.device.note_loaded()
 
     def about(self) -> dict[str, Any]:
-        """The device, the model's shape, and what the backbone says that it supports, if it does."""
+        """The device, the model's shape, and what the backbone says it can do, which takes a while to find out."""
         config = self.backbone.model.config.get_text_config()
         parameters = sum(each.numel() for each in self.backbone.model.parameters())
         sizes = {name: getattr(config, name, None) for name in (*shapes.SHAPES["1b"], "vocab_size")}

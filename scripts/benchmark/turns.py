@@ -102,11 +102,13 @@ def _processes(case: Case, names: Sequence[str]) -> Iterator[dict[str, Call]]:
 
 def _start(case: Case, sides: dict[str, Call], measured: dict[str, Any]) -> None:
     """The first step, and that both sides compute the same loss with the same prompt."""
-    measured.setdefault("about", {}).update({name: call("about") for name, call in sides.items()})  # all have loaded
+    for call in sides.values():
+        call("release")  # waits until it has loaded: nothing else is to run during a first step
     for name, call in sides.items():
         seconds, num_bytes = call("first_step")
         measured.setdefault("first_step_seconds", {})[name] = [seconds]
         measured.setdefault("step_bytes", {})[name] = num_bytes
+        measured.setdefault("about", {})[name] = call("about")
         call("release")
     if "peft" in sides:
         prompt_PH, measured["loss"] = sides["peft"]("prompt_and_loss", 0)

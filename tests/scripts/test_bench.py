@@ -91,13 +91,13 @@ def test_random_models_are_the_same_but_for_their_attention(model_directory: Pat
     ours, theirs = (
         shapes.backbone(str(model_directory), "22x64", "bfloat16", "cpu", is_ours).model for is_ours in (True, False)
     )
-    assert ours.config._attn_implementation == "ptuning_sdpa"
+    assert ours.config._attn_implementation.startswith("ptuning")
     assert theirs.config._attn_implementation == "sdpa"
     pairs = list(zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
     assert all(one.dtype == torch.bfloat16 and torch.equal(one, other) for one, other in pairs)
     assert len(pairs) > 22 * 7
-    loaded = [shapes.backbone(str(model_directory), None, "float32", "cpu", is_ours).model for is_ours in (True, False)]
-    assert [each.config._attn_implementation for each in loaded] == ["ptuning_sdpa", "sdpa"]
+    loaded = shapes.backbone(str(model_directory), None, "float32", "cpu", is_ours=False).model
+    assert loaded.config._attn_implementation == "sdpa"
     assert torch.get_default_dtype() == torch.float32
 
 
