@@ -134,11 +134,14 @@ def test_no_part_begins_when_the_time_is_up(tmp_path: Path, assets: Path) -> Non
     assert "failed: tests 1b" in result.stdout
 
 
-def test_without_a_tokenizer_one_line_tells_what_is_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["smollm2-135m-instruct/tokenizer.json", "movie_reviews/train.csv"])
+def test_without_a_tokenizer_or_texts_one_line_tells_so(tmp_path: Path, assets: Path, missing: str) -> None:
+    (assets / missing).unlink()
     result = run(tmp_path, PARTS="1b")
     assert result.returncode == 1
     (line,) = [line for line in result.stdout.splitlines() if "is missing" in line]
     assert "even random models need a tokenizer and texts; no benchmark" in line
+    assert "failed: benchmark" in result.stdout
 
 
 def test_help_tells_what_is_needed() -> None:
