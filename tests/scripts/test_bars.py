@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,29 @@ def test_without_a_tokenizer_or_texts_one_line_tells_so(tmp_path: Path, assets: 
     (line,) = [line for line in result.stdout.splitlines() if "is missing" in line]
     assert "even random models need a tokenizer and texts; no benchmark" in line
     assert "failed: benchmark" in result.stdout
+
+
+def wheel(folder: Path, name: str, version: str) -> None:
+    """A wheel with nothing in it but its name."""
+    folder.mkdir(exist_ok=True)
+    about = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+
+
+def test_wheels_come_before_what_is_installed(tmp_path: Path, assets: Path) -> None:
+    wheel(tmp_path / "wheels", "dill", "99.0")
+    assert "'dill': '99.0'" in run(tmp_path, PARTS="1b", WHOLE="1").stdout
+
+
+def test_a_broken_wheel_stops_the_check(tmp_path: Path, assets: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "dill-99.0-py3-none-any.whl").write_text("not a wheel")
+    result = run(tmp_path, PARTS="1b")
+    assert result.returncode == 1
+    assert "== Nothing was run" in result.stdout
 
 
 def test_help_tells_what_is_needed() -> None:
