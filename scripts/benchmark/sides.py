@@ -72,6 +72,7 @@ class Side(ABC):
             self.matmul_flops_per_second()  # every weight has been read from the disk
         gc.collect()
         self.device.note_loaded()
+        self._peak_bytes = 0
 
     def about(self) -> dict[str, Any]:
         """The device, the model's shape, and what the backbone says it can do, which takes a while to find out."""
@@ -133,22 +134,28 @@ class Side(ABC):
         gc.collect()
         self.device.release()
 
-    def first_step(self) -> tuple[float, int]:
-        """Seconds of the first step of all, on batch 0, and the most memory that it takes beside the loaded model."""
-        seconds: list[float] = []
-        prepared = self.prepare(self.rows(0))
-        self.device.reset_peak()
-        with self._timed(seconds):
-            self.step(prepared)
-        return seconds[0], self.device.peak_bytes() - self.device.loaded_bytes
+    def first_step_seconds(self) -> float:
+        """The first step of all, on batch 0."""
+        return self._steps_seconds([0], notes_memory=True)
 
     def step_seconds(self, batches: Sequence[int]) -> float:
         """An optimizer step on each of some batches, in all."""
+        return self._steps_seconds(batches, notes_memory=self.device.is_gpu)
+
+    def step_bytes(self) -> int:
+        """The most memory beside the loaded model: on a CPU of the first step, on a GPU of all steps so far."""
+        return self._peak_bytes - self.device.loaded_bytes
+
+    def _steps_seconds(self, batches: Sequence[int], notes_memory: bool) -> float:
         seconds: list[float] = []
         prepared = [self.prepare(self.rows(k)) for k in batches]
+        if notes_memory:
+            self.device.reset_peak()
         with self._timed(seconds):
             for each in prepared:
                 self.step(each)
+        if notes_memory:
+            self._peak_bytes = max(self._peak_bytes, self.device.peak_bytes())
         return seconds[0]
 
     def classify_seconds(self, batches: Sequence[int]) -> float:

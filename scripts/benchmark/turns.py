@@ -105,9 +105,7 @@ def _start(case: Case, sides: dict[str, Call], measured: dict[str, Any]) -> None
     for call in sides.values():
         call("release")  # waits until it has loaded: nothing else is to run during a first step
     for name, call in sides.items():
-        seconds, num_bytes = call("first_step")
-        measured.setdefault("first_step_seconds", {})[name] = [seconds]
-        measured.setdefault("step_bytes", {})[name] = num_bytes
+        _note(measured, "first_step_seconds", name, call("first_step_seconds"))
         measured.setdefault("about", {})[name] = call("about")
         call("release")
     if "peft" in sides:
@@ -128,6 +126,7 @@ Batches = tuple[range, range]
 
 def _train(name: str, call: Call, batches: Batches, measured: dict[str, Any]) -> None:
     _note(measured, "train_seconds", name, warmed(call, "step_seconds", batches))
+    measured.setdefault("step_bytes", {})[name] = call("step_bytes")
     if name == "ours":
         limits = [call("matmul_flops_per_second") for _ in range(3)]
         measured.setdefault("matmul_flops_per_second", []).append(statistics.median(limits))
@@ -184,7 +183,8 @@ def step_costs(case: Case, rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, kind in KINDS.items():
         with process(kind, case) as call:
-            _, num_bytes = call("first_step")
+            call("first_step_seconds")
+            num_bytes = call("step_bytes")
             found[name] = {"seconds": [call("step_seconds", [k]) for k in range(1, rounds + 1)], "bytes": num_bytes}
     return found
 

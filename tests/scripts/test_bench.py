@@ -110,6 +110,15 @@ def test_on_a_gpu_the_timed_batches_are_new(
     class Gpu(device.Cpu):  # the processor stands for it
         is_gpu = True
 
+        def __init__(self) -> None:
+            self.loaded_bytes, self.peaks = 100, iter([500, *range(900, 800, -1)])  # the second is the most
+
+        def note_loaded(self) -> None:
+            pass
+
+        def peak_bytes(self) -> int:
+            return next(self.peaks)
+
     seen: list[list[list[int]]] = []
     step = sides.Ours.step
 
@@ -123,6 +132,7 @@ def test_on_a_gpu_the_timed_batches_are_new(
     data = write_csv(tmp_path / "rows.csv", review_rows(400))
     case = sides.Case(str(model_directory), str(data), "float32", 5, 8)
     measured = turns.compared(case, turns.Plan(rounds=2, steps=3, warm_steps=2, profile=True))
+    assert measured["step_bytes"] == {"ours": 800, "peft": 800}
     assert len(seen) == 1 + 2 * (3 + 2) + profile.num_needed(has_gpu=True)
     assert len({str(batch) for batch in seen}) == len(seen)
     assert all(len(measured[f"generate_tokens_per_second_{rows}"]["peft"]) == 2 for rows in (1, 8))
