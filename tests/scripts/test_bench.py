@@ -60,6 +60,104 @@ def test_both_sides_are_measured(
     assert (tmp_path / "bench.png").stat().st_size > 1000
 
 
+@pytest.mark.usefixtures("in_this_process")
+def test_random_models_are_measured_one_after_the_other_and_looked_into(
+    tmp_path: Path, model_directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmark import shapes
+
+    monkeypatch.setitem(shapes.SHAPES, "22x64", shapes.SHAPES["22x64"] | {"num_hidden_layers": 2})
+    data = write_csv(tmp_path / "rows.csv", review_rows(20))
+    options = ["--base", str(model_directory), "--data", str(data), "--dtype", "bfloat16", "--virtual", "5"]
+    more = ["--shape", "22x64", "--text", "6", "--steps", "2", "--apart", "--profile"]
+    files = ["--json", str(tmp_path / "bench.json")]
+    monkeypatch.setattr(sys, "argv", ["bench", *options, *more, "--batch", "8", "--rounds", "2", *files])
+    script("bench").main()
+    (case,) = json.loads((tmp_path / "bench.json").read_text())["cases"]
+    assert case["about"]["ours"]["model"]["num_hidden_layers"] == 2
+    assert case["about"]["peft"]["model"]["hidden_size"] == 64
+    for side in ("ours", "peft"):
+        assert len(case["fraction_of_limit"][side]) == 2
+        assert case["profile"][side]["operators"] > 100
+        assert len(case["first_step_seconds"][side]) == 1
+    assert case["useful_tokens"][0] == case["useful_tokens"][1]  # all texts are as long
+    assert "| operators that depend on numbers" in capsys.readouterr().out
+
+
+def test_random_models_are_the_same_but_for_their_attention(model_directory: Path) -> None:
+    import torch
+    from benchmark import shapes
+
+    ours, theirs = (
+        shapes.backbone(str(model_directory), "22x64", "bfloat16", "cpu", is_ours).model for is_ours in (True, False)
+    )
+    assert ours.config._attn_implementation.startswith("ptuning")
+    assert theirs.config._attn_implementation == "sdpa"
+    pairs = list(zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
+    assert all(one.dtype == torch.bfloat16 and torch.equal(one, other) for one, other in pairs)
+    assert len(pairs) > 22 * 7
+    loaded = shapes.backbone(str(model_directory), None, "float32", "cpu", is_ours=False).model
+    assert loaded.config._attn_implementation == "sdpa"
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_on_a_gpu_the_timed_batches_are_new(
+    tmp_path: Path, model_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmark import device, profile, sides, turns
+
+    class Gpu(device.Cpu):  # the processor stands for it
+        is_gpu = True
+
+        def __init__(self) -> None:
+            self.loaded_bytes, self.peaks = 100, iter([500, *range(900, 800, -1)])  # the second is the most
+
+        def note_loaded(self) -> None:
+            pass
+
+        def peak_bytes(self) -> int:
+            return next(self.peaks)
+
+    seen: list[list[list[int]]] = []
+    step = sides.Ours.step
+
+    def noted(self: Any, prepared: list[Any]) -> None:
+        seen.append([each.ids for each in prepared])
+        step(self, prepared)
+
+    monkeypatch.setattr(device.Device, "of", lambda _: Gpu())
+    monkeypatch.setattr(sides.Ours, "step", noted)
+    monkeypatch.setattr(profile, "gpu_use", lambda steps, _: {f"step {k}": step() for k, step in enumerate(steps)})
+    data = write_csv(tmp_path / "rows.csv", review_rows(400))
+    case = sides.Case(str(model_directory), str(data), "float32", 5, 8)
+    measured = turns.compared(case, turns.Plan(rounds=2, steps=3, warm_steps=2, profile=True))
+    assert measured["step_bytes"] == {"ours": 800, "peft": 800}
+    assert len(seen) == 1 + 2 * (3 + 2) + profile.num_needed(has_gpu=True)
+    assert len({str(batch) for batch in seen}) == len(seen)
+    assert all(len(measured[f"generate_tokens_per_second_{rows}"]["peft"]) == 2 for rows in (1, 8))
+
+
+def test_batches_of_a_round_follow_those_of_the_one_before() -> None:
+    from benchmark.turns import Plan
+
+    assert [Plan(2).batches(k) for k in range(2)] == [(range(1, 2), range(1, 2)), (range(2, 3), range(2, 3))]
+    plan = Plan(rounds=2, steps=10, warm_steps=5)
+    assert plan.batches(0) == (range(1, 6), range(6, 16))
+    assert plan.batches(1) == (range(16, 21), range(21, 31))
+    assert plan.num_batches == 31
+
+
+def test_a_gpu_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["bench", "--device", "cuda"])
+    with pytest.raises(SystemExit):
+        script("bench").main()
+    assert "--device cuda: expected a GPU that torch can use" in capsys.readouterr().err
+
+
 def test_sides_that_compute_different_losses_are_not_compared(
     tmp_path: Path, model_directory: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,7 +167,7 @@ def test_sides_that_compute_different_losses_are_not_compared(
     case = sides.Case(str(model_directory), str(data), "float32", 5, 4)
     monkeypatch.setattr(sides.Ours, "loss_of", lambda *_: 99.0)
     with pytest.raises(SystemExit, match=r"ptuning's loss is 99.0, PEFT's .*; expected the same"):
-        turns.compared(case, 1)
+        turns.compared(case, turns.Plan(1))
 
 
 @pytest.mark.usefixtures("in_this_process")
