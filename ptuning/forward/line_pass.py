@@ -60,6 +60,7 @@ def _packed(backbone: CausalBackbone, prompt: BatchPrompt, batch: Batch, sizes: 
     if not backbone.supports_joint_prefix:
         return None
     rows, num_prefix = batch.examples, batch.num_prefix_tokens
+    assert all(tuple(row.ids[:num_prefix]) == batch.prefix_ids for row in rows), "rows begin with the given prefix"
     rest = [num_needed(row) - num_prefix for row in rows]
     together = pack([num_prefix, *rest], [0] * (1 + len(rows)), sizes)
     first = next(line for line in together if 0 in line)

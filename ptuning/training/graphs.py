@@ -5,7 +5,7 @@ Knows nothing of encoders, optimizers or rows.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from ptuning.model import CausalBackbone
 
 _log = logging.getLogger(__name__)
 
-_INDEXING = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_)
+_INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
 MAX_GRAPHS = 16  # kept at once; they share their memory, so each costs little
 _FIRST_RECORDED = 2  # the pass of a shape at which it is recorded: the first one runs as it is, which warms kernels up
 
@@ -125,13 +125,16 @@ class DeviceReads(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if _reads_device(func, args):
+        if reads_device(func, args, kwargs or {}):
             self.names.append(str(func))
         return func(*args, **(kwargs or {}))
 
 
-def _reads_device(func: Any, args: tuple[Any, ...]) -> bool:
-    """Whether an operator's result, or its shape, has to be known on the CPU."""
-    if func.overloadpacket in _INDEXING:
+def reads_device(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operator's result, or its shape, has to be known on the CPU before it can go on."""
+    name = operator._schema.name.split("::")[1]
+    if name in _INDEXING:
         return any(each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1])
-    return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+    if name == "repeat_interleave" and kwargs.get("output_size") is not None:
+        return False
+    return torch.Tag.data_dependent_output in operator.tags or torch.Tag.dynamic_output_shape in operator.tags

@@ -15,11 +15,12 @@ import torch
 from torch.autograd import DeviceType
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ptuning.training.graphs import reads_device
+
 Step = Callable[[], object]
 
 NUM_AVERAGED = 6  # steps whose times are averaged
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy", "cudaMemcpy2D")
-_INDEXES = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
 
 
 class Operators(TorchDispatchMode):
@@ -34,19 +35,9 @@ class Operators(TorchDispatchMode):
         """Counts one and runs it."""
         name = func._schema.name.split("::")[1]
         self.by_name[name] += 1
-        if is_data_dependent(func, args, kwargs or {}):
+        if reads_device(func, args, kwargs or {}):
             self.data_dependent[name] += 1
         return func(*args, **(kwargs or {}))
-
-
-def is_data_dependent(operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Whether the host must read numbers before it can go on, so that it waits for a GPU."""
-    name = operator._schema.name.split("::")[1]
-    if name in _INDEXES:
-        return any(each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1])
-    if name == "repeat_interleave" and kwargs.get("output_size") is not None:
-        return False
-    return torch.Tag.data_dependent_output in operator.tags or torch.Tag.dynamic_output_shape in operator.tags
 
 
 def operators(step: Step) -> dict[str, Any]:

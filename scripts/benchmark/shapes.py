@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import ptuning
-from ptuning.model.kernels import prefer_unrepeated
+from ptuning.model.kernels import prefer_own_attention
 
 
 def _llama(layers: int, width: int, heads: int, key_heads: int, inner: int, **others: Any) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def backbone(base: str, shape: str | None, dtype: str, device: str, is_ours: boo
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = random_model(shape, len(tokenizer), dtype, device)
     if is_ours:
-        prefer_unrepeated(model)
+        prefer_own_attention(model)
     return ptuning.Backbone.of(model, tokenizer, f"random-{shape}")
 
 
@@ -76,7 +76,7 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _prefer_transformers_own(model: Any) -> None:
-    """Undoes `prefer_unrepeated`."""
+    """Undoes `prefer_own_attention`."""
     config = model.config.get_text_config()
     if config._attn_implementation.startswith("ptuning"):
         config._attn_implementation = "sdpa"

@@ -23,6 +23,7 @@ from ptuning.data import Example, Row, read_rows
 from ptuning.forward import objective
 from ptuning.prompts import encoders, initializers
 from ptuning.training import backward as gradient
+from ptuning.training.graphs import GraphedPass
 
 LABELS = {"negative": " negative", "positive": " positive"}
 NEW_TOKENS = 20
@@ -186,7 +187,7 @@ class Side(ABC):
         return [row.values["text"] for row in self.rows(k)]
 
     def _adamw(self, parameters: Any) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameters, lr=1e-3, fused=True if self.device.is_gpu else None)
+        return torch.optim.AdamW(parameters, lr=1e-3, fused=True)
 
     @abstractmethod
     def prepare(self, rows: list[Row]) -> Any:
@@ -214,7 +215,7 @@ class Ours(Side):
         super().__init__(case)
         start_PH = initializers.from_vocabulary(self.backbone.vocabulary_VH, case.num_virtual)
         self.encoder = encoders.MLP(start_PH, hidden_size=self.backbone.width).to(case.device)
-        self.optimizer = self._adamw(self.encoder.parameters())
+        self.optimizer, self.run = self._adamw(self.encoder.parameters()), GraphedPass()
 
     @cached_property
     def lm(self) -> ptuning.PromptedLM:
@@ -228,7 +229,8 @@ class Ours(Side):
 
     def step(self, prepared: list[Example]) -> None:
         """As the trainer makes it."""
-        gradient.backward_in_parts(self.backbone, self.encoder(), prepared, 1 / len(prepared))
+        scale, prefix = 1 / len(prepared), self.coder.prefix_ids
+        gradient.backward_in_parts(self.backbone, self.encoder(), prepared, scale, prefix=prefix, run=self.run)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
