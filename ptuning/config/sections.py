@@ -121,9 +121,9 @@ class TrainConfig:
     """Passes over the training rows; used where max_steps is null."""
     per_device_train_batch_size: int = 8
     """Rows a device reads at once in training."""
-    max_batch_tokens: int | None = None
+    max_batch_tokens: int | Literal["auto"] | None = None
     """The most tokens a device reads at once, padding and virtual tokens included: bounds memory, whatever the batch
-    size; null: no limit."""
+    size; auto: half of what did not fit, each time the device runs out of memory; null: no limit."""
     per_device_eval_batch_size: int = 32
     """Rows a device reads at once in evaluation."""
     gradient_accumulation_steps: int = 1
@@ -190,7 +190,7 @@ class TrainConfig:
 
 def _not_positive(section: str, values: Any, *keys: str) -> list[ConfigError]:
     """The settings that are given and not above 0."""
-    given = {key: getattr(values, key) for key in keys if getattr(values, key) is not None}
+    given = {key: getattr(values, key) for key in keys if getattr(values, key) not in (None, "auto")}
     return [
         ConfigError(f"{section}.{key}: {value}", "a number above 0", "Correct it", keys=(f"{section}.{key}",))
         for key, value in given.items()

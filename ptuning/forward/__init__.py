@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ptuning.forward.batch_prompt import Prompt as Prompt
     from ptuning.forward.batch_prompt import TensorPrompt as TensorPrompt
     from ptuning.forward.batch_prompt import as_batch_prompt as as_batch_prompt
+    from ptuning.forward.memory import memory_explained as memory_explained
     from ptuning.forward.objective import answer_log_probs as answer_log_probs
     from ptuning.forward.objective import label_log_probs as label_log_probs
     from ptuning.forward.objective import loss as loss
@@ -33,6 +34,7 @@ __getattr__, __dir__, __all__ = lazily(
     {
         "": ("objective",),
         "batch_prompt": ("BatchPrompt", "KeptPrompts", "Prompt", "TensorPrompt", "as_batch_prompt"),
+        "memory": ("memory_explained",),
         "objective": ("answer_log_probs", "label_log_probs", "loss", "loss_sum"),
         "paths": ("label_logits", "require_path"),
         "placement": ("place",),

@@ -11,9 +11,11 @@ from torch import nn
 
 from ptuning.config import TrainConfig
 from ptuning.data import BatchStream, Example
+from ptuning.forward import Prompt, as_batch_prompt, memory_explained
 from ptuning.model import Backbone
 from ptuning.training.backward import backward_in_parts
 from ptuning.training.loop import StepWork
+from ptuning.training.memory import PromptApart, TokenLimit, largest_part
 
 
 class PromptSteps:
@@ -34,6 +36,7 @@ class PromptSteps:
     ) -> None:
         self._backbone = backbone.with_checkpointing() if settings.gradient_checkpointing else backbone
         self._examples, self._settings, self._accelerator = examples, settings, accelerator
+        self.limit = TokenLimit(settings.max_batch_tokens)
         lengths = [len(example) for example in examples]
         self.stream = BatchStream(lengths, settings.per_device_train_batch_size, settings.seed)
 
@@ -62,12 +65,26 @@ class PromptSteps:
         )
 
     def _add_gradients(self, encoder: nn.Module, scale: float, examples: Sequence[Example]) -> float:
-        return backward_in_parts(
-            self._backbone,
-            encoder,
-            examples,
-            scale,
-            path=self._settings.forward,
-            batch_size=self._settings.per_device_train_batch_size,
-            max_batch_tokens=self._settings.max_batch_tokens,
-        )
+        """A step that runs out of memory raises `OutOfMemoryError`, and with auto is first made again in parts."""
+        if not self.limit.is_auto:
+            return self._backward(encoder, scale, examples, self.limit.num_tokens)
+        with memory_explained(examples):
+            apart = PromptApart(as_batch_prompt(encoder).for_rows(self._backbone, examples))
+            loss_sum = self.limit.run(
+                lambda limit: self._backward(apart.anew(), scale, examples, limit), longest=max(map(len, examples))
+            )
+            apart.backward()
+        return loss_sum
+
+    def _backward(self, prompt: Prompt, scale: float, examples: Sequence[Example], limit: int | None) -> float:
+        batch_size = self._settings.per_device_train_batch_size
+        with memory_explained(largest_part(self._backbone, examples, batch_size, limit)):
+            return backward_in_parts(
+                self._backbone,
+                prompt,
+                examples,
+                scale,
+                path=self._settings.forward,
+                batch_size=batch_size,
+                max_batch_tokens=limit,
+            )

@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import ASSETS, REPOSITORY, review_rows, write_csv
 from killing import killed
+from running import launched, log, trained
 
 import ptuning
 from ptuning.cli import main as cli
@@ -29,17 +30,7 @@ from ptuning.training import validation
 from ptuning.training.inputs import Inputs
 from ptuning.training.interrupts import Interrupted
 from ptuning.training.loop import Loop, StepRecord
-from ptuning.training.results import TrainResult
-from ptuning.training.run import train
 from ptuning.training.run_directory import RunDirectory
-
-
-def trained(config: Path, *overrides: str, resume: bool = False) -> TrainResult:
-    return train(RunConfig.from_yaml(config, overrides), resume)
-
-
-def log(directory: Path) -> list[dict]:
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
 def losses(directory: Path) -> list[tuple]:
@@ -418,19 +409,6 @@ def test_scripts_train_is_ptuning_train(run_config: Path, tmp_path: Path) -> Non
     assert (tmp_path / "run" / "prompt" / "adapter_config.json").exists()
 
 
-def launched(*arguments: str, num_processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """`scripts/train.py` on many processes, which are ended if they hang."""
-    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}", "--master_port=0", "--standalone"]
-    command = [sys.executable, *launcher, str(REPOSITORY / "scripts" / "train.py"), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            out, err = process.communicate(timeout=150)
-        except subprocess.TimeoutExpired:
-            process.terminate()  # the launcher ends its processes
-            raise
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-
 def test_two_processes_make_the_same_steps_as_one(run_config: Path, tmp_path: Path) -> None:
     options = ["--train.per_device_train_batch_size=4", "--train.max_steps=4"]
     one = trained(run_config, *options, "--train.gradient_accumulation_steps=2", f"--train.output_dir={tmp_path}/one")
@@ -508,10 +486,8 @@ def test_run_from_before_a_setting_came_goes_on(run_config: Path, tmp_path: Path
     lines = saved.read_text().splitlines(keepends=True)
     saved.write_text("".join(line for line in lines if not line.strip().startswith(new)))
     assert trained(run_config, resume=True).prompt.training["steps"] == 12
-    with pytest.raises(
-        TrainingError, match=r"with other settings .train.gradient_checkpointing: True instead of False"
-    ):
-        trained(run_config, "--train.gradient_checkpointing=true", resume=True)
+    with pytest.raises(TrainingError, match=r"with other settings .model.quantization: 'int8' instead of 'none'"):
+        trained(run_config, "--model.quantization=int8", resume=True)
 
 
 @pytest.mark.parametrize(
