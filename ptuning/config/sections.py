@@ -24,8 +24,9 @@ class ModelConfig:
     """auto: the first accelerator if there is one; or cpu, cuda, cuda:1, mps."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run on this machine."""
-    quantization: Literal["none", "int8"] = "none"
-    """int8: the frozen weights of linear layers as 8-bit integers, a quarter of float32's memory (torchao)."""
+    quantization: Literal["none", "int8", "int4"] = "none"
+    """int8: the frozen weights of linear layers as 8-bit integers, a quarter of float32's memory; int4: as 4-bit
+    integers, a sixth of it (both with torchao)."""
 
 
 @dataclass(frozen=True)

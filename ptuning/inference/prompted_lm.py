@@ -103,7 +103,7 @@ class PromptedLM:
             progress: As above.
             trust_remote_code: Whether code that comes with the model may run.
             max_batch_tokens: As above.
-            quantization: none, or int8, as in `Backbone.from_pretrained`.
+            quantization: none, int8 or int4, as in `Backbone.from_pretrained`.
         """
         found: Mapping[str, SoftPrompt] | str | Path = (
             prompts if isinstance(prompts, str | Path) else {name: as_prompt(each) for name, each in prompts.items()}

@@ -196,7 +196,7 @@ def test_rows_that_do_not_fit_into_memory_are_told_in_one_line(
         (["--train.max_steps"], r"'--train.max_steps'; expected settings as --section.key value"),
         (["train.max_steps", "5"], r"'train.max_steps'; expected settings as --section.key value"),
         (["--train.max_steps", "many"], r"train.max_steps: 'many'; expected int"),
-        (["--model.quantization", "int4"], r"model.quantization: 'int4'; expected one of none, int8"),
+        (["--model.quantization", "int2"], r"model.quantization: 'int2'; expected one of none, int8, int4"),
         (["--model.device", "toaster"], "device toaster .*Use auto or cpu"),
     ],
 )

@@ -470,11 +470,14 @@ def test_checkpointed_run_makes_the_same_steps(run_config: Path, tmp_path: Path)
         assert one.get("loss") == pytest.approx(other.get("loss"), abs=1e-4)
 
 
-def test_run_on_an_int8_base_learns_and_its_prompt_fits_the_whole_base(run_config: Path, model_directory: Path) -> None:
-    result = trained(run_config, "--model.quantization=int8", "--train.max_steps=30")
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_run_on_a_quantized_base_learns_and_its_prompt_fits_the_whole_base(
+    run_config: Path, model_directory: Path, kind: str
+) -> None:
+    result = trained(run_config, f"--model.quantization={kind}", "--train.max_steps=30")
     baseline, tuned = result.metrics["results"].values()
     assert tuned["loss"] < baseline["loss"] - 1
-    for quantization in ("none", "int8"):
+    for quantization in ("none", kind):
         lm = ptuning.PromptedLM.from_pretrained(model_directory, {"p": result.directory}, quantization=quantization)
         assert len(lm.classify([{"text": "the film was good"}])) == 1
 
