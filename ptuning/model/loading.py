@@ -62,7 +62,9 @@ def load(
             "a model with whole weights",
             "Set model.quantization to none",
         )
-    if is_moved and not is_quantized:
+    if is_quantized:
+        _keep_gradients(model)
+    elif is_moved:
         with fitting(name, target):
             model = model.to(target)
     if target.type == "cpu":
@@ -150,6 +152,17 @@ def _tensor_files(name: str, revision: str | None) -> dict[str, Path]:
         return {}
     with safe_open(single, "pt") as tensors:
         return dict.fromkeys(tensors.keys(), single)
+
+
+def _keep_gradients(model: Any) -> None:
+    """Keeps bitsandbytes' 4-bit layers differentiable on CPUs.
+
+    When such a layer is first run without a gradient, bitsandbytes 0.50 packs its weight for a CPU kernel that gives
+    no gradient ever after, without an error.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 @contextmanager
