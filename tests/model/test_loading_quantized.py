@@ -62,5 +62,5 @@ def test_quantized_model_is_loaded_and_gives_gradients(tmp_path: Path, library: 
     assert splice_PH.norm() > 0
     torch.testing.assert_close(shared_PH, splice_PH, rtol=1e-3, atol=1e-3)
     assert backbone.weights_sha256() == backbone.weights_sha256()
-    with pytest.raises(ModelError, match="weights are quantized already; .* Set model.quantization to none"):
+    with pytest.raises(ModelError, match=r"weights are quantized already; .* Set model.quantization to none"):
         Backbone.from_pretrained(directory, device="cpu", quantization="int4")
