@@ -19,6 +19,7 @@ from ptuning.forward import objective
 from ptuning.model.causal import CausalBackbone
 from ptuning.prompts import encoders, initializers
 from ptuning.training import prompt_steps
+from ptuning.training.backward import backward_in_parts
 from ptuning.training.memory import TokenLimit
 from ptuning.training.run_directory import RunDirectory
 
@@ -131,6 +132,35 @@ def test_gradient_is_the_same_wherever_memory_runs_out(monkeypatch: pytest.Monke
             for name, each in encoder.named_parameters():
                 torch.testing.assert_close(each.grad, expected[name], rtol=1e-5, atol=1e-5)
             encoder.zero_grad()
+
+
+def test_what_a_failed_try_gathered_is_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_backbone()
+    rows = [Row({"text": text, "label": " good"}, "row") for text in ("the film", "dull and bad", "bright") * 2]
+    examples = backbone.coder(Task("{prompt:5}the {text} is")).encode(rows)
+    encoder = encoders.build("mlp", initializers.from_vocabulary(backbone.vocabulary_VH.float(), 5), 16)
+    objective.loss_sum(backbone, encoder(), backbone.collate(examples)).backward()
+    expected = [each.grad.clone() for each in encoder.parameters()]
+    encoder.zero_grad()
+    passes: list[object] = []
+    next(iter(encoder.parameters())).register_post_accumulate_grad_hook(passes.append)
+    limits: list[int | None] = []
+
+    def failing(*arguments, max_batch_tokens, **options):
+        limits.append(max_batch_tokens)
+        total = backward_in_parts(*arguments, max_batch_tokens=max_batch_tokens, **options)
+        if len(limits) < 3:
+            raise NO_MEMORY
+        return total
+
+    monkeypatch.setattr(prompt_steps, "backward_in_parts", failing)
+    _steps(backbone, examples)(0).add_gradients(encoder, 1.0)
+    assert limits[0] is None
+    assert limits[1] == 6 * max(map(len, examples)) // 2
+    assert len(limits) == 3
+    assert len(passes) == 1
+    for each, gradient in zip(encoder.parameters(), expected, strict=True):
+        torch.testing.assert_close(each.grad, gradient, rtol=1e-5, atol=1e-5)
 
 
 def _no_memory(_: torch.Tensor) -> None:
