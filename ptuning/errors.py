@@ -83,6 +83,23 @@ class TrainingError(PTuningError):
     """A training run that cannot start or cannot go on."""
 
 
+class OutOfMemoryError(PTuningError):
+    """Rows that do not fit into the device's memory.
+
+    Args:
+        num_rows: How many rows were read at once.
+        num_tokens: Their tokens, padding and virtual tokens included.
+    """
+
+    def __init__(self, num_rows: int, num_tokens: int) -> None:
+        self.num_rows, self.num_tokens = num_rows, num_tokens
+        rows, fewer = f"{num_rows} rows", f"Set max_batch_tokens to {num_tokens // 2} or less, or lower batch_size"
+        if num_rows == 1:
+            rows, fewer = "1 row", "Shorten the row, or quantize the model"
+        received = f"out of memory with {rows} ({num_tokens:,} tokens) at once"
+        super().__init__(received, "rows that fit into the device's memory", fewer)
+
+
 class FileError(PTuningError):
     """A file or directory that cannot be written."""
 

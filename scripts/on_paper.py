@@ -43,7 +43,7 @@ def main() -> None:
     rate = options.batch * options.tokens / seconds
     print(f"time at {options.share:.0%} of peak   {seconds:8.1f} s a step, {rate:,.0f} tokens/s")
     if num_rows < 1:
-        print("not even one row fits: set train.gradient_checkpointing, or model.quantization: int8")
+        print("not even one row fits: set train.gradient_checkpointing, or model.quantization: int8 or int4")
     elif num_rows < options.batch:
         limit = num_rows * (options.tokens + options.virtual)
         print(f"{num_rows} rows fit at once: set train.max_batch_tokens: {limit}; the step stays the same step")

@@ -25,7 +25,9 @@ def prompt_command(commands: Any, name: str, help_: str, run: Any) -> argparse.A
     parser.add_argument("prompt", metavar="PROMPT_DIR", help="a saved prompt's directory")
     parser.add_argument("--model", help="the base model (default: the one that the prompt names)")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
-    parser.add_argument("--quantization", default="none", choices=("none", "int8"), help="of the base model's weights")
+    parser.add_argument(
+        "--quantization", default="none", choices=("none", "int8", "int4"), help="of the base model's weights"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: the first accelerator)")
     parser.add_argument(
         "--allow-other-base", action="store_true", help="accept a base that the prompt was not tuned on"

@@ -231,6 +231,9 @@ def _typed(key: str, kind: Any, value: Any) -> Any:
 def _type_name(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
+    if any(get_origin(each) is Literal for each in get_args(kind)):
+        choices = [get_args(each) if get_origin(each) is Literal else (_type_name(each),) for each in get_args(kind)]
+        return " | ".join(name for names in choices for name in names).replace("NoneType", "null")
     return kind.__name__ if isinstance(kind, type) else str(kind).replace("None", "null")
 
 

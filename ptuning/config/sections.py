@@ -24,8 +24,9 @@ class ModelConfig:
     """auto: the first accelerator if there is one; or cpu, cuda, cuda:1, mps."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run on this machine."""
-    quantization: Literal["none", "int8"] = "none"
-    """int8: the frozen weights of linear layers as 8-bit integers, a quarter of float32's memory (torchao)."""
+    quantization: Literal["none", "int8", "int4"] = "none"
+    """int8: the frozen weights of linear layers as 8-bit integers, a quarter of float32's memory; int4: as 4-bit
+    integers, a sixth of it (both with torchao)."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,9 @@ class TrainConfig:
     """Passes over the training rows; used where max_steps is null."""
     per_device_train_batch_size: int = 8
     """Rows a device reads at once in training."""
-    max_batch_tokens: int | None = None
+    max_batch_tokens: int | Literal["auto"] | None = None
     """The most tokens a device reads at once, padding and virtual tokens included: bounds memory, whatever the batch
-    size; null: no limit."""
+    size; auto: half of what did not fit, each time the device runs out of memory; null: no limit."""
     per_device_eval_batch_size: int = 32
     """Rows a device reads at once in evaluation."""
     gradient_accumulation_steps: int = 1
@@ -190,7 +191,7 @@ class TrainConfig:
 
 def _not_positive(section: str, values: Any, *keys: str) -> list[ConfigError]:
     """The settings that are given and not above 0."""
-    given = {key: getattr(values, key) for key in keys if getattr(values, key) is not None}
+    given = {key: getattr(values, key) for key in keys if getattr(values, key) not in (None, "auto")}
     return [
         ConfigError(f"{section}.{key}: {value}", "a number above 0", "Correct it", keys=(f"{section}.{key}",))
         for key, value in given.items()

@@ -14,7 +14,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptuning.data import Coder, Example, Row, Task, num_cut, prefix_ids, warn_of_cut
-from ptuning.forward import BatchPrompt, Prompt, ReadOptions, answer_log_probs, as_batch_prompt, label_log_probs
+from ptuning.forward import (
+    BatchPrompt,
+    Prompt,
+    ReadOptions,
+    answer_log_probs,
+    as_batch_prompt,
+    label_log_probs,
+    memory_explained,
+)
 from ptuning.model import Backbone
 
 _log = logging.getLogger(__name__)
@@ -92,6 +100,9 @@ def evaluate(
         label_ids: The token ids of each label's text; empty where answers are generated.
         options: How rows are read.
         name: The label of the progress bar.
+
+    Raises:
+        OutOfMemoryError: As in `score_rows`.
     """
     scores = score_rows(backbone, prompt, examples, label_ids, options, name)
     return Metrics(
@@ -133,6 +144,9 @@ def score_rows(
         label_ids: As in `evaluate`.
         options: As in `evaluate`.
         name: As in `evaluate`.
+
+    Raises:
+        OutOfMemoryError: For a batch that does not fit into the device's memory.
     """
     num_new = max(map(len, label_ids), default=0)  # each label's text is read after the row
     prompt = as_batch_prompt(prompt)
@@ -142,7 +156,8 @@ def score_rows(
     with tqdm(total=len(examples), desc=name, unit="row", disable=not options.progress) as bar:
         for rows in options.batches(examples, num_new, backbone.overhead_tokens):
             chosen = [examples[i] for i in rows]
-            scores = _scores(backbone, prompt.part(rows), chosen, label_ids, options.path)
+            with memory_explained(chosen, num_new):
+                scores = _scores(backbone, prompt.part(rows), chosen, label_ids, options.path)
             parts.append(tuple(each.cpu() for each in scores))
             places += rows
             bar.update(len(rows))

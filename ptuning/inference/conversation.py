@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ptuning.data import Batch, Coder, Example, as_row, warn_of_cut
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
-from ptuning.forward import KeptPrompts, Prompt, as_batch_prompt
+from ptuning.forward import KeptPrompts, Prompt, as_batch_prompt, memory_explained
 from ptuning.inference.generation import writing_options, written
 from ptuning.inference.row_text import texts_of
 from ptuning.model import Backbone, CausalBackbone
@@ -63,6 +63,7 @@ class Conversation:
         Raises:
             DataError: If the turn has no text, or the conversation has more tokens than the model has positions.
             PromptError: For an option that a conversation cannot use.
+            OutOfMemoryError: If the conversation does not fit into the device's memory.
         """
         backbone, settings = self._backbone, writing_options(self._backbone, max_new_tokens, stop_strings, options)
         if settings.num_beams > 1 or settings.has_own_cache:
@@ -71,11 +72,13 @@ class Conversation:
             )
         ids = [*self.ids, *self._next_ids(turn)] if self.ids else self._first_ids(turn, settings.max_new_tokens)
         backbone.require_room(len(ids) + settings.max_new_tokens)
-        batch = backbone.collate([Example(ids, [])]).to(backbone.device)
+        row = Example(ids, [])
+        batch = backbone.collate([row]).to(backbone.device)
         prompt = self._prompt.embeddings(backbone, batch) if self._prompt_PH is None else self._prompt_PH
         prompt_PH = prompt if prompt.ndim == 2 else prompt[0]
         cache, self._cache = self._cache or self._new_cache(batch), None  # a turn that fails leaves no cache
-        new_1N = written(backbone, prompt_PH, batch.ids_BT, batch.mask_BT, cache, settings)
+        with memory_explained([row], settings.max_new_tokens):
+            new_1N = written(backbone, prompt_PH, batch.ids_BT, batch.mask_BT, cache, settings)
         new = new_1N[0].tolist()
         self._prompt_PH, self._cache = prompt_PH, cache  # a conditioned prompt is computed in the first turn
         self.ids = [*ids, *(new[:-1] if new[-1] in settings.ends else new)]  # the next turn's frame adds the end

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ptuning.data import FEWEST_BATCHES, Coder, Example, Row, Task, as_row, require_small, warn_of_cut
 from ptuning.errors import DataError, PromptError
-from ptuning.forward import BatchPrompt, ReadOptions, answer_log_probs, label_log_probs
+from ptuning.forward import BatchPrompt, ReadOptions, answer_log_probs, label_log_probs, memory_explained
 from ptuning.inference.conversation import Conversation
 from ptuning.inference.ensemble import Classification, Ensemble, combined
 from ptuning.inference.generation import write, writing_options
@@ -103,7 +103,7 @@ class PromptedLM:
             progress: As above.
             trust_remote_code: Whether code that comes with the model may run.
             max_batch_tokens: As above.
-            quantization: none, or int8, as in `Backbone.from_pretrained`.
+            quantization: none, int8 or int4, as in `Backbone.from_pretrained`.
         """
         found: Mapping[str, SoftPrompt] | str | Path = (
             prompts if isinstance(prompts, str | Path) else {name: as_prompt(each) for name, each in prompts.items()}
@@ -137,6 +137,7 @@ class PromptedLM:
         Raises:
             DataError: For a row that lacks a column, is empty or does not fit.
             PromptError: For a prompt that is unknown, does not fit this base model, or has no labels.
+            OutOfMemoryError: For a batch that does not fit into the device's memory.
         """
         choices = self._choices(len(rows), prompt)
         held = self.prompts.take(name for each in choices for name in each.prompts)
@@ -167,6 +168,7 @@ class PromptedLM:
         Raises:
             DataError: As in `classify`, and for a row without its answer.
             PromptError: As in `classify`, and for an ensemble.
+            OutOfMemoryError: As in `classify`.
         """
         choices = self._single(len(rows), prompt, "log_probs")
         held = self.prompts.take(name for each in choices for name in each.prompts)
@@ -226,6 +228,7 @@ class PromptedLM:
             DataError: As in `classify`.
             PromptError: As in `log_probs`, and for options that `generate` cannot take.
             ModelError: For a model that cannot generate from embeddings.
+            OutOfMemoryError: As in `classify`.
         """
         settings = writing_options(self.backbone, max_new_tokens, stop_strings, options)
         choices = self._single(len(rows), prompt, "generate")
@@ -350,7 +353,9 @@ class PromptedLM:
         answers: dict[int, Answer] = {}
         with torch.no_grad(), tqdm(total=len(asked), unit="row", disable=not self.options.progress) as bar:
             for batch in self._batches(asked, num_new_tokens, num_beams):
-                answers.update(zip(batch, answer([asked[i] for i in batch]), strict=True))
+                chosen = [asked[i] for i in batch]
+                with memory_explained([each.example for each in chosen], num_new_tokens, max(num_beams, 1)):
+                    answers.update(zip(batch, answer(chosen), strict=True))
                 bar.update(len(batch))
         return [answers[i] for i in range(len(asked))]
 

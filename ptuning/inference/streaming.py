@@ -15,7 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from ptuning.data import Example
 from ptuning.errors import PromptError
-from ptuning.forward import Prompt
+from ptuning.forward import Prompt, memory_explained
 from ptuning.inference.generation import write
 from ptuning.inference.row_text import RowText, WritingOptions
 from ptuning.model import Backbone
@@ -83,7 +83,8 @@ def _streamed(backbone: Backbone, batches: Sequence[PromptedRows], settings: Wri
         try:
             for prompt, rows, examples in batches:
                 listening = {"streamer": _RowStreamer(rows, steps.put), "stopping_criteria": [_Cancelled(cancelled)]}
-                write(backbone, prompt, examples, settings, **listening)
+                with memory_explained(examples, settings.max_new_tokens):
+                    write(backbone, prompt, examples, settings, **listening)
                 if cancelled.is_set():
                     return
                 steps.put(_Ended(rows))

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ptuning.model.families import CausalBackbone as CausalBackbone
     from ptuning.model.families import EncoderDecoderBackbone as EncoderDecoderBackbone
     from ptuning.model.fingerprint import Fingerprint as Fingerprint
+    from ptuning.model.memory import is_out_of_memory as is_out_of_memory
+    from ptuning.model.memory import release_cached_memory as release_cached_memory
 
 __getattr__, __dir__, __all__ = lazily(
     __name__,
@@ -23,5 +25,6 @@ __getattr__, __dir__, __all__ = lazily(
         "checkpointing": ("is_checkpointed",),
         "families": ("Backbone", "CausalBackbone", "EncoderDecoderBackbone"),
         "fingerprint": ("Fingerprint",),
+        "memory": ("is_out_of_memory", "release_cached_memory"),
     },
 )

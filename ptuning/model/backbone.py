@@ -22,7 +22,8 @@ from ptuning.data import FEWEST_BATCHES, Batch, Coder, Example, Task
 from ptuning.errors import DataError
 from ptuning.model.checkpointing import checkpointing_model, is_checkpointed
 from ptuning.model.fingerprint import Fingerprint, sha256_of
-from ptuning.model.loading import load, load_embeddings, quantize_int8
+from ptuning.model.loading import device_named, fitting, load, load_embeddings
+from ptuning.model.quantization import quantize
 from ptuning.model.twin import twin_of
 
 _EMBED_CHUNK = 8192  # tokens embedded at a time
@@ -89,18 +90,22 @@ class Backbone(ABC):
             device: cpu, cuda, …; auto: the first accelerator if there is one.
             revision: Branch, tag or commit of a hub model.
             trust_remote_code: Whether code that comes with the model may run.
-            quantization: none, or int8: the frozen weights as 8-bit integers (torchao).
+            quantization: none; int8 or int4: the frozen weights of linear layers in 8 or 5 bits each, 4 of these for an
+                integer (with torchao). The device needs no room for the whole weights; the CPU does.
 
         Raises:
-            ModelError: If the model is missing or broken, or its tokens see later tokens.
+            ModelError: If the model is missing or broken, does not fit into the device's memory, or its tokens see
+                later tokens.
         """
         name = str(name_or_path)
-        model, tokenizer = load(name, dtype, device, revision, trust_remote_code)
+        model, tokenizer = load(name, dtype, device, revision, trust_remote_code, is_moved=quantization == "none")
         backbone = cls.of(model, tokenizer, name)
         backbone.require_readable()
-        if quantization == "int8":
-            backbone.fingerprint  # noqa: B018 - taken before quantization, so prompts fit both models
-            quantize_int8(model)
+        if quantization != "none":
+            backbone.fingerprint  # noqa: B018 - taken before quantization, so prompts fit all of them
+            target = device_named(device)
+            with fitting(name, target):
+                quantize(model, quantization, target)
         return backbone
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Loads a language model and its tokenizer from a directory or the hub: device, precision, int8 weights.
+"""Loads a language model and its tokenizer from a directory or the hub: device, precision.
 
 A model that cannot be loaded raises a one-line error. Knows nothing of prompts or of what a model is used for.
 """
@@ -18,9 +18,12 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from ptuning.errors import ModelError
 from ptuning.model.fingerprint import Fingerprint
 from ptuning.model.kernels import prefer_own_attention
+from ptuning.model.memory import is_out_of_memory
 
 
-def load(name: str, dtype: str, device: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
+def load(
+    name: str, dtype: str, device: str, revision: str | None, trust_remote_code: bool, is_moved: bool = True
+) -> tuple[Any, Any]:
     """Loads a causal or an encoder-decoder language model, and its tokenizer.
 
     Args:
@@ -29,17 +32,23 @@ def load(name: str, dtype: str, device: str, revision: str | None, trust_remote_
         device: cpu, cuda, …; auto: the first accelerator if there is one.
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Whether code that comes with the model may run.
+        is_moved: Whether the model is moved to the device; it stays on the CPU to be quantized first.
 
     Raises:
-        ModelError: If the model is missing or broken.
+        ModelError: If the model is missing or broken, does not fit into memory, or is to be quantized and is already.
     """
-    target = _device(device)
+    target = device_named(device)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         with _quietly():
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
-            is_pair = transformers.AutoConfig.from_pretrained(name, **options).is_encoder_decoder
-            kind: Any = transformers.AutoModelForSeq2SeqLM if is_pair else transformers.AutoModelForCausalLM
+            config = transformers.AutoConfig.from_pretrained(name, **options)
+            is_quantized = getattr(config, "quantization_config", None) is not None
+            kind: Any = (
+                transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+            )
+            if is_quantized:  # some libraries pack weights for a device, and refuse to move them later
+                options["device_map"] = {"": target}
             loaded = kind.from_pretrained(name, dtype=_dtype(dtype, target), output_loading_info=True, **options)
     except Exception as error:  # transformers, safetensors and json each raise their own errors
         raise cannot_load(name, str(error)) from error
@@ -47,7 +56,17 @@ def load(name: str, dtype: str, device: str, revision: str | None, trust_remote_
     _require_ids(name, model, tokenizer)
     if info["missing_keys"]:
         raise cannot_load(name, f"it lacks weights such as {min(info['missing_keys'])}")
-    model = model.to(target)
+    if is_quantized and not is_moved:
+        raise ModelError(
+            f"model.quantization with {name}, whose weights are quantized already",
+            "a model with whole weights",
+            "Set model.quantization to none",
+        )
+    if is_quantized:
+        _keep_gradients(model)
+    elif is_moved:
+        with fitting(name, target):
+            model = model.to(target)
     if target.type in ("cpu", "cuda"):
         prefer_own_attention(model)
     return model, tokenizer
@@ -70,7 +89,7 @@ def load_embeddings(
     from accelerate import init_empty_weights
 
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    target = _device(device)
+    target = device_named(device)
     try:
         files = _tensor_files(name, revision)
         if not files:
@@ -135,6 +154,32 @@ def _tensor_files(name: str, revision: str | None) -> dict[str, Path]:
         return dict.fromkeys(tensors.keys(), single)
 
 
+def _keep_gradients(model: Any) -> None:
+    """Keeps bitsandbytes' 4-bit layers differentiable on CPUs.
+
+    When such a layer is first run without a gradient, bitsandbytes 0.50 packs its weight for a CPU kernel that gives
+    no gradient ever after, without an error.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+@contextmanager
+def fitting(name: str, target: torch.device) -> Iterator[None]:
+    """Raises `ModelError` if the device has too little memory for a model."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"model {name}, too large for the memory of {target}",
+            "a model that fits",
+            "Set model.quantization to int8 or int4, or model.dtype to bfloat16",
+        ) from error
+
+
 def cannot_load(name: str, reason: str) -> ModelError:
     """The error for a model that is missing, broken or of the wrong kind."""
     what = f"model directory {name}" if Path(name).is_dir() else f"model {name}, no directory here,"
@@ -143,42 +188,6 @@ def cannot_load(name: str, reason: str) -> ModelError:
         "a directory with a complete language model, or a hub model's name",
         "Check the name and the files in it",
     )
-
-
-def quantize_int8(model: Any) -> None:
-    """Replaces the weights of all linear layers except the head with 8-bit integers and one scale per weight row.
-
-    This is torchao's weight-only quantization. It saves memory; products are still computed in floating point, and
-    gradients flow through them.
-
-    Raises:
-        ModelError: If torchao is not installed, or the model has weights outside linear layers.
-    """
-    try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-    except ImportError:
-        raise ModelError(
-            "model.quantization: int8 without torchao", "torchao installed", "pip install torchao"
-        ) from None
-    head = model.get_output_embeddings()
-
-    def is_quantized(module: nn.Module, name: str) -> bool:
-        return type(module) is nn.Linear and module is not head
-
-    unfit = ModelError(
-        f"model.quantization: int8 with a {model.config.model_type} model, whose weights are not in linear layers",
-        "a model of linear layers",
-        "Set model.quantization to none",
-    )
-    if not any(is_quantized(module, name) for name, module in model.named_modules()):
-        raise unfit
-    quantize_(model, Int8WeightOnlyConfig(), filter_fn=is_quantized)
-    ids_1T = torch.tensor([[1, 2]], device=model.device)
-    try:
-        with torch.no_grad():
-            model(input_ids=ids_1T, **({"decoder_input_ids": ids_1T} if model.config.is_encoder_decoder else {}))
-    except NotImplementedError:  # the model uses a linear layer's weight without calling the layer
-        raise unfit from None
 
 
 def _require_ids(name: str, model: Any, tokenizer: Any) -> None:
@@ -207,7 +216,8 @@ def _quietly() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def _device(device: str) -> torch.device:
+def device_named(device: str) -> torch.device:
+    """The device of that name; auto: the first accelerator if there is one. Raises `ModelError` if it is not there."""
     if device != "auto":
         try:
             return torch.empty(0, device=device).device

@@ -1,8 +1,8 @@
 """Training: a loop for any module, and the run that trains, validates and saves a prompt with it.
 
-`loop` makes steps; `prompt_steps` is their work for a prompt, and `backward` its gradient; `inputs` loads a run's model
-and rows; `run` puts these together; `run_directory`, `checkpoint` and `lock` keep its files. Knows nothing of what a
-prompt means.
+`loop` makes steps; `prompt_steps` is their work for a prompt, `backward` its gradient, and `memory` how much of it is
+read at once; `inputs` loads a run's model and rows; `run` puts these together; `run_directory`, `checkpoint` and `lock`
+keep its files. Knows nothing of what a prompt means.
 """
 
 from typing import TYPE_CHECKING

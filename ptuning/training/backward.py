@@ -20,6 +20,7 @@ from ptuning.forward import (
     lines_for,
     loss_and_gradient,
     loss_sum,
+    memory_explained,
 )
 from ptuning.model import Backbone, CausalBackbone
 
@@ -59,29 +60,33 @@ def backward_in_parts(
 
     Raises:
         DataError: For a row that alone has more than `max_batch_tokens`.
+        OutOfMemoryError: When the device lacks memory for rows read at once.
     """
     require_small(examples, max_batch_tokens)
-    made = as_batch_prompt(prompt).for_rows(backbone, examples)
+    with memory_explained(examples):
+        made = as_batch_prompt(prompt).for_rows(backbone, examples)
     ids: Sequence[int] = ()
     if path != "splice" and backbone.can_keep_prefix:
         ids = prefix_ids(examples) if prefix is None else prefix
-    prefix_length = len(ids) if made.has_prefix_to_run else 0
     parts = by_length(
         examples,
         batch_size or len(examples),
         max_batch_tokens,
         0,
         backbone.overhead_tokens,
-        [prefix_length] * len(examples),
+        [len(ids) if made.has_prefix_to_run else 0] * len(examples),
     )
     if len(parts) == 1:
-        return _whole(backbone, made, backbone.collate(examples).beginning_with(prefix), scale, path, run)
-    shared = _Shared(made.with_prefix_run(backbone, ids, len(examples)))
+        with memory_explained(examples):
+            return _whole(backbone, made, backbone.collate(examples).beginning_with(prefix), scale, path, run)
+    with memory_explained(examples):
+        shared = _Shared(made.with_prefix_run(backbone, ids, len(examples)))
     losses = []
     for rows in parts:
-        batch = backbone.collate([examples[i] for i in rows])
-        loss = loss_sum(backbone, shared.of_rows(rows), batch, path)
-        (loss * scale).backward()
+        own = [examples[i] for i in rows]
+        with memory_explained(own):
+            loss = loss_sum(backbone, shared.of_rows(rows), backbone.collate(own), path)
+            (loss * scale).backward()
         losses.append(loss.detach())
     shared.backward()
     return torch.stack(losses).sum()

@@ -14,10 +14,11 @@ from ptuning.data import Example
 from ptuning.errors import TrainingError
 from ptuning.training.inputs import Inputs
 from ptuning.training.loop import Loop
+from ptuning.training.memory import TokenLimit
 from ptuning.training.validation import Best
 
 
-def checkpoint_of(loop: Loop, best: Best, made_with: Mapping[str, Any]) -> dict[str, Any]:
+def checkpoint_of(loop: Loop, best: Best, limit: TokenLimit, made_with: Mapping[str, Any]) -> dict[str, Any]:
     """All that a resumed run needs, as plain data and tensors."""
     state = loop.state_dict()
     progress = {
@@ -25,6 +26,7 @@ def checkpoint_of(loop: Loop, best: Best, made_with: Mapping[str, Any]) -> dict[
         "best_step": best.step,
         "best_value": best.value,
         "num_evaluations_without_improvement": best.num_evaluations_without_improvement,
+        "max_batch_tokens": limit.found,
     }
     return {
         "encoder": state["module"],
@@ -36,9 +38,10 @@ def checkpoint_of(loop: Loop, best: Best, made_with: Mapping[str, Any]) -> dict[
     }
 
 
-def restore(checkpoint: Mapping[str, Any], loop: Loop) -> Best:
-    """Brings a loop to where it was; gives the best step until then."""
+def restore(checkpoint: Mapping[str, Any], loop: Loop, limit: TokenLimit) -> Best:
+    """Brings a loop and the limit of its batches to where they were; gives the best step until then."""
     progress = dict(checkpoint["progress"])
+    limit.go_on_from(progress.pop("max_batch_tokens", None))
     best = Best(
         step=progress.pop("best_step"),
         value=progress.pop("best_value"),

@@ -14,6 +14,7 @@ from ptuning.config import RunConfig
 from ptuning.data import Coder, Example, Row, read_rows, require_small
 from ptuning.forward import require_path
 from ptuning.model import Backbone
+from ptuning.training.memory import TokenLimit
 from ptuning.training.start import start_embeddings
 
 
@@ -51,6 +52,6 @@ class Inputs:
         for split, each in examples.items():
             num_new_tokens = 0 if split == "train" else coder.longest_label  # evaluation reads each label behind a row
             names = [row.where for row in rows[split]]
-            require_small(each, settings.max_batch_tokens, num_new_tokens, names)
+            require_small(each, TokenLimit(settings.max_batch_tokens).num_tokens, num_new_tokens, names)
         start_PH = start_embeddings(config, backbone, coder, examples["train"])
         return cls(backbone, backbone.weights_sha256(), coder, rows, examples, start_PH)

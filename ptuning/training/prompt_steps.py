@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from ptuning.config import TrainConfig
 from ptuning.data import BatchStream, Example, prefix_ids
+from ptuning.forward import Prompt, as_batch_prompt, memory_explained
 from ptuning.model import Backbone
 from ptuning.training.backward import backward_in_parts
 from ptuning.training.graphs import GraphedPass
 from ptuning.training.loop import StepWork
+from ptuning.training.memory import PromptApart, TokenLimit
 
 
 class PromptSteps:
@@ -35,6 +37,7 @@ class PromptSteps:
     ) -> None:
         self._backbone = backbone.with_checkpointing() if settings.gradient_checkpointing else backbone
         self._examples, self._settings, self._accelerator = examples, settings, accelerator
+        self.limit = TokenLimit(settings.max_batch_tokens)
         lengths = [len(example) for example in examples]
         self._prefix, self._run = prefix_ids(examples), GraphedPass()
         self.stream = BatchStream(lengths, settings.per_device_train_batch_size, settings.seed)
@@ -64,14 +67,26 @@ class PromptSteps:
         )
 
     def _add_gradients(self, encoder: nn.Module, scale: float, examples: Sequence[Example]) -> Tensor:
+        """A step that runs out of memory raises `OutOfMemoryError`, and with auto is first made again in parts."""
+        if not self.limit.is_auto:
+            return self._backward(encoder, scale, examples, self.limit.num_tokens)
+        with memory_explained(examples):
+            apart = PromptApart(as_batch_prompt(encoder).for_rows(self._backbone, examples))
+        loss_sum = self.limit.run(
+            lambda limit: self._backward(apart.anew(), scale, examples, limit), longest=max(map(len, examples))
+        )
+        apart.backward()
+        return loss_sum
+
+    def _backward(self, prompt: Prompt, scale: float, examples: Sequence[Example], limit: int | None) -> Tensor:
         return backward_in_parts(
             self._backbone,
-            encoder,
+            prompt,
             examples,
             scale,
             path=self._settings.forward,
             batch_size=self._settings.per_device_train_batch_size,
-            max_batch_tokens=self._settings.max_batch_tokens,
+            max_batch_tokens=limit,
             prefix=self._prefix,
             run=self._run,
         )

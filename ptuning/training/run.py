@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ptuning.config import RunConfig
 from ptuning.data import Example, warn_of_cut
-from ptuning.errors import DiskFullError, TrainingError
+from ptuning.errors import DiskFullError, OutOfMemoryError, TrainingError
 from ptuning.evaluation import Metrics, with_and_without
 from ptuning.forward import BatchPrompt, ReadOptions, as_batch_prompt
 from ptuning.prompts import SoftPrompt, encoders
@@ -25,6 +25,7 @@ from ptuning.training.distributed import accelerator, peak_memory_bytes, sum_ove
 from ptuning.training.inputs import Inputs
 from ptuning.training.interrupts import Interrupted, noted_interrupts
 from ptuning.training.loop import Loop, LoopSettings, NotFiniteError, StepRecord
+from ptuning.training.memory import out_of_memory
 from ptuning.training.prompt_steps import PromptSteps
 from ptuning.training.results import TrainResult, soft_prompt_of
 from ptuning.training.run_directory import BEST, LAST, RunDirectory
@@ -44,7 +45,7 @@ def train(config: RunConfig, resume: bool = False) -> TrainResult:
     Raises:
         PTuningError: When anything in the config, the data or the model is not usable, before anything is written.
         TrainingError: When another process trains in `output_dir`, before anything is written; when the loss stops
-            being finite, or the disk is full: the last good checkpoint is kept.
+            being finite, or memory or disk are full: the last good checkpoint is kept.
         Interrupted: After Ctrl-C, once a checkpoint is written.
     """
     directory = RunDirectory(config.train.output_dir)
@@ -143,7 +144,7 @@ class Trainer:
         checkpoint = self.directory.load_checkpoint(LAST)
         if checkpoint is not None:
             require_same(checkpoint, self._made_with(), self.directory.path)
-            self.best = restore(checkpoint, self.loop)
+            self.best = restore(checkpoint, self.loop, self.steps.limit)
         if self._speaks:
             self.directory.start(self.config, self.loop.progress.step)
             if checkpoint is None:
@@ -215,17 +216,25 @@ class Trainer:
 
     @contextmanager
     def _kept_checkpoint_named(self) -> Iterator[None]:
-        """Adds to the error of a loss that is not finite which checkpoint the run keeps."""
+        """Adds to the error of a step that cannot be made which checkpoint the run keeps."""
         try:
             yield
+        except OutOfMemoryError as error:
+            step = self.loop.progress.step + 1
+            raise out_of_memory(error, self.config, step, self._kept_step()) from error
         except NotFiniteError as error:
-            checkpoint = self.directory.load_checkpoint(LAST)
-            kept = f"its checkpoint of step {checkpoint['progress']['step']}" if checkpoint else "no checkpoint yet"
+            kept_step = self._kept_step()
+            kept = "no checkpoint yet" if kept_step is None else f"its checkpoint of step {kept_step}"
             raise TrainingError(
                 f"{error.received}; {self.directory.path} keeps {kept}",
                 error.expected,
                 "Start a new run with a lower train.learning_rate or model.dtype: float32",
             ) from error
+
+    def _kept_step(self) -> int | None:
+        """The step of the last checkpoint; None where there is none."""
+        checkpoint = self.directory.load_checkpoint(LAST)
+        return checkpoint["progress"]["step"] if checkpoint else None
 
     def _log(self, record: dict[str, Any]) -> None:
         step = self.loop.progress.step
@@ -246,19 +255,23 @@ class Trainer:
     def _evaluate(self, prompt: BatchPrompt, examples: Sequence[Example], name: str = "") -> Metrics:
         options = ReadOptions(
             batch_size=self.settings.per_device_eval_batch_size,
-            max_batch_tokens=self.settings.max_batch_tokens,
             path=self.settings.forward,
             progress=self._speaks and name != "",
         )
-        return evaluate_together(
-            self.accelerator,
-            self.inputs.backbone,
-            prompt,
-            examples,
-            self.inputs.coder.label_ids,
-            options,
-            name,
-        )
+        try:
+            return evaluate_together(
+                self.accelerator,
+                self.inputs.backbone,
+                prompt,
+                examples,
+                self.inputs.coder.label_ids,
+                options,
+                self.steps.limit,
+                name,
+            )
+        except OutOfMemoryError as error:
+            step = self.loop.progress.step
+            raise out_of_memory(error, self.config, step, self._kept_step(), is_evaluation=True) from error
 
     @torch.no_grad()
     def _prompt(self) -> BatchPrompt:
@@ -266,7 +279,9 @@ class Trainer:
 
     def _save(self, name: str) -> None:
         if self._speaks:
-            self.directory.save_checkpoint(name, checkpoint_of(self.loop, self.best, self._made_with()))
+            self.directory.save_checkpoint(
+                name, checkpoint_of(self.loop, self.best, self.steps.limit, self._made_with())
+            )
             self._save_snapshot()
         self.accelerator.wait_for_everyone()
 

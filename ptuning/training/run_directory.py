@@ -27,7 +27,10 @@ LAST, BEST = "last", "best"
 STATE = ("encoder", "optimizer", "schedule", "progress", "random", "made_with")  # what a checkpoint holds
 _SNAPSHOT = ".safetensors"
 _LEFTOVERS = (".config.yaml.", ".metrics.json", ".prompt.", ".last.pt.", ".best.pt.")  # of writes that were killed
-_DECIDE_NO_STEP = {"train.output_dir", "train.report_to", "model.revision", "data.test"}
+_DECIDE_NO_STEP = {
+    *("train.output_dir", "train.report_to", "model.revision", "data.test"),
+    *("train.max_batch_tokens", "train.gradient_checkpointing", "train.per_device_eval_batch_size"),  # up to rounding
+}
 _SOURCES = {"model.name_or_path", "data.train", "data.validation", "prompt.init_prompt"}  # checkpoints know the content
 
 

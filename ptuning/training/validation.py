@@ -6,7 +6,7 @@ Knows nothing of steps, checkpoints or files.
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from accelerate import Accelerator
 
@@ -16,6 +16,7 @@ from ptuning.evaluation import Metrics, evaluate
 from ptuning.forward import Prompt, ReadOptions
 from ptuning.model import Backbone
 from ptuning.training.distributed import sum_over_processes
+from ptuning.training.memory import TokenLimit
 
 _ROWS_PER_EVALUATED = 10  # rows trained on for each that is evaluated, where the config does not say
 _FEWEST_EVALUATED = 50
@@ -48,6 +49,7 @@ def evaluate_together(
     examples: Sequence[Example],
     label_ids: Sequence[Sequence[int]],
     options: ReadOptions,
+    limit: TokenLimit,
     name: str = "",
 ) -> Metrics:
     """Evaluates on all processes, each on its share of the rows; the metrics are of all rows on every process.
@@ -60,11 +62,16 @@ def evaluate_together(
         prompt: As in `evaluate`.
         examples: All rows, the same on every process; one or more.
         label_ids: As in `evaluate`.
-        options: As in `evaluate`.
+        options: As in `evaluate`; `limit` decides its `max_batch_tokens`.
+        limit: This process's own; it may fall.
         name: As in `evaluate`.
     """
     share = examples[accelerator.process_index :: accelerator.num_processes]
-    own = evaluate(backbone, prompt, share, label_ids, options, name)
+    longest = max(map(len, share), default=0) + max(map(len, label_ids), default=0)
+    own = limit.run(
+        lambda most: evaluate(backbone, prompt, share, label_ids, replace(options, max_batch_tokens=most), name),
+        longest,
+    )
     return Metrics(
         num_rows=int(sum_over_processes(accelerator, own.num_rows)),
         num_correct=int(sum_over_processes(accelerator, own.num_correct)),

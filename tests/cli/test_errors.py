@@ -163,6 +163,31 @@ def test_a_wrong_command_line_is_told_in_one_line(
     refused(*[saved if each == "PROMPT" else each for each in arguments], match=match)
 
 
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_rows_that_do_not_fit_into_memory_are_told_in_one_line(
+    run: Callable[..., Outcome],
+    run_config: Path,
+    saved: Path,
+    tmp_path: Path,
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("ptuning.forward.objective.label_logits", fail)
+    for batch_size, rows, remedy in (
+        (24, "24 rows", r"Set max_batch_tokens to \d+ or less, or lower batch_size"),
+        (1, "1 row", "Shorten the row, or quantize the model"),
+    ):
+        status, out, err = run(command, saved, "--data", tmp_path / "test.csv", "--batch-size", batch_size)
+        assert (status, out) == (2, "")
+        assert re.fullmatch(
+            rf"ptuning: out of memory with {rows} \(\d+ tokens\) at once; expected [^.]+\. {remedy}\.",
+            err.splitlines()[-1],  # the progress bar is above it
+        ), err
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
@@ -171,7 +196,7 @@ def test_a_wrong_command_line_is_told_in_one_line(
         (["--train.max_steps"], r"'--train.max_steps'; expected settings as --section.key value"),
         (["train.max_steps", "5"], r"'train.max_steps'; expected settings as --section.key value"),
         (["--train.max_steps", "many"], r"train.max_steps: 'many'; expected int"),
-        (["--model.quantization", "int4"], r"model.quantization: 'int4'; expected one of none, int8"),
+        (["--model.quantization", "int2"], r"model.quantization: 'int2'; expected one of none, int8, int4"),
         (["--model.device", "toaster"], "device toaster .*Use auto or cpu"),
     ],
 )

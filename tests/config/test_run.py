@@ -227,6 +227,8 @@ def test_counts_and_rates_must_be_above_zero(key: str, value: int) -> None:
         ({"train.weight_decay": float("nan")}, "train.weight_decay: nan; expected at least 0"),
         ({"train.warmup_ratio": 1.1}, "train.warmup_ratio: 1.1; expected from 0 to 1"),
         ({"data.max_length": 0}, "data.max_length: 0; expected a number above 0"),
+        ({"train.max_batch_tokens": "0"}, "train.max_batch_tokens: 0; expected a number above 0"),
+        ({"train.max_batch_tokens": "lots"}, r"train.max_batch_tokens: 'lots'; expected int \| auto \| null\."),
         ({"prompt.hidden_size": 0}, "prompt.hidden_size: 0; expected a number above 0"),
     ],
 )
@@ -273,6 +275,11 @@ def test_numbers_out_of_range_are_refused(settings: dict[str, Any], match: str) 
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         RunConfig.from_settings({**MINIMAL, **settings})
+
+
+@pytest.mark.parametrize(("given", "expected"), [("auto", "auto"), ("500", 500), (500, 500), ("null", None)])
+def test_number_of_tokens_may_be_a_number_or_auto(given: object, expected: object) -> None:
+    assert RunConfig.from_settings({**MINIMAL, "train.max_batch_tokens": given}).train.max_batch_tokens == expected
 
 
 def test_settings_that_need_each_other_are_taken_together() -> None:

@@ -19,7 +19,7 @@ from ptuning.forward import objective
 from ptuning.forward.paths import label_logits
 from ptuning.inference.prompt_library import prompt_of_rows
 from ptuning.inference.prompted_lm import PromptedLM
-from ptuning.model.loading import quantize_int8
+from ptuning.model.quantization import quantize
 from ptuning.prompts.soft_prompt import SoftPrompt
 
 END, PAD = 1, 2
@@ -43,7 +43,7 @@ class System(ABC):
         self.model, self.tokenizer = self.backbone.model, self.backbone.tokenizer
         self.plain = tiny_model(family, **changes)[0].eval()  # what the definition is computed with: ours never saw it
         if is_quantized:
-            quantize_int8(self.model)
+            quantize(self.model, "int8")
 
     @property
     def task_type(self) -> str:

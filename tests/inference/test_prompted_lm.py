@@ -13,7 +13,7 @@ from ptuning.data.coder import Coder
 from ptuning.data.examples import Example
 from ptuning.data.readers import Row, read_rows
 from ptuning.data.task import Task
-from ptuning.errors import DataError, PromptError
+from ptuning.errors import DataError, OutOfMemoryError, PromptError
 from ptuning.forward import objective
 from ptuning.forward.paths import label_logits
 from ptuning.forward.splice import splice
@@ -486,6 +486,28 @@ def test_no_batch_has_more_tokens_than_allowed_and_rows_keep_their_order(backbon
     received = answers(bounded)
     assert received == (pytest.approx(expected, abs=1e-4) if method == "log_probs" else expected)
     assert limit / 2 < max(sizes) <= limit
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        lambda lm: lm.classify(ROWS),
+        lambda lm: lm.log_probs([{**row, "label": "positive"} for row in ROWS]),
+        lambda lm: lm.generate(ROWS, max_new_tokens=2),
+        lambda lm: list(lm.generate(ROWS, max_new_tokens=2, stream=True)),
+        lambda lm: lm.conversation().send(ROWS[0]),
+    ],
+)
+def test_rows_that_do_not_fit_into_memory_are_told(backbone, monkeypatch, answers):
+    lm = PromptedLM(backbone, {"p": prompt_for(backbone, SENTIMENT)})
+    answers(lm)
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(backbone.model, "forward", fail)
+    with pytest.raises(OutOfMemoryError, match=r"out of memory with \d rows? \(\d+ tokens\) at once"):
+        answers(lm)
 
 
 def test_row_that_alone_has_too_many_tokens_is_told_before_anything_runs(backbone, monkeypatch):

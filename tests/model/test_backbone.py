@@ -12,7 +12,7 @@ import torch
 from conftest import ASSETS, SIX
 from families import FAMILIES, tiny_backbone, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertLMHeadModel
+from transformers import BertConfig, BertLMHeadModel, LlamaForCausalLM
 
 from ptuning.data.batches import collate
 from ptuning.data.examples import Example
@@ -22,7 +22,7 @@ from ptuning.errors import ModelError
 from ptuning.forward import objective
 from ptuning.forward.paths import label_logits
 from ptuning.forward.splice import splice
-from ptuning.model import Backbone, capabilities, loading
+from ptuning.model import Backbone, capabilities, loading, quantization
 from ptuning.model.checkpointing import is_checkpointed
 from ptuning.model.fingerprint import Fingerprint
 from ptuning.prompts.encoders import Residual
@@ -315,36 +315,69 @@ def test_real_model_is_recognised_in_bfloat16(real_backbone):
     assert half.weights_sha256() != real_backbone.weights_sha256()
 
 
-def test_int8_weights_are_those_of_linear_layers_but_not_the_heads(model_directory):
+@pytest.mark.parametrize(("kind", "name"), [("int8", "Int8Weight"), ("int4", "Int4Weight")])
+def test_quantized_weights_are_those_of_linear_layers_but_not_the_heads(model_directory, kind, name):
     whole = Backbone.from_pretrained(model_directory, dtype="float32", device="cpu")
-    small = Backbone.from_pretrained(model_directory, dtype="float32", device="cpu", quantization="int8")
+    small = Backbone.from_pretrained(model_directory, dtype="float32", device="cpu", quantization=kind)
     kinds = {name: type(each).__name__ for name, each in small.model.named_parameters()}
-    assert kinds["model.layers.0.mlp.up_proj.weight"] == "Int8Tensor"
+    assert kinds["model.layers.0.mlp.up_proj.weight"] == name
     assert kinds["lm_head.weight"] == kinds["model.embed_tokens.weight"] == "Parameter"
     assert small.fingerprint.matches(whole.fingerprint)
     assert small.weights_sha256() != whole.weights_sha256()
     assert small.weights_sha256() == small.weights_sha256()
+    assert not any(each.requires_grad for each in small.model.parameters())
 
 
-def test_int8_without_torchao_is_told(model_directory, monkeypatch):
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_quantization_without_torchao_is_told(model_directory, monkeypatch, kind):
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
-    with pytest.raises(ModelError, match=r"int8 without torchao; .* pip install torchao"):
-        Backbone.from_pretrained(model_directory, quantization="int8")
+    with pytest.raises(ModelError, match=rf"{kind} without torchao; .* pip install torchao"):
+        Backbone.from_pretrained(model_directory, quantization=kind)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_quantization_of_a_model_without_linear_layers_is_refused(kind):
+    model, _ = tiny_model("gpt2")
+    with pytest.raises(ModelError, match=rf"{kind} with a gpt2 model, whose weights are not in linear layers"):
+        quantization.quantize(model, kind)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_quantized_weights_go_to_the_device_one_by_one(monkeypatch, kind):
+    """The device never holds more than one whole weight."""
+    model, _ = tiny_model("llama")
+    moved, to = [], torch.nn.Linear.to
+    monkeypatch.setattr(torch.nn.Linear, "to", lambda self, device: moved.append(device) or to(self, device))
+    monkeypatch.setattr(quantization, "_require_running", lambda *_: None)  # a meta tensor has no values
+    quantization.quantize(model, kind, torch.device("meta"))
+    assert len(moved) == sum(type(each) is torch.nn.Linear for each in model.modules()) - 1  # all but the head
+    assert {each.device.type for each in model.parameters()} == {"meta"}
+
+
+def test_model_too_large_for_the_device_is_told(model_directory, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(LlamaForCausalLM, "to", fail)
+    for kind in ("none", "int8", "int4"):
+        with pytest.raises(ModelError, match=r"too large for the memory of cpu; .*\. Set model.quantization to int8"):
+            Backbone.from_pretrained(model_directory, device="cpu", quantization=kind)
 
 
 @pytest.mark.real_model
-def test_int8_base_gives_a_gradient_that_points_the_same_way(real_backbone):
+def test_quantized_base_gives_a_gradient_that_points_the_same_way(real_backbone):
     """Not as near as a tiny model's (0.999, tests/conformance): bfloat16 is off this far too."""
-    small = Backbone.from_pretrained(real_backbone.name, dtype="float32", quantization="int8")
     task = Task("{prompt:20}Review: {text}\nSentiment:", verbalizer={"negative": " negative", "positive": " positive"})
     rows = read_rows(str(ASSETS / "movie_reviews" / "validation.csv"), "validation", task.columns)[:8]
     batch = real_backbone.collate(real_backbone.coder(task).encode(rows))
     gradients = []
-    for each in (real_backbone, small):
+    for kind in ("none", "int8", "int4"):
+        backbone = Backbone.from_pretrained(real_backbone.name, dtype="float32", device="cpu", quantization=kind)
         prompt_PH = from_vocabulary(real_backbone.vocabulary_VH, 20).requires_grad_()
-        objective.loss(each, prompt_PH, batch).backward()
+        objective.loss(backbone, prompt_PH, batch).backward()
         gradients.append(prompt_PH.grad.flatten())
-    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
+    for gradient in gradients[1:]:
+        assert torch.nn.functional.cosine_similarity(gradients[0], gradient, dim=0) > 0.98
 
 
 def test_checkpointing_leaves_the_model_as_it_is_and_shares_its_weights(backbone):

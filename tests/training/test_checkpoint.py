@@ -10,6 +10,7 @@ from ptuning.errors import TrainingError
 from ptuning.training.checkpoint import checkpoint_of, require_same, restore
 from ptuning.training.distributed import accelerator_on
 from ptuning.training.loop import Loop, LoopSettings, StepWork
+from ptuning.training.memory import TokenLimit
 from ptuning.training.run_directory import STATE, RunDirectory
 from ptuning.training.validation import Best
 
@@ -26,17 +27,19 @@ def loop_of(module: nn.Module) -> Loop:
 
 
 def test_checkpoint_brings_back_the_loop_and_the_best_step(tmp_path: Path) -> None:
-    loop, best = loop_of(nn.Linear(2, 1)), Best()
+    loop, best, limit = loop_of(nn.Linear(2, 1)), Best(), TokenLimit("auto")
+    limit.num_tokens = 60
     steps = loop.steps()
     for value in (3.0, 2.0, 2.5, 2.0):
         best.is_improved_by(next(steps).step, value)
     assert best == Best(step=2, value=2.0, num_evaluations_without_improvement=2)
-    RunDirectory(tmp_path).save_checkpoint("last", checkpoint_of(loop, best, {"rows": "a digest"}))
+    RunDirectory(tmp_path).save_checkpoint("last", checkpoint_of(loop, best, limit, {"rows": "a digest"}))
     saved = RunDirectory(tmp_path).load_checkpoint("last")
     assert saved is not None
     assert tuple(saved) == STATE
-    other = loop_of(nn.Linear(2, 1))
-    assert restore(saved, other) == best
+    other, found, fixed = loop_of(nn.Linear(2, 1)), TokenLimit("auto"), TokenLimit(100)
+    assert restore(saved, other, found) == restore(saved, other, fixed) == best
+    assert (found.num_tokens, fixed.num_tokens) == (60, 100)
     assert other.progress == loop.progress
     assert [record.loss for record in other.steps()] == [record.loss for record in loop.steps()]
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import ASSETS, REPOSITORY, review_rows, write_csv
 from killing import killed
+from running import launched, log, trained
 
 import ptuning
 from ptuning.cli import main as cli
@@ -30,17 +31,7 @@ from ptuning.training import run as trainer
 from ptuning.training.inputs import Inputs
 from ptuning.training.interrupts import Interrupted
 from ptuning.training.loop import Loop, StepRecord
-from ptuning.training.results import TrainResult
-from ptuning.training.run import train
 from ptuning.training.run_directory import RunDirectory
-
-
-def trained(config: Path, *overrides: str, resume: bool = False) -> TrainResult:
-    return train(RunConfig.from_yaml(config, overrides), resume)
-
-
-def log(directory: Path) -> list[dict]:
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
 def losses(directory: Path) -> list[tuple]:
@@ -428,19 +419,6 @@ def test_scripts_train_is_ptuning_train(run_config: Path, tmp_path: Path) -> Non
     assert (tmp_path / "run" / "prompt" / "adapter_config.json").exists()
 
 
-def launched(*arguments: str, num_processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """`scripts/train.py` on many processes, which are ended if they hang."""
-    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}", "--master_port=0", "--standalone"]
-    command = [sys.executable, *launcher, str(REPOSITORY / "scripts" / "train.py"), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            out, err = process.communicate(timeout=150)
-        except subprocess.TimeoutExpired:
-            process.terminate()  # the launcher ends its processes
-            raise
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-
 def test_two_processes_make_the_same_steps_as_one(run_config: Path, tmp_path: Path) -> None:
     options = ["--train.per_device_train_batch_size=4", "--train.max_steps=4"]
     one = trained(run_config, *options, "--train.gradient_accumulation_steps=2", f"--train.output_dir={tmp_path}/one")
@@ -502,11 +480,14 @@ def test_checkpointed_run_makes_the_same_steps(run_config: Path, tmp_path: Path)
         assert one.get("loss") == pytest.approx(other.get("loss"), abs=1e-4)
 
 
-def test_run_on_an_int8_base_learns_and_its_prompt_fits_the_whole_base(run_config: Path, model_directory: Path) -> None:
-    result = trained(run_config, "--model.quantization=int8", "--train.max_steps=30")
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_run_on_a_quantized_base_learns_and_its_prompt_fits_the_whole_base(
+    run_config: Path, model_directory: Path, kind: str
+) -> None:
+    result = trained(run_config, f"--model.quantization={kind}", "--train.max_steps=30")
     baseline, tuned = result.metrics["results"].values()
     assert tuned["loss"] < baseline["loss"] - 1
-    for quantization in ("none", "int8"):
+    for quantization in ("none", kind):
         lm = ptuning.PromptedLM.from_pretrained(model_directory, {"p": result.directory}, quantization=quantization)
         assert len(lm.classify([{"text": "the film was good"}])) == 1
 
@@ -518,10 +499,8 @@ def test_run_from_before_a_setting_came_goes_on(run_config: Path, tmp_path: Path
     lines = saved.read_text().splitlines(keepends=True)
     saved.write_text("".join(line for line in lines if not line.strip().startswith(new)))
     assert trained(run_config, resume=True).prompt.training["steps"] == 12
-    with pytest.raises(
-        TrainingError, match=r"with other settings .train.gradient_checkpointing: True instead of False"
-    ):
-        trained(run_config, "--train.gradient_checkpointing=true", resume=True)
+    with pytest.raises(TrainingError, match=r"with other settings .model.quantization: 'int8' instead of 'none'"):
+        trained(run_config, "--model.quantization=int8", resume=True)
 
 
 @pytest.mark.parametrize(
