@@ -91,14 +91,13 @@ def by_length(
     Raises:
         DataError: For a row that has too many tokens by itself.
     """
+    require_small(examples, max_batch_tokens, num_new_tokens)
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i]))
+    if 0 < len(order) <= batch_size and max_batch_tokens is None and overhead_tokens == FEWEST_BATCHES:
+        return [order]
     shapes = [(prefix_lengths[i] if prefix_lengths else 0, len(examples[i]) + num_new_tokens) for i in order]
     limit = math.inf if max_batch_tokens is None else max_batch_tokens
-    require_small(examples, max_batch_tokens, num_new_tokens)
-    costs, ends = (
-        [0] * (len(order) + 1),
-        [0] * len(order),
-    )  # from each place on, and its batch's end
+    costs, ends = [0] * (len(order) + 1), [0] * len(order)  # from each place on, and its batch's end
     for start in reversed(range(len(order))):
         leading = rest = 0  # the longest in the batch: tokens that have been run are padded apart from the rest
         choices: list[tuple[int, int]] = []

@@ -79,7 +79,7 @@ def backward_in_parts(
     if len(parts) == 1:
         with memory_explained(examples):
             return _whole(backbone, made, backbone.collate(examples).beginning_with(prefix), scale, path, run)
-    with memory_explained(examples):
+    with memory_explained(examples[:1]):  # a prefix is no longer than any row
         shared = _Shared(made.with_prefix_run(backbone, ids, len(examples)))
     losses = []
     for rows in parts:
@@ -103,7 +103,7 @@ def _whole(backbone: Backbone, made: TensorPrompt, batch: Batch, scale: float, p
     embeddings = made.embeddings(backbone, batch)
     loss, gradient = run(backbone, embeddings, lines.to(backbone.device))
     if embeddings.requires_grad:
-        torch.autograd.backward(embeddings, gradient * scale)
+        torch.autograd.backward(embeddings, torch.mul(gradient, scale))
     return loss
 
 

@@ -452,8 +452,8 @@ def test_a_model_whose_attention_is_its_own_runs_a_prefix_apart():
 
 
 def test_a_prefix_that_does_not_reach_every_line_is_found_out(monkeypatch):
-    def of_each_line(prefix, states):
-        return torch.cat([states[:, :, : prefix.num_tokens], states], dim=2)
+    def of_each_line(prefix, *states):
+        return [torch.cat([each[:, :, : prefix.num_tokens], each], dim=2) for each in states]
 
     monkeypatch.setattr("ptuning.model.kernels.JointPrefix.before", of_each_line)
     assert not capabilities.supports_joint_prefix(tiny_backbone())

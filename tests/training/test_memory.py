@@ -18,7 +18,7 @@ from ptuning.errors import OutOfMemoryError, TrainingError
 from ptuning.forward import objective
 from ptuning.model.causal import CausalBackbone
 from ptuning.prompts import encoders, initializers
-from ptuning.training import prompt_steps
+from ptuning.training import graphs, prompt_steps
 from ptuning.training.backward import backward_in_parts
 from ptuning.training.memory import TokenLimit
 from ptuning.training.run_directory import RunDirectory
@@ -124,7 +124,13 @@ def test_gradient_is_the_same_wherever_memory_runs_out(monkeypatch: pytest.Monke
                     loss.register_hook(_no_memory)
                 return loss
 
+            def failing_pass(*arguments, calls=calls, fails_at=fails_at, run=graphs.loss_and_gradient):
+                if next(calls) in fails_at:
+                    raise NO_MEMORY
+                return run(*arguments)
+
             monkeypatch.setattr("ptuning.training.backward.loss_sum", failing)
+            monkeypatch.setattr(graphs, "loss_and_gradient", failing_pass)
             total = steps(0).add_gradients(encoder, 0.5)
             monkeypatch.undo()
             assert float(total) == pytest.approx(loss.item(), rel=1e-5)
@@ -150,7 +156,8 @@ def test_what_a_failed_try_gathered_is_thrown_away(monkeypatch: pytest.MonkeyPat
         limits.append(max_batch_tokens)
         total = backward_in_parts(*arguments, max_batch_tokens=max_batch_tokens, **options)
         if len(limits) < 3:
-            raise NO_MEMORY
+            num_rows = len(examples) // len(limits)
+            raise OutOfMemoryError(num_rows, num_rows * max(map(len, examples)))
         return total
 
     monkeypatch.setattr(prompt_steps, "backward_in_parts", failing)

@@ -137,9 +137,9 @@ class JointPrefix:
     num_empty: int = 0
     """The number of zero keys and values before the prefix."""
 
-    def before(self, states: Tensor) -> Tensor:
-        """Keys or values `[L, M, W, D]`, with the prefix's put before each row's: `[L, M, S, D]`."""
-        joint: Tensor = _Joint.apply(states, self.num_tokens, self.num_empty)
+    def before(self, *states: Tensor) -> tuple[Tensor, ...]:
+        """Keys and values, `[L, M, W, D]` each, with the prefix's put before each row's: `[L, M, S, D]`."""
+        joint: tuple[Tensor, ...] = _Joint.apply(self.num_tokens, self.num_empty, *states)
         return joint
 
 
@@ -155,21 +155,23 @@ class _Joint(torch.autograd.Function):
     """`JointPrefix.before`; autograd would keep a node for each slice and copy, and add up their zeros."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, num_tokens: int, num_empty: int) -> Tensor:
+    def forward(ctx: Any, num_tokens: int, num_empty: int, *states: Tensor) -> tuple[Tensor, ...]:
         ctx.num_tokens, ctx.num_empty = num_tokens, num_empty
-        prefix = states[:1].narrow(2, 0, num_tokens).expand(len(states), -1, -1, -1)
-        parts = [prefix, states]
-        if num_empty:
-            parts.insert(0, states.new_zeros(*states.shape[:2], num_empty, states.shape[3]))
-        return torch.cat(parts, dim=2)
+        joint = []
+        for each in states:
+            prefix = each[:1].narrow(2, 0, num_tokens).expand(len(each), -1, -1, -1)
+            empty = [each.new_zeros(*each.shape[:2], num_empty, each.shape[3])] if num_empty else []
+            joint.append(torch.cat([*empty, prefix, each], dim=2))
+        return tuple(joint)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        start = ctx.num_empty + ctx.num_tokens
-        own = grad.narrow(2, start, grad.shape[2] - start).clone()
-        own[0].narrow(1, 0, ctx.num_tokens).add_(grad.narrow(2, ctx.num_empty, ctx.num_tokens).sum(dim=0))
-        return own, None, None
+        start, found = ctx.num_empty + ctx.num_tokens, []
+        for grad in grads:
+            own = grad.narrow(2, start, grad.shape[2] - start).clone()
+            own[0].narrow(1, 0, ctx.num_tokens).add_(grad.narrow(2, ctx.num_empty, ctx.num_tokens).sum(dim=0))
+            found.append(own)
+        return None, None, *found
 
 
 class _Attend(torch.autograd.Function):
@@ -183,7 +185,9 @@ class _Attend(torch.autograd.Function):
         batch, num_heads, num_queries, _ = query.shape
         num_keys = key.shape[2]
         ctx.shape, ctx.key_shape, ctx.value_shape, ctx.scale = query.shape, key.shape, value.shape, scale
-        query, key, value = (_end_to_end(each, batch * key.shape[1]) for each in (query, key, value))
+        num_groups, width = batch * key.shape[1], query.shape[3]
+        query = query.reshape(num_groups, -1, width)  # heads that share keys end to end
+        key, value = key.reshape(num_groups, num_keys, width), value.reshape(num_groups, num_keys, value.shape[3])
         scores = torch.bmm(query, key.mT)
         by_head = scores.view(batch, ctx.key_shape[1], -1, num_queries, num_keys)
         mask = mask.unsqueeze(-3) if mask.ndim > 2 else mask
@@ -198,18 +202,13 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, probabilities = ctx.saved_tensors
-        grad = _end_to_end(grads[0], len(query))
+        grad = grads[0].reshape(len(query), -1, value.shape[2])
         by_score = _softmax_backward(torch.bmm(grad, value.mT), probabilities)
         by_score.mul_(ctx.scale)
         by_query = torch.bmm(by_score, key).view(ctx.shape)
         by_key = torch.bmm(by_score.mT, query).view(ctx.key_shape)
         by_value = torch.bmm(probabilities.mT, grad).view(ctx.value_shape)
         return by_query, by_key, by_value, None, None
-
-
-def _end_to_end(states: Tensor, num_groups: int) -> Tensor:
-    """Heads `[B, N, T, D]` in groups, those of a group end to end: `[num_groups, B N T / num_groups, D]`."""
-    return states.reshape(num_groups, -1, states.shape[3])
 
 
 def _softmax_backward(grad: Tensor, probabilities: Tensor) -> Tensor:

@@ -58,7 +58,8 @@ class _Replaced(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return self._faster.get(func, func)(*args, **(kwargs or {}))
+        func = self._faster.get(func, func)
+        return func(*args, **kwargs) if kwargs else func(*args)
 
 
 def _linear_with(cut: LastLayerCut | None) -> Callable[..., Tensor]:
@@ -78,6 +79,6 @@ def _attention_with(joint_prefix: JointPrefix | None) -> Callable[..., Tensor]:
         return attention
 
     def joint_attention(query: Tensor, key: Tensor, value: Tensor, *others: Any, **options: Any) -> Tensor:
-        return attention(query, joint_prefix.before(key), joint_prefix.before(value), *others, **options)
+        return attention(query, *joint_prefix.before(key, value), *others, **options)
 
     return joint_attention

@@ -95,7 +95,8 @@ def test_a_joint_prefix_has_the_gradient_of_slices_and_copies(num_empty: int) ->
     states = torch.randn(3, 2, 6, 4, requires_grad=True)
     plain = torch.cat([states[:1, :, :2].expand(3, -1, -1, -1), states], dim=2)
     expected = functional.pad(plain, (0, 0, num_empty, 0))
-    found = JointPrefix(2, num_empty).before(states)
+    found, again = JointPrefix(2, num_empty).before(states, 2 * states)
+    assert torch.equal(again, 2 * found)
     assert torch.equal(found, expected)
     weights = torch.randn_like(found)
     gradients = [torch.autograd.grad((each * weights).sum(), states)[0] for each in (found, expected)]

@@ -37,7 +37,7 @@ def test_less_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     prompt_PH = initializers.from_vocabulary(backbone.vocabulary_VH, 4)
     batch = backbone.collate([Example([-1, -2, -3, -4, *range(b, b + 40)], [3]) for b in (5, 60)])
     assert backbone.supports_joint_prefix  # found out by running it: before the operations are counted
-    monkeypatch.setattr("ptuning.model.kernels.linear._has_product", lambda: False)  # torch counts its own
+    monkeypatch.setattr("ptuning.model.kernels.linear._product", lambda: None)  # torch counts its own
     counted = []
     for weights in (backbone._token_by_token_weights, []):
         monkeypatch.setattr(backbone, "_token_by_token_weights", weights)

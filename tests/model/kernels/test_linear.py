@@ -13,7 +13,7 @@ from ptuning.model.kernels import linear as module
 from ptuning.model.kernels.linear import linear
 from ptuning.model.kernels.switch import fast_kernels
 
-pytestmark = pytest.mark.skipif(not module._has_product(), reason="torch was built without oneDNN")
+pytestmark = pytest.mark.skipif(module._product() is None, reason="torch was built without oneDNN")
 
 
 def tensors(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -85,7 +85,7 @@ def test_it_acts_where_it_is_faster(changed: dict[str, Tensor], is_ours: bool, m
 def test_without_onednn_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     input, weight, bias, _ = tensors((8, 3))
     expected = functional.linear(input, weight, bias)
-    monkeypatch.setattr(module, "_has_product", lambda: False)
+    monkeypatch.setattr(module, "_product", lambda: None)
     with fast_kernels():
         assert torch.equal(functional.linear(input, weight, bias), expected)
 
@@ -101,9 +101,9 @@ def test_another_private_operator_is_not_used(changed: str, monkeypatch: pytest.
     def giving_others(input: Tensor, weight: Tensor, bias: Tensor, *_: Any) -> Tensor:
         return functional.linear(input, weight, bias) + 1
 
-    ways = {"missing": {}, "other arguments": {"_linear_pointwise": taking_less}}
-    ways["other numbers"] = {"_linear_pointwise": giving_others}
+    ways = {"missing": {}, "other arguments": {"_linear_pointwise": SimpleNamespace(default=taking_less)}}
+    ways["other numbers"] = {"_linear_pointwise": SimpleNamespace(default=giving_others)}
     monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**ways[changed]))
-    monkeypatch.setattr(module, "_has_product", functools.cache(module._has_product.__wrapped__))
+    monkeypatch.setattr(module, "_product", functools.cache(module._product.__wrapped__))
     with fast_kernels():
         assert torch.equal(functional.linear(input, weight, bias), expected)
