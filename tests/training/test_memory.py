@@ -114,7 +114,7 @@ def test_gradient_is_the_same_wherever_memory_runs_out(monkeypatch: pytest.Monke
         (loss * 0.5).backward()
         expected = {name: each.grad.clone() for name, each in encoder.named_parameters()}
         encoder.zero_grad()
-        for fails_at in ((0,), (0, 2), (0, 1, 4)):
+        for fails_at in ((0,), (0, 1), (0, 2)):
             steps = _steps(backbone, examples)
             calls, loss_of = iter(range(100)), objective.loss_sum
 

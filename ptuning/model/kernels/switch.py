@@ -79,6 +79,7 @@ def _attention_with(joint_prefix: JointPrefix | None) -> Callable[..., Tensor]:
         return attention
 
     def joint_attention(query: Tensor, key: Tensor, value: Tensor, *others: Any, **options: Any) -> Tensor:
-        return attention(query, *joint_prefix.before(key, value), *others, **options)
+        key, value = joint_prefix.before(key, value)
+        return attention(query, key, value, *others, **options)
 
     return joint_attention
