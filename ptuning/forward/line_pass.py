@@ -5,6 +5,7 @@ record it once per shape. Knows nothing of tasks, encoders or optimizers.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,7 +89,7 @@ def _num_places(lines: Lines) -> int:
 
 
 def line_logits(backbone: CausalBackbone, prompt: Tensor, lines: Lines) -> Tensor:
-    """Logits `[L, K, V]` fp32 at the scored places of lines.
+    """Logits fp32 at the scored places of lines, in the order that `CausalBackbone.logits_of` says.
 
     Args:
         backbone: The frozen model.
@@ -98,28 +99,30 @@ def line_logits(backbone: CausalBackbone, prompt: Tensor, lines: Lines) -> Tenso
     shape = lines.shape
     if prompt.ndim == 3:
         prompt = functional.pad(prompt, (0, 0, 0, 0, 0, shape.num_lines - len(prompt)))
-    embeddings_LWH = place(backbone, prompt, lines.ids_LW)
+    inputs: dict[str, Any] = {"inputs_embeds": place(backbone, prompt, lines.ids_LW), "use_cache": False}
     if shape.is_plain:
-        inputs = {"inputs_embeds": embeddings_LWH, "past_key_values": backbone.passing_cache(), "use_cache": False}
-        with backbone.fast_kernels(lines):
-            return backbone.logits_at(lines.scored_LK, **inputs)
+        return backbone.logits_of(lines, lines.scored_LK, past_key_values=backbone.passing_cache(), **inputs)
     num_empty = num_filling(shape.num_prefix + shape.width, backbone.dtype, backbone.device)
-    joint = JointPrefix(shape.num_prefix, num_empty)
-    with backbone.fast_kernels(lines, joint):
-        return backbone.logits_at(
-            lines.scored_LK,
-            attention_mask=lines.blocks_with_joint_prefix(num_empty, backbone.dtype),
-            inputs_embeds=embeddings_LWH,
-            position_ids=lines.positions_LW,
-            use_cache=False,
-        )
+    return backbone.logits_of(
+        lines,
+        lines.scored_LK,
+        JointPrefix(shape.num_prefix, num_empty),
+        attention_mask=lines.blocks_with_joint_prefix(num_empty, backbone.dtype),
+        position_ids=lines.positions_LW,
+        **inputs,
+    )
+
+
+def in_row_order(backbone: CausalBackbone, logits: Tensor, lines: Lines) -> Tensor:
+    """The logits that `CausalBackbone.logits_of` returned for lines, `[N, V]` in row order."""
+    return logits if backbone.scores_in_row_order else logits[lines.order_N]
 
 
 def lines_loss(backbone: CausalBackbone, prompt: Tensor, lines: Lines) -> Tensor:
     """Cross-entropy summed over the label tokens of lines, in nats; arguments as in `line_logits`."""
-    logits_LKV = line_logits(backbone, prompt, lines)
-    targets = lines.targets_LK.flatten()
-    return functional.cross_entropy(logits_LKV.flatten(0, 1), targets, reduction="sum", ignore_index=IGNORED)
+    logits = line_logits(backbone, prompt, lines)
+    targets = lines.targets_N if backbone.scores_in_row_order else lines.targets_LK.flatten()
+    return functional.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED)
 
 
 def loss_and_gradient(backbone: CausalBackbone, prompt: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:

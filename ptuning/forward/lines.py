@@ -150,6 +150,11 @@ class Lines:
         return self._index([line * self.shape.width + place for line, place in self.scored])
 
     @property
+    def targets_N(self) -> Tensor:
+        """The ids to be predicted at the scored places, in row order."""
+        return self.targets_LK.flatten()[self.order_N]
+
+    @property
     def order_N(self) -> Tensor:
         """Where each scored position stands in `scored_LK` counted through all lines, in row order."""
         used = [0] * self.shape.num_lines

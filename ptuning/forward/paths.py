@@ -11,7 +11,7 @@ from torch import Tensor
 from ptuning.data import Batch
 from ptuning.errors import ModelError
 from ptuning.forward.batch_prompt import BatchPrompt, Prompt, as_batch_prompt
-from ptuning.forward.line_pass import lay_out, line_logits
+from ptuning.forward.line_pass import in_row_order, lay_out, line_logits
 from ptuning.forward.lines import Lines
 from ptuning.forward.shared_prefix import can_share, shared_prefix
 from ptuning.forward.splice import splice
@@ -39,7 +39,7 @@ def label_logits(backbone: Backbone, prompt: Prompt, batch: Batch, path: str = "
     if lines is not None:
         assert isinstance(backbone, CausalBackbone)
         lines = lines.to(backbone.device)
-        return line_logits(backbone, prompt.embeddings(backbone, batch), lines).flatten(0, 1)[lines.order_N]
+        return in_row_order(backbone, line_logits(backbone, prompt.embeddings(backbone, batch), lines), lines)
     if path != "splice" and can_share(backbone, prompt, batch):
         assert isinstance(backbone, CausalBackbone)
         return shared_prefix(backbone, prompt, batch)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ptuning.data import Batch
 from ptuning.forward.batch_prompt import KeptPrompts, Prompt, as_batch_prompt
+from ptuning.forward.line_pass import in_row_order
 from ptuning.forward.lines import Lines, num_needed
 from ptuning.forward.packing import WIDEST, pack
 from ptuning.forward.placement import place
@@ -28,9 +29,7 @@ def shared_prefix(backbone: CausalBackbone, prompt: Prompt, batch: Batch) -> Ten
     """
     kept = as_batch_prompt(prompt).kept(backbone, batch)
     lines, inputs = behind_prefixes(backbone, kept, batch, can_pack(backbone, kept, batch))
-    with backbone.fast_kernels(lines):
-        logits_LKV = backbone.logits_at(lines.scored_LK, **inputs)
-    return logits_LKV.flatten(0, 1)[lines.order_N]
+    return in_row_order(backbone, backbone.logits_of(lines, lines.scored_LK, **inputs), lines)
 
 
 def can_pack(backbone: CausalBackbone, prompt: KeptPrompts, batch: Batch, num_more: int = 0) -> bool:

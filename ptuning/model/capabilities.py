@@ -21,6 +21,7 @@ from ptuning.model.kernels import (
     LastLayerCut,
     SomeTokens,
     fast_kernels,
+    head_weight,
     token_by_token_weights,
 )
 
@@ -167,6 +168,24 @@ def can_cut_last_layer(backbone: Any) -> bool:
     """Whether `last_layer_can_be_cut` holds for all weights that `token_by_token_weights` returns; False if none."""
     weights = token_by_token_weights(backbone.model)
     return bool(weights) and last_layer_can_be_cut(backbone, weights)
+
+
+@torch.no_grad()
+def can_cut_head(backbone: Any) -> bool:
+    """Whether the logits of some tokens stay the same if the head multiplies no others."""
+    weight = head_weight(backbone.model)
+    if weight is None:
+        return False
+    ids_24 = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]], device=backbone.device)
+    tokens = SomeTokens((2, 4), torch.tensor([7, 2], device=backbone.device))  # the eighth and the third
+    inputs = {"inputs_embeds": backbone.embed(ids_24), "use_cache": False}
+    whole_2V = backbone.run(**inputs).logits.flatten(0, 1)[tokens.scored_N]
+    try:
+        with fast_kernels(cut=LastLayerCut([weight], tokens)):
+            cut_12V = backbone.run(**inputs).logits
+    except (ValueError, RuntimeError, IndexError):
+        return False
+    return cut_12V.shape == whole_2V[None].shape and _same(backbone, cut_12V[0], whole_2V)
 
 
 def _steps(backbone: Any, ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, ...]:

@@ -25,6 +25,7 @@ from ptuning.model.kernels import (
     TokenLines,
     attends_by_name,
     fast_kernels,
+    head_weight,
     token_by_token_weights,
 )
 from ptuning.model.loading import cannot_load
@@ -117,19 +118,35 @@ class CausalBackbone(Backbone):
             "cuts_last_layer": bool(self._token_by_token_weights),
         }
 
+    @cached_property
+    def _head_weight(self) -> CutWeight | None:
+        """The head's weight, if the head alone can leave out the tokens that are not scored."""
+        weight = head_weight(self.model)
+        return weight if weight is not None and is_capable(self, capabilities.can_cut_head) else None
+
+    @property
+    def scores_in_row_order(self) -> bool:
+        """Whether `logits_of` returns the logits of the scored tokens alone: on CPUs, if the architecture allows it."""
+        return self.device.type == "cpu" and self._head_weight is not None
+
     def fast_kernels(
-        self, tokens: TokenLines | None = None, joint_prefix: JointPrefix | None = None
+        self,
+        tokens: TokenLines | None = None,
+        joint_prefix: JointPrefix | None = None,
+        cuts_head: bool = False,
     ) -> AbstractContextManager[Any]:
         """A context for one forward pass in this thread; other threads that run the model do not notice it.
 
         Args:
             tokens: The tokens that are run, and which of them are scored; None: the logits of all are needed.
             joint_prefix: The prefix put before the keys and values of every row; None: no prefix.
+            cuts_head: Whether logits are `[1, N, V]`, of the scored tokens alone. Requires `scores_in_row_order`.
         """
         is_on_cpu = self.device.type == "cpu"  # elsewhere, launching kernels costs more than the cut saves
+        head = [self._head_weight] if cuts_head and self._head_weight else []
         cut = None
-        if is_on_cpu and tokens is not None and self._token_by_token_weights:
-            cut = LastLayerCut(self._token_by_token_weights, tokens)
+        if is_on_cpu and tokens is not None and (head or self._token_by_token_weights):
+            cut = LastLayerCut([*self._token_by_token_weights, *head], tokens)
         return fast_kernels(joint_prefix, cut, attends_by_name=attends_by_name(self.model), has_linear=is_on_cpu)
 
     def coder(self, task: Task) -> Coder:
@@ -156,11 +173,27 @@ class CausalBackbone(Backbone):
             return self.run(**inputs, logits_to_keep=scored_BT).logits.float()
         return self.run(**inputs).logits[scored_BT].float()
 
-    def logits_at(self, places_BK: Tensor, **inputs: Any) -> Tensor:
-        """Logits `[B, K, V]` fp32 at K places of each row; not computed elsewhere if the architecture allows it."""
-        if "logits_to_keep" in self._accepted:
-            return self.run(**inputs, logits_to_keep=places_BK).logits.float()
-        return self.run(**inputs).logits.take_along_dim(places_BK[..., None], dim=1).float()
+    def logits_of(
+        self, tokens: TokenLines, places_LK: Tensor, joint_prefix: JointPrefix | None = None, **inputs: Any
+    ) -> Tensor:
+        """Logits fp32 of the scored tokens of lines.
+
+        Args:
+            tokens: The tokens that are run, L lines of them.
+            places_LK: K places in each line, among them those of all scored tokens.
+            joint_prefix: The prefix put before the keys and values of every row; None: no prefix.
+            inputs: The model's inputs.
+
+        Returns:
+            `[N, V]` in row order if `scores_in_row_order`, else `[L K, V]`, at every place of `places_LK`.
+        """
+        cuts_head = self.scores_in_row_order
+        with self.fast_kernels(tokens, joint_prefix, cuts_head):
+            if cuts_head:
+                return self.run(**inputs).logits[0].float()
+            if "logits_to_keep" in self._accepted:
+                return self.run(**inputs, logits_to_keep=places_LK).logits.flatten(0, 1).float()
+            return self.run(**inputs).logits.take_along_dim(places_LK[..., None], dim=1).flatten(0, 1).float()
 
     def run(self, **inputs: Any) -> Any:
         """Runs the model, leaving out optional inputs that the architecture does not accept."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ptuning.model.kernels.last_layer import SomeTokens as SomeTokens
     from ptuning.model.kernels.last_layer import TokenLines as TokenLines
     from ptuning.model.kernels.last_layer import decoder_layers as decoder_layers
+    from ptuning.model.kernels.last_layer import head_weight as head_weight
     from ptuning.model.kernels.last_layer import token_by_token_weights as token_by_token_weights
     from ptuning.model.kernels.switch import fast_kernels as fast_kernels
 
@@ -32,6 +33,7 @@ __getattr__, __dir__, __all__ = lazily(
             "SomeTokens",
             "TokenLines",
             "decoder_layers",
+            "head_weight",
             "token_by_token_weights",
         ),
         "switch": ("fast_kernels",),

@@ -94,6 +94,12 @@ def token_by_token_weights(model: Any) -> list[CutWeight]:
     return [each for key, each in found.items() if owners[key] == 1]
 
 
+def head_weight(model: Any) -> CutWeight | None:
+    """The head's weight, whose product has the scored tokens only; None if the head is no linear module."""
+    head = model.get_output_embeddings()
+    return CutWeight(head.weight, gives_all=False) if isinstance(head, nn.Linear) else None
+
+
 def _network(weights: Sequence[Tensor]) -> list[CutWeight]:
     """A feed-forward network's weights: those that widen give the scored tokens only, which the last one takes.
 
