@@ -32,6 +32,7 @@ def run(parsed: argparse.Namespace) -> None:
     results = evaluate_rows(lm.backbone, prompt.on(lm.backbone.device), task, rows, parsed.baseline, options)
     measured = {name: metrics.as_dict() for name, metrics in results.items()}
     if parsed.json:
-        print(json.dumps({"prompt": parsed.prompt, "data": source, "results": measured}))
+        told = {"prompt": parsed.prompt, "data": source, "results": measured}
+        print(json.dumps({**told, "capabilities": lm.backbone.capabilities}))
     else:
         print("\n".join(results_table(measured)))

@@ -214,6 +214,11 @@ class Backbone(ABC):
         """Whether transformers can generate from input embeddings with this model."""
         return True
 
+    @property
+    def capabilities(self) -> dict[str, bool]:
+        """What the model can do, by name, which decides the paths that are taken; what is not known yet is found out."""
+        return {"generates_from_embeddings": self.generates_from_embeddings}
+
     @cached_property
     def _changes_when_run(self) -> bool:
         """Whether a run changes the model's modules, as rotary embeddings that depend on the length do."""

@@ -106,16 +106,17 @@ class CausalBackbone(Backbone):
 
     @property
     def capabilities(self) -> dict[str, bool]:
-        """What the model can do, by name; what is not known yet is found out."""
+        """What the model can do, by name, which decides the paths that are taken; what is not known yet is found out."""
         return {
+            **super().capabilities,
             "is_causal": self.is_causal,
-            "generates_from_embeddings": self.generates_from_embeddings,
             "ignores_left_padding": self.generates_from_embeddings and self.ignores_left_padding,
             "ignores_padding_gaps": self.ignores_padding_gaps,
             "supports_prefix_cache": self.supports_prefix_cache,
             "supports_packing": self.supports_packing,
             "supports_joint_prefix": self.supports_joint_prefix,
             "cuts_last_layer": bool(self._token_by_token_weights),
+            "cuts_head": self._head_weight is not None,
         }
 
     @cached_property

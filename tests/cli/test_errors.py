@@ -308,6 +308,7 @@ def test_rows_of_validation_are_those_evaluated_where_there_was_no_test(
 ) -> None:
     assert run("train", "--config", run_config, "--data.test", "null", "--train.max_steps", 1).status == 0
     measured = json.loads(run("evaluate", tmp_path / "run" / "prompt", "--json").out)
+    assert measured["capabilities"]["supports_joint_prefix"]
     assert measured["data"] == f"{tmp_path}/validation.csv"
     assert measured["results"]["soft prompt"]["num_rows"] == 16
 

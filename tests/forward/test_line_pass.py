@@ -141,6 +141,18 @@ def test_whole_rows_are_taken_where_the_prefix_saves_little() -> None:
     assert [each is not None and each.shape.is_plain for each in chosen] == [False, True]
 
 
+@pytest.mark.parametrize("sizes", [EXACT, ROUNDED], ids=["exact", "padded"])
+@pytest.mark.parametrize("family", sorted(ATTENTION))
+def test_the_path_is_the_same_in_every_precision(family: str, sizes: Sizes) -> None:
+    shapes = []
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        backbone = tiny_backbone(family)
+        backbone.model.to(dtype)
+        lines = lay_out(backbone, StaticPrompt(prompt_of(backbone)), batch_of(backbone), sizes)
+        shapes.append((lines and lines.shape, backbone.capabilities))
+    assert shapes == [shapes[0]] * 3
+
+
 def test_a_known_prefix_is_the_same_for_every_batch() -> None:
     backbone = tiny_backbone("llama")
     batch = batch_of(backbone)

@@ -13,7 +13,7 @@ from families import tiny_backbone
 from ptuning.data.task import Task
 from ptuning.inference.prompt_library import PromptLibrary
 from ptuning.inference.prompted_lm import PromptedLM
-from ptuning.model.kernels.grouped_query import prefer_unrepeated
+from ptuning.model.kernels.interface import prefer_own_attention
 from ptuning.prompts.soft_prompt import SoftPrompt
 
 THREADS, CALLS = 8, 2000
@@ -103,7 +103,7 @@ def comers_and_goers(lm: PromptedLM, stopped: threading.Event) -> Callable[[], N
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "mixtral", "t5"])
 def test_eight_threads_answer_as_one(family: str) -> None:
     backbone = tiny_backbone(family)
-    prefer_unrepeated(backbone.model)
+    prefer_own_attention(backbone.model)
     lm = PromptedLM(backbone, prompts_of(backbone))
     count = CALLS if family == "llama" else CALLS // 20
     calls = [each for each in calls_of(random.Random(0), count) if family != "t5" or each[0] != "converse"]
@@ -122,7 +122,7 @@ def test_eight_threads_answer_as_one(family: str) -> None:
 
 def test_a_stream_that_is_read_meanwhile_changes_nothing() -> None:
     backbone = tiny_backbone()
-    prefer_unrepeated(backbone.model)
+    prefer_own_attention(backbone.model)
     lm = PromptedLM(backbone, prompts_of(backbone))
     rows = [{"text": text} for text in TEXTS]
     alone, written = lm.classify(rows, "long"), lm.generate(rows, "written", max_new_tokens=30)

@@ -20,7 +20,7 @@ from transformers import (
 
 from ptuning.model import Backbone, architecture
 from ptuning.model.architecture import miniature_of
-from ptuning.model.loading import quantize_int8
+from ptuning.model.quantization import quantize
 
 LARGE = {
     "llama": LlamaConfig(
@@ -103,7 +103,7 @@ def test_models_of_one_architecture_have_the_same_one():
     small = miniature_of(tiny_backbone().model)
     half, quantized = tiny_backbone(seed=1).model.to(torch.bfloat16), tiny_backbone().model
     half.config.dtype = torch.bfloat16
-    quantize_int8(quantized)
+    quantize(quantized, "int8")
     assert miniature_of(half) is miniature_of(quantized) is small
     assert miniature_of(tiny_backbone(num_key_value_heads=4).model) is not small
 
