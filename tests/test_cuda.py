@@ -204,8 +204,8 @@ def test_replayed_graphs_give_the_numbers_of_the_pass_in_any_order(dtype: torch.
             found_loss, found_PH = run(gpu, *each)
             torch.testing.assert_close(found_loss, loss)
             torch.testing.assert_close(found_PH, gradient_PH)
-    assert run._graphs, "no graph was recorded"
-    assert run._is_on
+    assert run.graphs, "no graph was recorded"
+    assert run.is_on
 
 
 def test_steps_behind_the_first_wait_for_the_gpu_only_where_the_loss_is_read(run_config: Path) -> None:
@@ -247,6 +247,19 @@ def test_a_run_that_is_resumed_on_one_gpu_is_the_same_to_the_bit(run_config: Pat
         torch.use_deterministic_algorithms(False)
     difference = (whole.prompt.embeddings_PH - resumed.prompt.embeddings_PH).abs().max().item()
     assert difference == 0, f"the largest difference is {difference:.1e}"
+
+
+def test_checkpointing_in_bfloat16_runs_layers_again_by_the_same_attention():
+    gpu = on_cuda(tiny_backbone("llama"))
+    gpu.model.to(torch.bfloat16)
+    prompt_PH = initializers.from_vocabulary(gpu.vocabulary_VH.float(), 4)
+    gradients = []
+    for each in (gpu, gpu.with_checkpointing()):
+        leaf = prompt_PH.clone().requires_grad_()
+        for _ in range(3):  # the third by a graph
+            gradient.backward_in_parts(each, leaf, examples_of(gpu), run=GraphedPass())
+        gradients.append(leaf.grad)
+    assert (gradients[0] - gradients[1]).norm() < 1e-2 * gradients[0].norm()
 
 
 def test_cudnn_is_chosen_as_before_when_a_pass_has_ended() -> None:

@@ -124,7 +124,7 @@ class TrainConfig:
     """Rows a device reads at once in training."""
     max_batch_tokens: int | Literal["auto"] | None = None
     """The most tokens a device reads at once, padding and virtual tokens included: bounds memory, whatever the batch
-    size; auto: half of what did not fit, each time the device runs out of memory; null: no limit."""
+    size; auto: no limit at first, and half of what did not fit each time memory runs out; null: no limit."""
     per_device_eval_batch_size: int = 32
     """Rows a device reads at once in evaluation."""
     gradient_accumulation_steps: int = 1

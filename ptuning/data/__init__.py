@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ptuning.data.batches import added as added
     from ptuning.data.batches import collate as collate
     from ptuning.data.batches import collate_pairs as collate_pairs
+    from ptuning.data.batches import moved as moved
     from ptuning.data.batches import padded as padded
     from ptuning.data.batches import positions as positions
     from ptuning.data.coder import Coder as Coder
@@ -43,7 +44,17 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
-        "batches": ("ApartBatch", "Batch", "IGNORED", "added", "collate", "collate_pairs", "padded", "positions"),
+        "batches": (
+            "ApartBatch",
+            "Batch",
+            "IGNORED",
+            "added",
+            "collate",
+            "collate_pairs",
+            "moved",
+            "padded",
+            "positions",
+        ),
         "coder": ("Coder",),
         "examples": ("Example", "num_cut", "prefix_ids", "warn_of_cut", "with_answer"),
         "readers": ("Row", "as_row", "read_rows"),

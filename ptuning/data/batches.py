@@ -86,7 +86,7 @@ class Batch:
     @property
     def targets_N(self) -> Tensor:
         """`targets` as a tensor."""
-        return torch.tensor(self.targets, dtype=torch.long, device=self.device)
+        return moved(torch.tensor(self.targets, dtype=torch.long), self.device)
 
     @property
     def text_BT(self) -> Tensor:
@@ -109,7 +109,7 @@ class Batch:
         )
         labels = [[*[IGNORED] * len(each.ids), *each.answer_ids] for each in self.examples]
         labels_BT, _ = padded(labels, IGNORED, self.padding_side)
-        return [each.to(self.device) for each in (ids_BT, mask_BT, labels_BT)]
+        return [moved(each, self.device) for each in (ids_BT, mask_BT, labels_BT)]
 
 
 class PairBatch(Batch):
@@ -135,7 +135,7 @@ class PairBatch(Batch):
         """Questions, their mask, and answers."""
         ids_BT, mask_BT = padded([each.ids for each in self.examples], self.pad_id, self.padding_side)
         labels_BA, _ = padded([each.answer_ids for each in self.examples], IGNORED, "right")
-        return [each.to(self.device) for each in (ids_BT, mask_BT, labels_BA)]
+        return [moved(each, self.device) for each in (ids_BT, mask_BT, labels_BA)]
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class ApartBatch(Batch):
         rows = zip(self.examples, self.prefix_lengths, strict=True)
         parts = zip(*((each.ids[:length], each.ids[length:]) for each, length in rows), strict=True)
         halves = zip(*(padded(part, self.pad_id, "left") for part in parts), strict=True)
-        ids_BT, mask_BT = (torch.cat(each, dim=1).to(self.device) for each in halves)
+        ids_BT, mask_BT = (moved(torch.cat(each, dim=1), self.device) for each in halves)
         return [ids_BT, mask_BT, torch.full_like(ids_BT, IGNORED)]
 
 
@@ -181,6 +181,12 @@ def padded(rows: Sequence[Sequence[int]], fill: int, padding_side: str) -> tuple
         filled_BT[i, start : start + len(row)] = torch.tensor(row, dtype=torch.long)
         mask_BT[i, start : start + len(row)] = 1
     return filled_BT, mask_BT
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on another device; a copy to a GPU does not wait for it."""
+    tensor = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+    return tensor.to(device, non_blocking=True)
 
 
 def added(sees: Tensor, dtype: torch.dtype) -> Tensor:

@@ -151,7 +151,8 @@ def score_rows(
     num_new = max(map(len, label_ids), default=0)  # each label's text is read after the row
     prompt = as_batch_prompt(prompt)
     if options.path != "splice":
-        prompt = prompt.with_prefix_run(backbone, prefix_ids(examples), len(examples))
+        with memory_explained(examples[:1]):  # a prefix is no longer than any row
+            prompt = prompt.with_prefix_run(backbone, prefix_ids(examples), len(examples))
     places, parts = list[int](), list[tuple[Tensor, ...]]()
     with tqdm(total=len(examples), desc=name, unit="row", disable=not options.progress) as bar:
         for rows in options.batches(examples, num_new, backbone.overhead_tokens):

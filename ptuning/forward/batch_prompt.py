@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from ptuning.data import Batch, Example
+from ptuning.data import Batch, Example, moved
 from ptuning.forward.prefix_cache import Prefix
 from ptuning.model import Backbone, CausalBackbone
 
@@ -228,7 +228,7 @@ class KeptPrompts(TensorPrompt):
         return self
 
     def _choice_on(self, device: torch.device) -> Tensor:
-        return torch.tensor(self.choice, device=device)
+        return moved(torch.tensor(self.choice), device)
 
     def spread(self, backbone: CausalBackbone, num_empty: int = 0) -> tuple[DynamicCache, Tensor]:
         """Builds a key-value cache with each row's prefix, for one forward pass.
@@ -251,7 +251,7 @@ class KeptPrompts(TensorPrompt):
         for i, layer in enumerate(zip(*(prefix.layers or empty_layers for prefix in self.prefixes), strict=True)):
             keys, values = (_expanded_to_rows(each, length, choice_B) for each in zip(*layer, strict=True))
             cache.update(keys, values, i)
-        num_padded_B = length - torch.tensor(self.prefix_lengths, device=backbone.device)
+        num_padded_B = length - moved(torch.tensor(self.prefix_lengths), backbone.device)
         return cache, (torch.arange(length, device=backbone.device) >= num_padded_B[:, None]).long()
 
 

@@ -48,7 +48,8 @@ def whole_rows(backbone: CausalBackbone, prompt: BatchPrompt, batch: Batch, size
     if not isinstance(prompt, StaticPrompt | PromptPerRow) or not all(row.answer_ids for row in batch.examples):
         return None
     rows = batch.examples
-    return Lines.of(rows, [0] * len(rows), [[b] for b in range(len(rows))], is_plain=True, sizes=sizes)
+    one_a_line = [[b] for b in range(len(rows))]
+    return Lines.of(rows, [0] * len(rows), one_a_line, is_plain=True, sizes=sizes, most_width=backbone.max_positions)
 
 
 def _packed(backbone: CausalBackbone, prompt: BatchPrompt, batch: Batch, sizes: Sizes) -> Lines | None:

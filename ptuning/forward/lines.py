@@ -1,4 +1,4 @@
-"""The rows of a batch, or what is left of them after a kept prefix, as lines: tensors whose shapes say all.
+"""The rows of a batch, or what is left of them after a kept prefix, as lines: tensors of few shapes.
 
 They are laid out on the CPU from the rows' ids, and moved to the model's device at once. Knows nothing of models.
 """
@@ -13,7 +13,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn import functional
 
-from ptuning.data import IGNORED, Example, added
+from ptuning.data import IGNORED, Example, added, moved
 from ptuning.forward.packing import Sizes
 
 _EMPTY, _PREFIX = -1, -2  # marks in `row_LW`
@@ -71,6 +71,7 @@ class Lines:
         is_plain: bool = False,
         sizes: Sizes = Sizes(),  # noqa: B008 - a constant
         least_width: int = 1,
+        most_width: int | None = None,
     ) -> "Lines":
         """Lays rows out, without the tokens that no scored position needs.
 
@@ -82,6 +83,7 @@ class Lines:
             is_plain: Whether each line is one whole row.
             sizes: How sizes are chosen.
             least_width: Lines are not narrower than this.
+            most_width: Lines are not rounded up beyond this; None: no limit.
         """
         places = _places(rows, num_skipped, lines, len(prefix_ids))
         scored = _scored(rows, places)
@@ -91,7 +93,7 @@ class Lines:
         ends = [least_width, len(prefix_ids), *(each.start + each.length for each in places)]
         shape = LineShape(
             num_lines=sizes.num_lines(len(lines)),
-            width=sizes.width(max(ends)),
+            width=min(sizes.width(max(ends)), max(most_width or sizes.width(max(ends)), *ends)),
             num_scored=sizes.num_scored(max(1, *counts)),
             num_prefix=len(prefix_ids),
             is_plain=is_plain,
@@ -104,9 +106,8 @@ class Lines:
         return self.shape.num_lines, self.shape.width
 
     def to(self, device: torch.device) -> "Lines":
-        """The same lines on another device; the copy to a GPU does not wait for it."""
-        numbers = self.numbers.pin_memory() if device.type == "cuda" else self.numbers
-        return self.with_numbers(numbers.to(device, non_blocking=True))
+        """The same lines on another device."""
+        return self.with_numbers(moved(self.numbers, device))
 
     def with_numbers(self, numbers: Tensor) -> "Lines":
         """Lines of the same shape with other numbers."""
@@ -183,7 +184,7 @@ class Lines:
         return row_N, position_N, line_N, place_N
 
     def _index(self, values: Sequence[object]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self.numbers.device)
+        return moved(torch.tensor(values, dtype=torch.long), self.numbers.device)
 
     def mask(self, prefix_mask_LS: Tensor) -> Tensor:
         """Mask `[L, S + W]` over a prefix and then the line, 1 where there is a token; for one row per line."""

@@ -27,7 +27,7 @@ from ptuning.model.kernels import decoder_layers
 _NUM_TOKENS = 32  # the vocabulary of a tiny model
 _HEAD_DIM = 8  # the narrowest heads that are tried: rotary embeddings of a quarter of a head need two numbers
 _MOST_PARAMETERS = 2**25  # half a second's work
-_FELT = 1e-2  # relative to the largest logit: how much another first token must change the last token's logits
+_LEAST_CHANGE = 1e-2  # relative to the largest logit: how much another first token must change the last token's logits
 _WIDTH = re.compile(
     r"(hidden|intermediate|head|embedding|projection|ffn)_size|(^|_)(dim|rank|width)s?$|"
     r"(^|_)d_(model|ff|inner|ssm|head|kv)$|^n_(embd|inner)$"
@@ -42,7 +42,7 @@ _NO_TRAITS = ("training", "gradient_checkpointing", "name_or_path")
 _DRAWING = {f"{name}_" for name in ("normal", "uniform", "kaiming_uniform", "bernoulli", "exponential", "random")}
 _DRAWING |= {"normal", "rand", "randn", "randint", "randperm", "bernoulli", "multinomial"}  # functions of torch
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 _LOCK = threading.RLock()
 _BUILT: dict[Hashable, PreTrainedModel | None] = {}
 
@@ -77,14 +77,18 @@ def _key(model: PreTrainedModel) -> Hashable:
 def _smallest(model: PreTrainedModel) -> PreTrainedModel | None:
     """The smallest model that computes what the model computes; None if none of those tried does."""
     num_layers = getattr(model.config.get_text_config(), "num_hidden_layers", 0)
-    plans = itertools.product(_factors(model.config), (_telling(model), range(num_layers))) if num_layers else ()
+    plans = (
+        itertools.product(_factors(model.config), (_representative_layers(model), range(num_layers)))
+        if num_layers
+        else ()
+    )
     for factor, kept in plans:
         try:
             small = _built(type(model), _shrunk(model.config, factor, kept))
             _require_alike(small, model)
-            _require_feeling(small)
+            _require_use_of_earlier_tokens(small)
         except Exception as error:  # each class has its own reasons to refuse a configuration
-            _LOG.debug("no %s of %d layers, 1/%d as wide: %s", type(model).__name__, len(kept), factor, error)
+            _log.debug("no %s of %d layers, 1/%d as wide: %s", type(model).__name__, len(kept), factor, error)
         else:
             return small
     return None
@@ -96,7 +100,7 @@ def _number(config: PreTrainedConfig, name: str) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _telling(model: PreTrainedModel) -> list[int]:
+def _representative_layers(model: PreTrainedModel) -> list[int]:
     """The last layer of each kind, in order; two layers where all are of one kind."""
     layers, config = decoder_layers(model), model.config.get_text_config()
     num_layers = config.num_hidden_layers
@@ -261,9 +265,9 @@ def _is_changed(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _require_feeling(model: PreTrainedModel) -> None:
+def _require_use_of_earlier_tokens(model: PreTrainedModel) -> None:
     """Raises `ValueError` unless a token clearly changes the logits two tokens on."""
     ids_23 = torch.tensor([[1, 2, 3], [4, 2, 3]])
     one_V, other_V = model(inputs_embeds=model.get_input_embeddings()(ids_23), use_cache=False).logits[:, -1]
-    if not (one_V - other_V).abs().max() > _FELT * one_V.abs().max():
+    if not (one_V - other_V).abs().max() > _LEAST_CHANGE * one_V.abs().max():
         raise ValueError("its logits do not depend on earlier tokens")

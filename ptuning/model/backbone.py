@@ -90,8 +90,9 @@ class Backbone(ABC):
             device: cpu, cuda, …; auto: the first accelerator if there is one.
             revision: Branch, tag or commit of a hub model.
             trust_remote_code: Whether code that comes with the model may run.
-            quantization: none; int8 or int4: the frozen weights of linear layers in 8 or 5 bits each, 4 of these for an
-                integer (with torchao). The device needs no room for the whole weights; the CPU does.
+            quantization: none; int8 or int4: the frozen weights of linear layers in 8 bits each, or in 5 (a 4-bit
+                integer and its share of the group's scale), with torchao. The device needs no room for the whole
+                weights; the CPU does.
 
         Raises:
             ModelError: If the model is missing or broken, does not fit into the device's memory, or its tokens see
@@ -216,7 +217,7 @@ class Backbone(ABC):
 
     @property
     def capabilities(self) -> dict[str, bool]:
-        """What the model can do, by name, which decides the paths that are taken; what is not known yet is found out."""
+        """What the model can do, by name: it decides which path is taken. What is not known yet is found out."""
         return {"generates_from_embeddings": self.generates_from_embeddings}
 
     @cached_property

@@ -20,6 +20,7 @@ from ptuning.model.kernels import (
     JointPrefix,
     LastLayerCut,
     SomeTokens,
+    attends_by_name,
     fast_kernels,
     head_weight,
     token_by_token_weights,
@@ -29,7 +30,7 @@ _TOLERANCE = 1e-4  # relative to the largest logit: more than rounding causes in
 _TOLERANCE_OF_OTHERS = 1e-2  # in other precisions and on other devices, where models are run that have no tiny one
 _GAP = 8  # columns of padding
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 _LOCK = threading.RLock()
 _KNOWN: dict[tuple[Any, Callable[[Any], bool]], bool] = {}  # of tiny models
 
@@ -43,16 +44,16 @@ def is_capable(backbone: Any, probe: Callable[[Any], bool]) -> bool:
     """
     small = miniature_of(backbone.model)
     if small is None:
-        return _told(backbone, probe, probe(backbone), "the model itself")
+        return _logged(backbone, probe, probe(backbone), "the model itself")
     with _LOCK, torch.autocast("cpu", enabled=False):
         if (small, probe) not in _KNOWN:
             answer = probe(type(backbone)(small, backbone.tokenizer, backbone.name))
-            _KNOWN[small, probe] = _told(backbone, probe, answer, "a tiny model of its architecture")
+            _KNOWN[small, probe] = _logged(backbone, probe, answer, "a tiny model of its architecture")
         return _KNOWN[small, probe]
 
 
-def _told(backbone: Any, probe: Callable[[Any], bool], answer: bool, run: str) -> bool:
-    _LOG.info("%s, %s: %s, found out by running %s", type(backbone.model).__name__, probe.__name__, answer, run)
+def _logged(backbone: Any, probe: Callable[[Any], bool], answer: bool, run: str) -> bool:
+    _log.info("%s, %s: %s, found out by running %s", type(backbone.model).__name__, probe.__name__, answer, run)
     return answer
 
 
@@ -129,18 +130,18 @@ def supports_joint_prefix(backbone: Any) -> bool:
     prefix_231 = torch.tensor([[[False], [True], [True]], [[True]] * 3], device=backbone.device)
     masks_2134 = added(torch.cat([prefix_231, own_233], dim=2)[:, None], backbone.dtype)
     inputs = {"inputs_embeds": backbone.embed(ids_23), "position_ids": positions_23, "use_cache": False}
-    try:
-        with fast_kernels(JointPrefix(1)):
-            lines_23V = backbone.run(**inputs, attention_mask=masks_2134).logits
-    except (ValueError, RuntimeError, IndexError):
-        return False
-    for found_V, row in ((lines_23V[0, 2], [2, 3]), (lines_23V[1, 1], [4, 5])):
-        alone_V = backbone.run(
-            inputs_embeds=backbone.embed(torch.tensor([[1, *row]], device=backbone.device)),
-            position_ids=positions_23[:1],
-            use_cache=False,
-        ).logits[0, -1]
-        if not _same(backbone, found_V, alone_V):
+    ids_23[1] = torch.tensor([1, 4, 5])  # the other row behind the prefix, as the first one is
+    alone_2V = backbone.run(
+        inputs_embeds=backbone.embed(ids_23), position_ids=positions_23[:1].expand(2, -1), use_cache=False
+    ).logits[:, -1]
+    for has_linear in (False, True):  # as on a GPU, as on a CPU
+        kernels = fast_kernels(JointPrefix(1), attends_by_name=attends_by_name(backbone.model), has_linear=has_linear)
+        try:
+            with kernels:
+                lines_23V = backbone.run(**inputs, attention_mask=masks_2134).logits
+        except (ValueError, RuntimeError, IndexError):
+            return False
+        if not _same(backbone, torch.stack([lines_23V[0, 2], lines_23V[1, 1]]), alone_2V):
             return False
     return True
 

@@ -106,7 +106,7 @@ class CausalBackbone(Backbone):
 
     @property
     def capabilities(self) -> dict[str, bool]:
-        """What the model can do, by name, which decides the paths that are taken; what is not known yet is found out."""
+        """What the model can do, by name: it decides which path is taken. What is not known yet is found out."""
         return {
             **super().capabilities,
             "is_causal": self.is_causal,

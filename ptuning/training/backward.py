@@ -42,7 +42,7 @@ def backward_in_parts(
     """Adds the gradient of `scale` times the summed loss of all rows.
 
     The same as `(objective.loss_sum(...) * scale).backward()` up to rounding; the encoder runs backward once, at the
-    end.
+    end. Rows in one part are run by `run`; rows in several parts share a prefix that is run once.
 
     Args:
         backbone: The frozen model.
@@ -80,7 +80,7 @@ def backward_in_parts(
         with memory_explained(examples):
             return _whole(backbone, made, backbone.collate(examples).beginning_with(prefix), scale, path, run)
     with memory_explained(examples[:1]):  # a prefix is no longer than any row
-        shared = _Shared(made.with_prefix_run(backbone, ids, len(examples)))
+        shared = PromptApart(made.with_prefix_run(backbone, ids, len(examples)))
     losses = []
     for rows in parts:
         own = [examples[i] for i in rows]
@@ -107,21 +107,32 @@ def _whole(backbone: Backbone, made: TensorPrompt, batch: Batch, scale: float, p
     return loss
 
 
-class _Shared:
-    """Cuts a prompt off from the encoder that computed it, so that each part of the rows has its own backward pass.
+class PromptApart:
+    """A prompt cut off from the encoder that computed it: each part of the rows has its own backward pass behind it.
+
+    The encoder is run once, forward and backward, however many parts there are and however often they are tried;
+    processes that train together then exchange its gradient once.
 
     Args:
         made: The prompt of all rows, with its prefix run if the model can keep one.
     """
 
     def __init__(self, made: TensorPrompt) -> None:
-        self._made = made
-        self._leaves = [each.detach().float().requires_grad_() for each in made.tensors]  # fp32: gradients gather there
+        self._made, self._leaves = made, list[Tensor]()
+        self.anew()
+
+    def anew(self) -> TensorPrompt:
+        """The whole prompt; whatever was gathered so far is forgotten."""
+        self._leaves = [each.detach().float().requires_grad_() for each in self._made.tensors]  # fp32: to gather in
+        return self._whole()
 
     def of_rows(self, rows: Sequence[int]) -> BatchPrompt:
         """The prompt of some of the rows."""
+        return self._whole().part(rows)
+
+    def _whole(self) -> TensorPrompt:
         numbers = [leaf.to(made.dtype) for leaf, made in zip(self._leaves, self._made.tensors, strict=True)]
-        return self._made.with_tensors(numbers).part(rows)
+        return self._made.with_tensors(numbers)
 
     def backward(self) -> None:
         """Passes the summed gradients on to the encoder, in one backward pass."""

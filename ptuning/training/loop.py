@@ -108,12 +108,12 @@ class Health:
         self.is_bad = torch.zeros((), device=device)
         """1 from the first numbers on that are not finite, else 0."""
         self._num_good = torch.zeros((), device=device)
-        self._last_good = torch.zeros(2, device=device)
+        self._latest = torch.zeros(2, device=device)
 
     def note(self, numbers: Tensor) -> None:
         """Takes note of a step's summed loss and gradient norm."""
-        self._last_good = torch.where(self.is_bad > 0, self._last_good, numbers)  # those of the first bad step stay
-        self.is_bad = torch.maximum(self.is_bad, (~numbers.isfinite()).any().float())
+        self._latest = torch.where(self.is_bad > 0, self._latest, numbers)  # those of the first bad step stay
+        self.is_bad.copy_(torch.maximum(self.is_bad, (~numbers.isfinite()).any().float()))
         self._num_good += 1 - self.is_bad
 
     def require(self, first_step: int) -> None:
@@ -122,7 +122,7 @@ class Health:
         Args:
             first_step: The step, counted from 1, whose numbers were noted first.
         """
-        is_bad, num_good, loss, norm = torch.stack([self.is_bad, self._num_good, *self._last_good]).tolist()
+        is_bad, num_good, loss, norm = torch.stack([self.is_bad, self._num_good, *self._latest]).tolist()
         if is_bad:
             what, value = ("gradient", norm) if math.isfinite(loss) else ("loss", loss)
             raise NotFiniteError(
@@ -195,29 +195,31 @@ class Loop:
         self.progress.step += 1
         self.progress.window_num_label_tokens += int(num_label_tokens)
         self._tokens += work.num_tokens
-        is_waiting = self.progress.step % self.settings.logging_steps == 0
-        if is_waiting or self.progress.step == self.settings.max_steps:
+        self._count_seconds(time.perf_counter() - started)
+        if self.progress.step % self.settings.logging_steps == 0 or self.progress.step == self.settings.max_steps:
             self.require_finite()
-        self._count_seconds(time.perf_counter() - started, is_waiting or not self._speed)
         return StepRecord(self.progress.step, learning_rate, self._speed, int(num_label_tokens), numbers)
 
     def _note(self, numbers: Tensor) -> None:
         """Watches the step's numbers; the optimizer makes no step from the first bad ones on."""
         self._health.note(numbers)
-        inner = getattr(self._optimizer, "optimizer", self._optimizer)
-        inner.found_inf = self._health.is_bad
         self._window_loss += torch.where(self._health.is_bad > 0, 0, numbers[0])
 
-    def _count_seconds(self, seconds: float, is_waiting: bool) -> None:
+    def _count_seconds(self, seconds: float) -> None:
         self.progress.seconds += seconds
         self._seconds += seconds
-        if is_waiting:
-            self._speed = self._sum(self._tokens) / self._seconds
-            self._tokens, self._seconds = 0, 0.0
 
     def require_finite(self) -> None:
-        """Waits for the device; raises `NotFiniteError` if a loss or a gradient since the beginning is not finite."""
+        """Waits for the device; raises `NotFiniteError` if a loss or a gradient since the beginning is not finite.
+
+        The time that it waits counts as that of the steps. Every process must call it.
+        """
+        started = time.perf_counter()
         self._health.require(self._first_step)
+        self._count_seconds(time.perf_counter() - started)
+        if self._tokens:
+            self._speed = self._sum(self._tokens) / self._seconds
+            self._tokens, self._seconds = 0, 0.0
 
     def take_mean_loss(self) -> float:
         """The mean loss a label token, in nats, of all steps since this was last called."""
@@ -238,7 +240,7 @@ class Loop:
         Raises:
             NotFiniteError: As in `steps`.
         """
-        self.require_finite()
+        self._health.require(self._first_step)
         self._read_window()
         return {
             "module": self.module.state_dict(),

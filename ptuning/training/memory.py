@@ -7,11 +7,8 @@ import logging
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
-import torch
-
 from ptuning.config import RunConfig
 from ptuning.errors import OutOfMemoryError, TrainingError
-from ptuning.forward import TensorPrompt
 from ptuning.model import release_cached_memory
 
 _log = logging.getLogger(__name__)
@@ -24,7 +21,7 @@ class TokenLimit:
 
     Args:
         setting: `train.max_batch_tokens`: a number that stays as it is; None: no limit; auto: none until a batch does
-            not fit into the device's memory.
+            not fit into memory.
     """
 
     def __init__(self, setting: int | Literal["auto"] | None) -> None:
@@ -77,31 +74,6 @@ class TokenLimit:
         return True
 
 
-class PromptApart:
-    """A prompt cut off from the encoder that made it: what a failed try has gathered never reaches the encoder.
-
-    The encoder is run once, forward and backward, however often the work is tried; processes that train together then
-    exchange its gradient once.
-
-    Args:
-        made: What the encoder made for the rows.
-    """
-
-    def __init__(self, made: TensorPrompt) -> None:
-        self._made, self._leaves = made, list[torch.Tensor]()
-
-    def anew(self) -> TensorPrompt:
-        """The prompt without any gradient; what was gathered in the one given before is forgotten."""
-        self._leaves = [each.detach().requires_grad_() for each in self._made.tensors]
-        return self._made.with_tensors(self._leaves)
-
-    def backward(self) -> None:
-        """Passes what was gathered in the latest prompt on to the encoder."""
-        gathered = [(made, leaf.grad) for made, leaf in zip(self._made.tensors, self._leaves, strict=True)]
-        pairs = [(made, grad) for made, grad in gathered if grad is not None and made.requires_grad]
-        torch.autograd.backward([made for made, _ in pairs], [grad for _, grad in pairs])
-
-
 def out_of_memory(
     error: OutOfMemoryError, config: RunConfig, step: int, kept: int | None, is_evaluation: bool = False
 ) -> TrainingError:
@@ -110,7 +82,7 @@ def out_of_memory(
     Args:
         error: The rows that did not fit.
         config: The run's.
-        step: The step that it made, or the last one before an evaluation.
+        step: The step that failed, or the last one before the evaluation.
         kept: The step of the checkpoint that it keeps; None if it has none yet.
         is_evaluation: Whether it evaluated.
     """

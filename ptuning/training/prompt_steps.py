@@ -13,10 +13,10 @@ from ptuning.config import TrainConfig
 from ptuning.data import BatchStream, Example, prefix_ids
 from ptuning.forward import Prompt, as_batch_prompt, memory_explained
 from ptuning.model import Backbone
-from ptuning.training.backward import backward_in_parts
+from ptuning.training.backward import PromptApart, backward_in_parts
 from ptuning.training.graphs import GraphedPass
 from ptuning.training.loop import StepWork
-from ptuning.training.memory import PromptApart, TokenLimit
+from ptuning.training.memory import TokenLimit
 
 
 class PromptSteps:

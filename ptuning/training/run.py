@@ -200,6 +200,7 @@ class Trainer:
                 }
             )
         if "validation" in self.inputs.examples and self._is_due(record, self.settings.eval_steps):
+            self.loop.require_finite()  # the steps' own time ends here
             self._validate(bar)
 
     def _is_due(self, record: StepRecord, every: int) -> bool:

@@ -85,7 +85,7 @@ class Cpu(Device):
 
 
 class Cuda(Device):
-    """A GPU; memory is what torch's allocator has given out, without what CUDA itself takes."""
+    """A GPU; memory is what torch's allocator holds, without what CUDA itself takes."""
 
     is_gpu = True
 
@@ -97,16 +97,17 @@ class Cuda(Device):
         torch.cuda.synchronize(self.name)
 
     def held_bytes(self) -> int:
-        """Bytes of live tensors."""
-        return torch.cuda.memory_allocated(self.name)
+        """Bytes that the allocator holds."""
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved(self.name)
 
     def reset_peak(self) -> None:
-        """The peak of live tensors begins anew."""
+        """The peak begins anew."""
         torch.cuda.reset_peak_memory_stats(self.name)
 
     def peak_bytes(self) -> int:
-        """The most bytes of live tensors."""
-        return torch.cuda.max_memory_allocated(self.name)
+        """The most bytes that the allocator held: those of graphs, which it keeps between their uses, too."""
+        return torch.cuda.max_memory_reserved(self.name)
 
     def release(self) -> None:
         """Empties the allocator's cache."""

@@ -32,8 +32,8 @@ def test_a_gpu_tells_its_memory_and_names(tmp_path: Path, monkeypatch: pytest.Mo
 
     fake("synchronize", None)
     fake("reset_peak_memory_stats", None)
-    fake("memory_allocated", 7)
-    fake("max_memory_allocated", 9)
+    fake("memory_reserved", 7)
+    fake("max_memory_reserved", 9)
     fake("get_device_properties", SimpleNamespace(name="H100", total_memory=80))
     tool = tmp_path / "nvidia-smi"
     tool.write_text('#!/bin/sh\n[ "$1" = --query-gpu=driver_version ] && echo 580.1\n')

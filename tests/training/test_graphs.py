@@ -27,7 +27,7 @@ class FakeGraph:
         self.backbone, self.num_replays = backbone, 0
 
     @classmethod
-    def of(cls, backbone: CausalBackbone, prompt: Tensor, lines: Lines, pool: Any) -> "FakeGraph":
+    def of(cls, backbone: CausalBackbone, prompt: Tensor, lines: Lines, memory: Any) -> "FakeGraph":
         cls.made.append(cls(backbone))
         return cls.made[-1]
 
@@ -40,9 +40,10 @@ class FakeGraph:
 def recording(monkeypatch: pytest.MonkeyPatch) -> type[FakeGraph]:
     """Makes the CPU a device that has graphs."""
     FakeGraph.made = []
-    monkeypatch.setattr(graphs, "can_record", lambda device: True)
-    monkeypatch.setattr(graphs, "_Graph", FakeGraph)
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(graphs, "can_record", lambda backbone, device: True)
+    monkeypatch.setattr(graphs, "Graph", FakeGraph)
+    memory = graphs._GraphMemory(torch.device("cpu", 0), (0, 1), None)
+    monkeypatch.setattr(graphs._GraphMemory, "on", lambda device: memory)
     return FakeGraph
 
 
@@ -69,19 +70,24 @@ def test_a_shape_is_recorded_when_it_comes_again(recording: type[FakeGraph]) -> 
     assert counts == [(0, 0), (1, 1), (1, 2), (1, 3)]
 
 
-def test_another_shape_has_a_graph_of_its_own_and_the_oldest_goes(recording: type[FakeGraph]) -> None:
-    run, backbone = GraphedPass(), tiny_backbone()
-    prompts = [torch.zeros(num, backbone.width) for num in range(1, MAX_GRAPHS + 2)]
-    passes = [pass_of(num_virtual=len(each)) for each in prompts]
+def test_each_shape_has_a_graph_of_its_own_up_to_a_number(recording: type[FakeGraph]) -> None:
+    run, passes = GraphedPass(), [pass_of(num_virtual=num) for num in range(1, MAX_GRAPHS + 2)]
     for own, prompt_PH, lines in passes:
-        run(own, prompt_PH, lines)
-        run(own, prompt_PH, lines)
-    assert len(recording.made) == len(prompts)
-    assert len(run._graphs) == MAX_GRAPHS
-    run(*passes[-1])
-    assert len(recording.made) == len(prompts)  # the newest is kept
+        for _ in range(2):
+            found = run(own, prompt_PH, lines)
+        assert torch.equal(found[1], loss_and_gradient(own, prompt_PH, lines)[1])
+    assert len(recording.made) == len(run.graphs) == MAX_GRAPHS
     run(*passes[0])
-    assert len(recording.made) == len(prompts) + 1  # the oldest is made again
+    assert recording.made[0].num_replays == 2
+
+
+def test_another_model_of_the_same_shapes_has_graphs_of_its_own(recording: type[FakeGraph]) -> None:
+    run, (backbone, prompt_PH, lines) = GraphedPass(), pass_of()
+    other = tiny_backbone(rms_norm_eps=0.5)
+    assert isinstance(other, CausalBackbone)
+    for _ in range(3):
+        run(backbone, prompt_PH, lines)
+    assert torch.equal(run(other, prompt_PH, lines)[0], loss_and_gradient(other, prompt_PH, lines)[0])
 
 
 def test_a_model_that_reads_the_device_is_not_recorded_and_says_so_once(
@@ -113,24 +119,31 @@ def test_what_cannot_be_recorded_runs_as_it_is(
     ]
 
 
-def test_too_little_memory_is_told_to_who_can_do_something_about_it(
+def test_graphs_are_given_up_where_memory_runs_out_before_it_is_told(
     recording: type[FakeGraph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, (backbone, prompt_PH, lines) = GraphedPass(), pass_of()
+    other = pass_of(num_virtual=5)
     run(backbone, prompt_PH, lines)
     with monkeypatch.context() as patch:
         patch.setattr(recording, "of", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
         with pytest.raises(torch.OutOfMemoryError):
             run(backbone, prompt_PH, lines)
     run(backbone, prompt_PH, lines)
-    assert len(recording.made) == 1  # it is tried again
+    assert len(run.graphs) == 1  # it is tried again
+    run(*other)
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, "of", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+        found = run(*other)  # there are graphs whose memory can be given back
+    assert torch.equal(found[0], loss_and_gradient(*other)[0])
+    assert not run.graphs
 
 
 def test_on_a_cpu_the_pass_runs_as_it_is() -> None:
     run, (backbone, prompt_PH, lines) = GraphedPass(), pass_of()
     for _ in range(3):
         run(backbone, prompt_PH, lines)
-    assert not run._graphs
+    assert not run.graphs
 
 
 @pytest.mark.parametrize(

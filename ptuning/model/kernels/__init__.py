@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ptuning.model.kernels.attention import num_filling as num_filling
     from ptuning.model.kernels.interface import attends_by_name as attends_by_name
     from ptuning.model.kernels.interface import prefer_own_attention as prefer_own_attention
+    from ptuning.model.kernels.interface import same_attention as same_attention
     from ptuning.model.kernels.last_layer import CutWeight as CutWeight
     from ptuning.model.kernels.last_layer import LastLayerCut as LastLayerCut
     from ptuning.model.kernels.last_layer import SomeTokens as SomeTokens
@@ -26,7 +27,7 @@ __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "attention": ("FILLED_TO", "JointPrefix", "num_filling"),
-        "interface": ("attends_by_name", "prefer_own_attention"),
+        "interface": ("attends_by_name", "prefer_own_attention", "same_attention"),
         "last_layer": (
             "CutWeight",
             "LastLayerCut",

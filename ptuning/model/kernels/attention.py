@@ -1,4 +1,4 @@
-"""Attention over short rows on CPUs as plain matrix products, and attention with a prefix that all rows share.
+"""Attention with a prefix that all rows share; over short rows on CPUs as plain matrix products.
 
 torch's own kernel was measured with 9 heads of width 64, forward and backward together. In bfloat16 it took 1.3 to 4.2
 times as long for 187 to 768 keys, and as long for 896. In float32 it took 1.1 to 1.5 times as long for 187 to 256 keys,
@@ -21,6 +21,8 @@ from torch.nn import functional
 
 FILLED_TO = 32  # keys: bfloat16 softmax took up to 2.8 times as long if their number is not a multiple of this
 _ALIGNED_TO = 16  # keys: torch copies a mask whose rows do not begin at such a number of elements
+_WIDEST_SHARED_HEAD = 256  # elements: torch's fast kernels on GPUs take no wider one
+_MASKS = threading.local()  # the latest mask of this thread
 _MAX_KEYS = {torch.bfloat16: 1024, torch.float32: 256}  # with more keys, torch's own kernel is used
 _MAX_SCORES = 2**24  # per layer: they are kept for the backward pass, unlike in torch's own kernel
 
@@ -51,9 +53,10 @@ def attention(
 def _grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]) -> Tensor:
     """Torch's attention where query heads share key-value heads; a GPU reads shared keys and values once.
 
-    torch's kernels share them only without a mask.
+    torch's fast kernels share them only without a mask, in 16 bits and for heads that are not too wide.
     """
-    if query.device.type != "cpu" and mask is None:
+    is_narrow = key.shape[-1] == value.shape[-1] <= _WIDEST_SHARED_HEAD
+    if query.device.type != "cpu" and mask is None and query.dtype.itemsize == 2 and is_narrow:
         return _by_torch(query, key, value, None, enable_gqa=True, **options)
     if query.device.type != "cpu" and mask is not None and mask.ndim == 4 and mask.shape[1] == 1:
         return heads_end_to_end(query, key, value, mask, options)
@@ -65,9 +68,22 @@ def heads_end_to_end(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, op
     """Torch's attention with query heads that share keys as one head, end to end; the mask is `[B, 1, T, S]`."""
     num_groups, num_queries = query.shape[1] // key.shape[1], query.shape[2]
     query = rearrange(query, "b (m g) t d -> b m (g t) d", g=num_groups)
-    mask = mask.expand(-1, -1, num_queries, -1).repeat(1, 1, num_groups, 1)
-    attended = _by_torch(query, key, value, mask, **options)
+    attended = _by_torch(query, key, value, _mask_of_groups(mask, num_queries, num_groups), **options)
     return rearrange(attended, "b m (g t) d -> b (m g) t d", t=num_queries)
+
+
+def _mask_of_groups(mask: Tensor, num_queries: int, num_groups: int) -> Tensor:
+    """The mask once for each head of a group, end to end; the layers of a pass, which share the mask, share it too."""
+    known: tuple[Tensor, int, Tensor] | None = getattr(_MASKS, "latest", None)
+    if known is None or known[0] is not mask or known[1] != num_groups:
+        repeated = mask.expand(-1, -1, num_queries, -1).repeat(1, 1, num_groups, 1)
+        known = _MASKS.latest = (mask, num_groups, repeated)
+    return known[2]
+
+
+def forget_mask() -> None:
+    """Lets go of the latest mask of this thread, when the pass that it belongs to has ended."""
+    _MASKS.latest = None
 
 
 def _by_torch(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Tensor:

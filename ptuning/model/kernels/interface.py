@@ -7,7 +7,7 @@ prompts.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -50,6 +50,15 @@ def attending_by(attention: Callable[..., Tensor]) -> Iterator[None]:
         yield
     finally:
         _THREAD.attention = before
+
+
+def same_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts for a part that runs twice, the second time in another thread maybe: by the attention of now.
+
+    For `context_fn` of `torch.utils.checkpoint.checkpoint`.
+    """
+    chosen = getattr(_THREAD, "attention", None)
+    return nullcontext(), nullcontext() if chosen is None else attending_by(chosen)
 
 
 def _attention(

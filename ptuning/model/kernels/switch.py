@@ -1,10 +1,10 @@
-"""Switches the faster kernels on for one call in one thread, without changing a model's weights, modules or settings.
+"""Switches the faster kernels on for one call in one thread, without changing a model's weights or modules.
 
 Knows nothing of prompts.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention as torch_attention
 from torch.overrides import TorchFunctionMode
 
-from ptuning.model.kernels.attention import JointPrefix, attention
+from ptuning.model.kernels.attention import JointPrefix, attention, forget_mask
 from ptuning.model.kernels.interface import attending_by
 from ptuning.model.kernels.last_layer import LastLayerCut
 from ptuning.model.kernels.linear import linear
@@ -27,8 +27,8 @@ def fast_kernels(
 ) -> Iterator[None]:
     """A context in which the current thread computes a model's products and attention by the faster kernels.
 
-    Other threads may run the same model meanwhile: torch keeps its function modes per thread, and nothing else is
-    changed.
+    Other threads may run the same model meanwhile: torch keeps its function modes per thread. On a GPU the process does
+    not choose cuDNN for attention while attention is called.
 
     Args:
         joint_prefix: The prefix put before the keys and values of every row; None: no prefix.
@@ -37,14 +37,16 @@ def fast_kernels(
         has_linear: Whether torch's function for products is intercepted as well.
     """
     own_attention = _attention_with(joint_prefix)
-    if attends_by_name and not has_linear:
-        with attending_by(own_attention):
-            yield
-        return
-    faster: dict[Callable[..., Any], Callable[..., Tensor]] = {torch_attention: own_attention}
-    if has_linear:
-        faster[functional.linear] = _linear_with(cut)
-    with attending_by(torch_attention) if attends_by_name else nullcontext(), _Replaced(faster):
+    with ExitStack() as stack:
+        stack.callback(forget_mask)
+        if has_linear or not attends_by_name:
+            faster: dict[Callable[..., Any], Callable[..., Tensor]] = {torch_attention: own_attention}
+            if has_linear:
+                faster[functional.linear] = _linear_with(cut)
+            stack.enter_context(_Replaced(faster))
+            own_attention = torch_attention
+        if attends_by_name:
+            stack.enter_context(attending_by(own_attention))
         yield
 
 
