@@ -16,7 +16,7 @@ from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.model.kernels.interface import prefer_own_attention
 from ptuning.prompts.soft_prompt import SoftPrompt
 
-THREADS, CALLS = 8, 2000
+THREADS, CALLS = 8, 500
 TEXTS = ("good", "a dull film", "two hours of rain", "the plot was very bad and the film dull", "")
 LABELS = {"negative": " negative", "positive": " positive"}
 NAMES = ("short", "long", "words", "written")
