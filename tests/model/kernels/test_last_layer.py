@@ -71,3 +71,14 @@ def test_a_network_that_mixes_tokens_is_not_cut() -> None:
     assert capabilities.last_layer_can_be_cut(backbone, token_by_token_weights(backbone.model))
     between.forward = lambda states: states.cumsum(dim=1)
     assert not capabilities.last_layer_can_be_cut(backbone, token_by_token_weights(backbone.model))
+
+
+def test_a_head_that_mixes_tokens_is_not_cut() -> None:
+    backbone = tiny_backbone("llama")
+    head = backbone.model.lm_head
+    assert capabilities.can_cut_head(backbone)
+    own = head.forward
+    head.forward = lambda states: own(states).cumsum(dim=1)
+    assert not capabilities.can_cut_head(backbone)
+    head.forward = lambda states: own(states[:, -1:])
+    assert not capabilities.can_cut_head(backbone)
