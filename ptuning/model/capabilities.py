@@ -180,8 +180,8 @@ def can_cut_head(backbone: Any) -> bool:
     ids_24 = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]], device=backbone.device)
     tokens = SomeTokens((2, 4), torch.tensor([7, 2], device=backbone.device))  # the eighth and the third
     inputs = {"inputs_embeds": backbone.embed(ids_24), "use_cache": False}
-    whole_2V = backbone.run(**inputs).logits.flatten(0, 1)[tokens.scored_N]
     try:
+        whole_2V = backbone.run(**inputs).logits.flatten(0, 1)[tokens.scored_N]
         with fast_kernels(cut=LastLayerCut([weight], tokens)):
             cut_12V = backbone.run(**inputs).logits
     except (ValueError, RuntimeError, IndexError):

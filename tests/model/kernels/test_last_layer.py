@@ -82,3 +82,13 @@ def test_a_head_that_mixes_tokens_is_not_cut() -> None:
     assert not capabilities.can_cut_head(backbone)
     head.forward = lambda states: own(states[:, -1:])
     assert not capabilities.can_cut_head(backbone)
+
+
+def test_on_a_cpu_the_head_multiplies_the_scored_tokens_alone() -> None:
+    backbone, shapes = tiny_backbone("llama"), list[torch.Size]()
+    prompt_PH = initializers.from_vocabulary(backbone.vocabulary_VH, 4)
+    rows = [Example([-1, -2, -3, -4, *range(b, b + 9)], [3] * num) for b, num in ((5, 1), (60, 4), (90, 1))]
+    forward.label_logits(backbone, prompt_PH, backbone.collate(rows))  # what it can do is found out by running it
+    backbone.model.lm_head.register_forward_hook(lambda _, states, logits: shapes.append(logits.shape[:-1]))
+    forward.label_logits(backbone, prompt_PH, backbone.collate(rows))
+    assert shapes == [(1, 6)]
