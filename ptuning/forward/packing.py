@@ -53,8 +53,7 @@ def pack(lengths: Sequence[int], groups: Sequence[Hashable], sizes: Sizes = Size
     order = sorted(range(len(lengths)), key=lambda b: -lengths[b])
     best, least = [[b] for b in order], float("inf")
     for width in sizes.packed_widths(max(lengths), len(lengths)):
-        lines = _packed_to_width(lengths, groups, order, width)
-        filled = max(sum(lengths[b] for b in line) for line in lines)
+        lines, filled = _packed_to_width(lengths, groups, order, width)
         cost = len(lines) * filled * (1 + filled / _DOUBLE_COST_WIDTH)
         if cost < least:
             best, least = lines, cost
@@ -65,8 +64,10 @@ def pack(lengths: Sequence[int], groups: Sequence[Hashable], sizes: Sizes = Size
 
 def _packed_to_width(
     lengths: Sequence[int], groups: Sequence[Hashable], order: Sequence[int], width: int
-) -> list[list[int]]:
+) -> tuple[list[list[int]], int]:
+    """The rows of each line, and how far the fullest line is filled."""
     lines: list[list[int]] = []
+    least_room = width
     rooms: dict[Hashable, list[tuple[int, int]]] = {}  # each group's lines, sorted by the room left in them
     for b in order:
         own = rooms.setdefault(groups[b], [])
@@ -75,8 +76,11 @@ def _packed_to_width(
         if line == len(lines):
             lines.append([])
         lines[line].append(b)
-        bisect.insort(own, (room - lengths[b], line))
-    return lines
+        left = room - lengths[b]
+        bisect.insort(own, (left, line))
+        if left < least_room:
+            least_room = left
+    return lines, width - least_room
 
 
 def _rounded(size: int, parts: int) -> int:

@@ -54,18 +54,19 @@ class LastLayerCut:
     """
 
     def __init__(self, weights: Sequence[CutWeight], tokens: TokenLines) -> None:
-        self._weights = {id(each.weight): each for each in weights}
+        self.weights = {id(each.weight): each for each in weights}
+        """The weights that may be cut, by their identity."""
         self._shape, self._scored_N = tokens.size, tokens.scored_N
         self._scored_shape = (1, len(self._scored_N))
 
     def takes(self, input: Tensor, weight: Tensor) -> bool:
         """Whether the product of this input and weight is needed for the scored tokens only."""
-        own = self._weights.get(id(weight))
+        own = self.weights.get(id(weight))
         return own is not None and input.shape[:-1] == (self._shape if own.takes_all else self._scored_shape)
 
     def product(self, linear: Callable[..., Tensor], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """`linear` for the scored tokens; zeros for the others where the output has a place for them."""
-        own = self._weights[id(weight)]
+        own = self.weights[id(weight)]
         if own.takes_all:
             input = input.flatten(0, 1).index_select(0, self._scored_N)[None]
         scored_1NF = linear(input, weight, bias)

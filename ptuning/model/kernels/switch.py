@@ -69,7 +69,7 @@ def _linear_with(cut: LastLayerCut | None) -> Callable[..., Tensor]:
         return linear
 
     def cut_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if cut.takes(input, weight):
+        if id(weight) in cut.weights and cut.takes(input, weight):
             return cut.product(linear, input, weight, bias)
         return linear(input, weight, bias)
 
