@@ -126,7 +126,7 @@ def num_needed(has_gpu: bool) -> int:
 
 ROWS = {
     "operators": "operators",
-    "data_dependent_operators": "operators that depend on numbers (each stops a GPU)",
+    "data_dependent_operators": "operators whose result depends on data (each stops a GPU)",
     "own_python_ms": "own Python under cProfile, ms",
     "host_ms": "until a step returns, ms",
     "device_ms": "the GPU works, ms",
@@ -143,4 +143,4 @@ def table(sides: dict[str, dict[str, Any]]) -> list[str]:
         if what in sides["ours"]:
             lines.append(f"| {name} | " + " | ".join(f"{sides[side][what]:.5g}" for side in ("ours", "peft")) + " |")
     told = {side: found["data_dependent"] for side, found in sides.items()}
-    return [*lines, "", f"depend on numbers: ptuning {told['ours']}, PEFT {told['peft']}", ""]
+    return [*lines, "", f"depend on data: ptuning {told['ours']}, PEFT {told['peft']}", ""]
