@@ -41,7 +41,7 @@ class Operators(TorchDispatchMode):
 
 
 def operators(step: Step) -> dict[str, Any]:
-    """How many operators a step runs, and the names and numbers of those that depend on numbers."""
+    """How many operators a step runs, and the names and numbers of those whose result depends on data."""
     with Operators() as counted:
         step()
     return {

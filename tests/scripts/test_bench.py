@@ -81,7 +81,7 @@ def test_random_models_are_measured_one_after_the_other_and_looked_into(
         assert case["profile"][side]["operators"] > 100
         assert len(case["first_step_seconds"][side]) == 1
     assert case["useful_tokens"][0] == case["useful_tokens"][1]  # all texts are as long
-    assert "| operators that depend on numbers" in capsys.readouterr().out
+    assert "| operators whose result depends on data" in capsys.readouterr().out
 
 
 def test_random_models_are_the_same_but_for_their_attention(model_directory: Path) -> None:
