@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ptuning.forward.batch_prompt import as_batch_prompt as as_batch_prompt
     from ptuning.forward.line_pass import loss_and_gradient as loss_and_gradient
     from ptuning.forward.lines import Lines as Lines
-    from ptuning.forward.lines import LineShape as LineShape
     from ptuning.forward.memory import memory_explained as memory_explained
     from ptuning.forward.objective import answer_log_probs as answer_log_probs
     from ptuning.forward.objective import label_log_probs as label_log_probs
@@ -39,7 +38,7 @@ __getattr__, __dir__, __all__ = lazily(
         "": ("objective",),
         "batch_prompt": ("BatchPrompt", "KeptPrompts", "Prompt", "TensorPrompt", "as_batch_prompt"),
         "line_pass": ("loss_and_gradient",),
-        "lines": ("LineShape", "Lines"),
+        "lines": ("Lines",),
         "memory": ("memory_explained",),
         "objective": ("answer_log_probs", "label_log_probs", "loss", "loss_sum"),
         "paths": ("label_logits", "lines_for", "require_path"),

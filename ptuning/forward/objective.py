@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ptuning.data import Batch, Example, with_answer
+from ptuning.data import Batch, Example, moved, with_answer
 from ptuning.forward.batch_prompt import KeptPrompts, Prompt, as_batch_prompt
 from ptuning.forward.candidates import candidate_log_probs, max_tail_tokens
 from ptuning.forward.line_pass import lines_loss
@@ -50,7 +50,7 @@ def answer_log_probs(backbone: Backbone, prompt: Prompt, batch: Batch, path: str
     batch = batch.to(backbone.device)
     logits_NV, targets_N = label_logits(backbone, prompt, batch, path), batch.targets_N
     rows = [b for b, each in enumerate(batch.examples) for _ in each.answer_ids]
-    rows_N = torch.tensor(rows, dtype=torch.long, device=backbone.device)
+    rows_N = moved(torch.tensor(rows, dtype=torch.long), backbone.device)
     token_log_probs_N = -functional.cross_entropy(logits_NV, targets_N, reduction="none")
     zeros_B = token_log_probs_N.new_zeros(len(batch))
     log_probs_B = zeros_B.index_add(0, rows_N, token_log_probs_N)

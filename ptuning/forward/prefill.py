@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 from transformers import DynamicCache
 
-from ptuning.data import ApartBatch, Example
+from ptuning.data import ApartBatch, Example, moved
 from ptuning.forward.batch_prompt import KeptPrompts
 from ptuning.forward.shared_prefix import behind_prefixes
 from ptuning.model import Backbone, CausalBackbone
@@ -44,7 +44,7 @@ def prefilled(backbone: CausalBackbone, prompt: KeptPrompts, batch: ApartBatch) 
         backbone.fill(**inputs)
     num_kept, width, cache = max(prompt.prefix_lengths), lines.shape.width, backbone.new_cache()
     rows_N, positions_N, lines_N, places_N = lines.tokens()
-    ends_B = torch.tensor([len(each.ids) for each in batch.examples], device=backbone.device)
+    ends_B = moved(torch.tensor([len(each.ids) for each in batch.examples]), backbone.device)
     columns_N = batch.num_columns - ends_B[rows_N] + positions_N
     kept, _ = prompt.spread(backbone)
     for i, (line_layer, row_layer) in enumerate(zip(inputs["past_key_values"], kept, strict=True)):

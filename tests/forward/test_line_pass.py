@@ -88,6 +88,16 @@ def test_whole_rows_without_a_mask_equal_splice(family: str, sizes: Sizes, is_on
     assert_same(loss_and_gradient(backbone, prompt, lines), expected_of(backbone, prompt, batch))
 
 
+def test_rounded_rows_stay_within_the_models_positions() -> None:
+    backbone = tiny_backbone("gpt2", n_positions=40)
+    assert isinstance(backbone, CausalBackbone)
+    batch, prompt_PH = batch_of(backbone, (20, 27), num_answer=1), prompt_of(backbone)
+    lines = whole_rows(backbone, StaticPrompt(prompt_PH), batch, ROUNDED)
+    assert lines is not None
+    assert lines.shape.width == 40 < ROUNDED.width(33)
+    assert_same(loss_and_gradient(backbone, prompt_PH, lines), expected_of(backbone, prompt_PH, batch))
+
+
 def test_some_families_pack() -> None:
     packing = [family for family in ATTENTION if tiny_backbone(family).supports_joint_prefix]
     assert {"llama", "qwen2", "qwen3", "gpt2", "opt", "phi3", "granite", "mixtral"} <= set(packing)

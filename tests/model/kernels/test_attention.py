@@ -119,6 +119,16 @@ def test_heads_end_to_end_attend_as_each_alone(num_masks: int, num_queries: int)
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
+def test_layers_of_a_pass_share_one_mask_and_the_next_pass_has_its_own() -> None:
+    mask = torch.zeros(2, 1, 5, 7)
+    first = attention._mask_of_groups(mask, 5, 3)
+    assert attention._mask_of_groups(mask, 5, 3) is first
+    assert attention._mask_of_groups(mask, 5, 2) is not first
+    with fast_kernels():
+        pass
+    assert attention._MASKS.latest is None
+
+
 def test_cudnn_is_chosen_again_when_the_last_thread_leaves() -> None:
     assert torch.backends.cuda.cudnn_sdp_enabled()
     with attention.without_cudnn():
