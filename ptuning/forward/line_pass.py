@@ -68,7 +68,7 @@ def _packed(backbone: CausalBackbone, prompt: BatchPrompt, batch: Batch, sizes: 
     first = next(line for line in together if 0 in line)
     in_order = [first, *(line for line in together if line is not first)]
     lines_of_rows = [[b - 1 for b in line if b] for line in in_order]
-    least_width = sizes.packed_widths(max(num_prefix, *rest), len(rows))[0] if sizes.are_rounded else 1
+    least_width = sizes.least_width(max(num_prefix, *rest))
     skipped = [num_prefix] * len(rows)
     lines = Lines.of(rows, skipped, lines_of_rows, batch.prefix_ids, sizes=sizes, least_width=least_width)
     if not backbone.sees_all(num_prefix + lines.shape.width):

@@ -40,10 +40,14 @@ class Sizes:
         """The number of scored places to make for `least` that a line needs."""
         return max(_FEWEST_SCORED, _power_of_two(least)) if self.are_rounded else least
 
+    def least_width(self, longest: int) -> int:
+        """The narrowest lines to make for rows packed end to end, the longest of which has `longest` tokens."""
+        return max(_LEAST_WIDTH, _power_of_two(longest)) if self.are_rounded else longest
+
     def packed_widths(self, longest: int, num_rows: int) -> list[int]:
         """The widths of lines to try, for rows packed end to end."""
         if self.are_rounded:
-            return [max(_LEAST_WIDTH, _power_of_two(longest))]
+            return [self.least_width(longest)]
         num_tries = max(2, min(_TRIES, _ROWS_TRIED // num_rows))
         return sorted({longest + longest * (WIDEST - 1) * i // (num_tries - 1) for i in range(num_tries)})
 
