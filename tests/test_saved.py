@@ -28,7 +28,7 @@ def records(file: Path) -> list[dict]:
 
 
 def test_killed_run_is_resumed_and_ends_as_the_whole_one(saved: Path) -> None:
-    result = train(RunConfig.from_yaml("config.yaml"), resume=True)
+    result = train(RunConfig.from_yaml("config.yaml", ["--train.group_by_length=true"]), resume=True)
     found, expected = records(saved / "run" / "metrics.jsonl"), records(saved / "whole_metrics.jsonl")
     assert (
         [record["step"] for record in found]

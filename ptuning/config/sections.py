@@ -118,8 +118,8 @@ class TrainConfig:
     """Where the prompt, the checkpoints, the config and the metrics are written."""
     max_steps: int | None = None
     """Optimizer steps; null: as many as num_train_epochs takes."""
-    num_train_epochs: float = 3.0
-    """Passes over the training rows; used where max_steps is null."""
+    num_train_epochs: float | None = None
+    """Passes over the training rows, where max_steps is null; null: 3, and at least 300 steps."""
     per_device_train_batch_size: int = 8
     """Rows a device reads at once in training."""
     max_batch_tokens: int | Literal["auto"] | None = None
@@ -127,10 +127,12 @@ class TrainConfig:
     size; auto: no limit at first, and half of what did not fit each time memory runs out; null: no limit."""
     per_device_eval_batch_size: int = 32
     """Rows a device reads at once in evaluation."""
+    group_by_length: bool = False
+    """Whether rows of similar length share a batch: less padding for models that cannot pack rows."""
     gradient_accumulation_steps: int = 1
     """Batches whose gradients are added up before a step."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of AdamW."""
+    learning_rate: float | Literal["auto"] = "auto"
+    """Peak learning rate of AdamW; auto: what suits the encoder, in units of the vocabulary's standard deviation."""
     weight_decay: float = 0.0
     """AdamW's weight decay."""
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"

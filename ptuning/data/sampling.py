@@ -11,9 +11,7 @@ from ptuning.data.examples import Example
 from ptuning.errors import DataError
 
 FEWEST_BATCHES = 10**9  # a cost per batch that no padding outweighs
-
-
-_BATCHES_PER_WINDOW = 50  # rows are shuffled, then grouped by length within windows of this many batches
+_BATCHES_PER_WINDOW = 50
 
 
 def require_small(
@@ -41,11 +39,18 @@ def require_small(
 class BatchStream:
     """Endless batches of row numbers; `stream[i]` depends only on the seed and i, so that a run can resume at any step.
 
-    Rows of similar length share a batch, to waste little on padding; rows and batches are shuffled again every epoch.
+    Rows are shuffled again every epoch.
+
+    Args:
+        lengths: The length of each row, in tokens.
+        batch_size: Rows of a batch; the last one of an epoch may have fewer.
+        seed: Seed of the order.
+        group_by_length: Whether rows of similar length share a batch, within windows of 50 batches: less padding where
+            rows are not packed, but batches that are less alike.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self._lengths, self._batch_size, self._seed = lengths, batch_size, seed
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, group_by_length: bool = False) -> None:
+        self._lengths, self._batch_size, self._seed, self._is_grouped = lengths, batch_size, seed, group_by_length
         self.num_batches_per_epoch = -(-len(lengths) // batch_size)
         self._epoch, self._batches = -1, list[list[int]]()
 
@@ -59,15 +64,18 @@ class BatchStream:
         chance = random.Random(f"{self._seed}-{epoch}")
         order = list(range(len(self._lengths)))
         chance.shuffle(order)
-        window = self._batch_size * _BATCHES_PER_WINDOW
-        grouped = [
-            row
-            for start in range(0, len(order), window)
-            for row in sorted(order[start : start + window], key=self._lengths.__getitem__)
-        ]
-        batches = [grouped[start : start + self._batch_size] for start in range(0, len(grouped), self._batch_size)]
-        chance.shuffle(batches)
+        if self._is_grouped:
+            order = self._grouped(order)
+        batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
+        if self._is_grouped:
+            chance.shuffle(batches)
         return batches
+
+    def _grouped(self, order: Sequence[int]) -> list[int]:
+        """The rows by length, within windows of the shuffled rows."""
+        window = self._batch_size * _BATCHES_PER_WINDOW
+        starts = range(0, len(order), window)
+        return [row for start in starts for row in sorted(order[start : start + window], key=self._lengths.__getitem__)]
 
 
 def by_length(

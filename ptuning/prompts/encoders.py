@@ -27,6 +27,8 @@ class PromptEncoder(nn.Module):
 
     reads_text: ClassVar[bool] = False
     """Whether `forward` takes the rows' text and returns one prompt per row."""
+    rate_in_deviations: ClassVar[float] = 0.1
+    """The learning rate that suits it, in units of the vocabulary's standard deviation."""
 
     def __init__(self, start_PH: Tensor) -> None:
         super().__init__()
@@ -52,6 +54,8 @@ class PromptEncoder(nn.Module):
 
 class Embedding(PromptEncoder):
     """Free vectors (Lester et al. 2021): every value of the prompt is a parameter."""
+
+    rate_in_deviations = 1.0
 
     def __init__(self, start_PH: Tensor) -> None:
         super().__init__(start_PH)

@@ -83,9 +83,20 @@ def at_random(vocabulary_VH: Tensor, num_virtual_tokens: int, seed: int = 0) -> 
     """Gaussian rows with the vocabulary's mean and standard deviation in each dimension: `[P, H]`."""
     generator = torch.Generator().manual_seed(seed)
     noise_PH = torch.randn(num_virtual_tokens, vocabulary_VH.shape[1], generator=generator).to(vocabulary_VH.device)
+    mean_H, deviation_H = _moments(vocabulary_VH)
+    return mean_H + noise_PH * deviation_H
+
+
+def deviation(vocabulary_VH: Tensor) -> float:
+    """The vocabulary's standard deviation in a typical dimension: the median over dimensions."""
+    return float(_moments(vocabulary_VH)[1].median())
+
+
+def _moments(vocabulary_VH: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each dimension, `[H]` fp32."""
     columns = (part_VC.float() for part_VC in vocabulary_VH.split(_COLUMNS, dim=1))  # no fp32 copy of the whole
     means, deviations = zip(*((part_VC.mean(dim=0), part_VC.std(dim=0)) for part_VC in columns), strict=True)
-    return torch.cat(means) + noise_PH * torch.cat(deviations)
+    return torch.cat(means), torch.cat(deviations)
 
 
 def from_ids(vocabulary_VH: Tensor, ids: Sequence[int], num_virtual_tokens: int | None = None) -> Tensor:

@@ -1,8 +1,8 @@
 """Training: a loop for any module, and the run that trains, validates and saves a prompt with it.
 
-`loop` makes steps; `prompt_steps` is their work for a prompt, `backward` its gradient, and `memory` how much of it is
-read at once; `inputs` loads a run's model and rows; `run` puts these together; `run_directory`, `checkpoint` and `lock`
-keep its files. Knows nothing of what a prompt means.
+`loop` makes steps; `prompt_steps` is their work for a prompt, `recipe` what settings come to, `backward` its gradient,
+and `memory` how much of it is read at once; `inputs` loads a run's model and rows; `run` puts these together;
+`run_directory`, `checkpoint` and `lock` keep its files. Knows nothing of what a prompt means.
 """
 
 from typing import TYPE_CHECKING
@@ -12,9 +12,12 @@ from ptuning.lazy import lazily
 if TYPE_CHECKING:
     from ptuning.training.backward import backward_in_parts as backward_in_parts
     from ptuning.training.distributed import accelerator_on as accelerator_on
+    from ptuning.training.inputs import Inputs as Inputs
     from ptuning.training.loop import Loop as Loop
     from ptuning.training.loop import LoopSettings as LoopSettings
     from ptuning.training.loop import StepWork as StepWork
+    from ptuning.training.prompt_steps import PromptSteps as PromptSteps
+    from ptuning.training.recipe import loop_settings as loop_settings
     from ptuning.training.results import TrainResult as TrainResult
     from ptuning.training.run import train as train
     from ptuning.training.run_directory import RunDirectory as RunDirectory
@@ -24,7 +27,10 @@ __getattr__, __dir__, __all__ = lazily(
     {
         "backward": ("backward_in_parts",),
         "distributed": ("accelerator_on",),
+        "inputs": ("Inputs",),
         "loop": ("Loop", "LoopSettings", "StepWork"),
+        "prompt_steps": ("PromptSteps",),
+        "recipe": ("loop_settings",),
         "results": ("TrainResult",),
         "run": ("train",),
         "run_directory": ("RunDirectory",),

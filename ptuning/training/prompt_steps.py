@@ -3,7 +3,6 @@
 Knows nothing of optimizers, validation or files.
 """
 
-import math
 from collections.abc import Sequence
 
 from accelerate import Accelerator
@@ -17,6 +16,7 @@ from ptuning.training.backward import PromptApart, backward_in_parts
 from ptuning.training.graphs import GraphedPass
 from ptuning.training.loop import StepWork
 from ptuning.training.memory import TokenLimit
+from ptuning.training.recipe import num_steps
 
 
 class PromptSteps:
@@ -40,7 +40,8 @@ class PromptSteps:
         self.limit = TokenLimit(settings.max_batch_tokens)
         lengths = [len(example) for example in examples]
         self._prefix, self._run = prefix_ids(examples), GraphedPass()
-        self.stream = BatchStream(lengths, settings.per_device_train_batch_size, settings.seed)
+        batch_size, is_grouped = settings.per_device_train_batch_size, settings.group_by_length
+        self.stream = BatchStream(lengths, batch_size, settings.seed, is_grouped)
 
     @property
     def batches_per_step(self) -> int:
@@ -50,16 +51,19 @@ class PromptSteps:
     @property
     def num_steps(self) -> int:
         """How many steps the run has."""
-        num_batches = self._settings.num_train_epochs * self.stream.num_batches_per_epoch
-        return self._settings.max_steps or max(1, math.ceil(num_batches / self.batches_per_step))
+        return num_steps(self._settings, self.stream.num_batches_per_epoch, self.batches_per_step)
 
-    def __call__(self, step: int) -> StepWork:
-        """This process's work: one row or more on every process, because no batch of the stream is empty."""
+    def examples_of(self, step: int) -> list[Example]:
+        """This process's rows of a step: one or more on every process, because no batch of the stream is empty."""
         first = step * self.batches_per_step
         own = range(
             first + self._accelerator.process_index, first + self.batches_per_step, self._accelerator.num_processes
         )
-        examples = [self._examples[row] for index in own for row in self.stream[index]]
+        return [self._examples[row] for index in own for row in self.stream[index]]
+
+    def __call__(self, step: int) -> StepWork:
+        """This process's work."""
+        examples = self.examples_of(step)
         return StepWork(
             num_label_tokens=sum(len(example.answer_ids) for example in examples),
             num_tokens=sum(example.num_text for example in examples),

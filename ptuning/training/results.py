@@ -12,7 +12,7 @@ from ptuning.config import RunConfig
 from ptuning.data import num_cut
 from ptuning.prompts import PromptEncoder, SoftPrompt, initializers
 from ptuning.training.inputs import Inputs
-from ptuning.training.loop import Progress
+from ptuning.training.loop import Loop
 from ptuning.training.validation import Best
 
 
@@ -32,7 +32,7 @@ def soft_prompt_of(
     encoder: PromptEncoder,
     config: RunConfig,
     inputs: Inputs,
-    progress: Progress,
+    loop: Loop,
     best: Best,
     results: Mapping[str, Mapping[str, Any]],
 ) -> SoftPrompt:
@@ -42,7 +42,7 @@ def soft_prompt_of(
         encoder: The trained prompt encoder.
         config: The run's.
         inputs: What it was trained with.
-        progress: How far the run came.
+        loop: What trained it.
         best: The best step, where there were validation rows.
         results: Name -> what was measured.
     """
@@ -59,9 +59,9 @@ def soft_prompt_of(
         encoder={"name": config.prompt.encoder, "hidden_size": config.prompt.hidden_size},
         init={**init, "token_ids": token_ids},
         training={
-            "steps": progress.step,
-            "best_step": best.step or progress.step,
-            "seconds": round(progress.seconds, 1),
+            "steps": loop.progress.step,
+            "best_step": best.step or loop.progress.step,
+            "seconds": round(loop.progress.seconds, 1),
             "data": {split: getattr(config.data, split) for split in inputs.examples},
             "rows": len(inputs.examples["train"]),
             "rows_cut": num_cut(inputs.examples["train"]),
@@ -69,7 +69,7 @@ def soft_prompt_of(
             "dtype": str(inputs.backbone.dtype).removeprefix("torch."),
             "quantization": config.model.quantization,
             "seed": config.train.seed,
-            "learning_rate": config.train.learning_rate,
+            "learning_rate": loop.settings.learning_rate,
         },
         results=results,
     )

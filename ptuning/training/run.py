@@ -24,9 +24,10 @@ from ptuning.training.checkpoint import checkpoint_of, made_with, require_same, 
 from ptuning.training.distributed import accelerator, peak_memory_bytes, sum_over_processes
 from ptuning.training.inputs import Inputs
 from ptuning.training.interrupts import Interrupted, noted_interrupts
-from ptuning.training.loop import Loop, LoopSettings, NotFiniteError, StepRecord
+from ptuning.training.loop import Loop, NotFiniteError, StepRecord
 from ptuning.training.memory import out_of_memory
 from ptuning.training.prompt_steps import PromptSteps
+from ptuning.training.recipe import loop_settings
 from ptuning.training.results import TrainResult, soft_prompt_of
 from ptuning.training.run_directory import BEST, LAST, RunDirectory
 from ptuning.training.validation import Best, evaluate_together, validation_sample
@@ -102,19 +103,9 @@ class Trainer:
         encoder = encoders.build(config.prompt.encoder, self.inputs.start_PH, config.prompt.hidden_size)
         self.encoder = encoder.to(self.inputs.backbone.device)
         self.steps = PromptSteps(self.inputs.backbone, self.inputs.examples["train"], self.settings, self.accelerator)
-        self.loop = Loop(self.encoder, self.steps, self._loop_settings(), self.accelerator)
+        how = loop_settings(self.settings, self.encoder, self.inputs.backbone, self.steps.num_steps)
+        self.loop = Loop(self.encoder, self.steps, how, self.accelerator)
         self.best = Best()
-
-    def _loop_settings(self) -> LoopSettings:
-        return LoopSettings(
-            max_steps=self.steps.num_steps,
-            learning_rate=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-            lr_scheduler_type=self.settings.lr_scheduler_type,
-            warmup_ratio=self.settings.warmup_ratio,
-            max_grad_norm=self.settings.max_grad_norm,
-            logging_steps=self.settings.logging_steps,
-        )
 
     def train(self) -> TrainResult:
         """Runs from wherever the run stands, then measures and saves the prompt."""
@@ -300,7 +291,7 @@ class Trainer:
         split = next((split for split in ("test", "validation") if split in self.inputs.examples), None)
         results = self._results(split) if split else {}
         measured = {name: metrics.as_dict() for name, metrics in results.items()}
-        prompt = soft_prompt_of(self.encoder, self.config, self.inputs, self.loop.progress, self.best, measured)
+        prompt = soft_prompt_of(self.encoder, self.config, self.inputs, self.loop, self.best, measured)
         metrics = {
             "split": split,
             "results": prompt.results,

@@ -31,6 +31,7 @@ _DECIDE_NO_STEP = {
     *("train.output_dir", "train.report_to", "model.revision", "data.test"),
     *("train.max_batch_tokens", "train.gradient_checkpointing", "train.per_device_eval_batch_size"),  # up to rounding
 }
+_FORMER = {"train": {"group_by_length": True}}  # what versions did that had no such setting
 _SOURCES = {"model.name_or_path", "data.train", "data.validation", "prompt.init_prompt"}  # checkpoints know the content
 
 
@@ -88,11 +89,14 @@ class RunDirectory:
 
     def _changed(self, config: RunConfig) -> dict[str, "_Change"]:
         saved, now = _flat(_with_defaults(self._saved_config())), _flat(yaml.safe_load(config.to_yaml()))
-        return {
+        changed = {
             name: _Change(name, saved.get(name), now.get(name))
             for name in {**saved, **now}
             if saved.get(name) != now.get(name)
         }
+        if now["train.max_steps"] is not None and "train.max_steps" not in changed:
+            changed.pop("train.num_train_epochs", None)  # it decides nothing
+        return changed
 
     def _holds_no_work(self) -> bool:
         """Whether there is nothing, or a run that ended before its first checkpoint: starting anew loses nothing."""
@@ -231,8 +235,10 @@ def _step_of(line: str) -> float:
 
 
 def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
-    """A saved config with defaults for the settings that the version that wrote it did not know."""
-    known = {field.name: defaults(field.type) for field in dataclasses.fields(RunConfig)}
+    """A saved config, complete: with what the version that wrote it did where it knew no such setting."""
+    known = {
+        field.name: {**defaults(field.type), **_FORMER.get(field.name, {})} for field in dataclasses.fields(RunConfig)
+    }
     return {name: {**known.get(name, {}), **each} if isinstance(each, dict) else each for name, each in saved.items()}
 
 

@@ -367,10 +367,18 @@ def epoch(stream: BatchStream, number: int = 0) -> list[list[int]]:
     return [stream[i] for i in range(first, first + stream.num_batches_per_epoch)]
 
 
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=80), st.integers(1, 9), st.integers(0, 3), st.integers(0, 5))
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=80),
+    st.integers(1, 9),
+    st.integers(0, 3),
+    st.integers(0, 5),
+    st.booleans(),
+)
 @settings(deadline=None)
-def test_every_row_comes_once_an_epoch(lengths: list[int], batch_size: int, seed: int, number: int) -> None:
-    batches = epoch(BatchStream(lengths, batch_size, seed), number)
+def test_every_row_comes_once_an_epoch(
+    lengths: list[int], batch_size: int, seed: int, number: int, is_grouped: bool
+) -> None:
+    batches = epoch(BatchStream(lengths, batch_size, seed, is_grouped), number)
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     assert all(len(batch) <= batch_size for batch in batches)
 
@@ -391,8 +399,12 @@ def test_the_order_differs_between_epochs_and_between_seeds() -> None:
     assert together[0] != together[1] != together[2] != together[0]
 
 
-def test_rows_of_similar_length_stand_together() -> None:
-    batches = epoch(BatchStream(LENGTHS, 8, seed=0))
+def test_batches_are_drawn_whatever_the_lengths() -> None:
+    assert epoch(BatchStream(LENGTHS, 8, seed=0)) == epoch(BatchStream([1] * len(LENGTHS), 8, seed=0))
+
+
+def test_rows_of_similar_length_stand_together_if_grouped() -> None:
+    batches = epoch(BatchStream(LENGTHS, 8, seed=0, group_by_length=True))
     padded = sum(max(LENGTHS[row] for row in batch) * len(batch) for batch in batches)
     assert padded < 1.1 * sum(LENGTHS)
     assert [max(LENGTHS[row] for row in batch) for batch in batches] != sorted(

@@ -1,0 +1,95 @@
+"""A study's YAML file: which runs it asks for.
+
+Knows nothing of how a run is made, or of what comes out of it.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ptuning.errors import ConfigError
+
+KINDS = ("prompt", "defaults", "peft_prompt_tuning", "peft_p_tuning", "lora", "all_weights")
+"""How a run learns; `prompt` and `defaults` are ptuning's."""
+_KEYS = {"tasks", "seeds", "num_train", "num_validation", "num_test", "model", "common", "methods"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: everything that its result follows from."""
+
+    method: str
+    """Its name in the tables."""
+    kind: str
+    """One of `KINDS`."""
+    task: str
+    """One of the development tasks."""
+    seed: int
+    """Seed of the rows that are drawn, their order, and what is trained."""
+    model: str
+    """Directory of the frozen model."""
+    slots: str = "20/0/0"
+    """Virtual tokens before the text, between the text and the question, and before the answer."""
+    num_train: int | str | None = None
+    """Training rows: how many in all, or how many a class ("16 a class"); None: all."""
+    num_validation: int = 500
+    """Validation rows."""
+    num_test: int = 1000
+    """Test rows."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted settings of `ptuning train`; the other kinds read the rate, the steps, and the batch size of them."""
+
+    @property
+    def id(self) -> str:
+        """The same for two runs that are the same."""
+        return hashlib.sha256(json.dumps(vars(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """What runs of the same task and method have in common that differ in the seed alone."""
+        return self.task, self.method, json.dumps([self.slots, self.settings], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Study:
+    """All runs of a study."""
+
+    runs: tuple[Run, ...]
+    """The runs, those of the first seed first."""
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> "Study":
+        """Reads a study; raises `ConfigError` for what it does not know."""
+        text = yaml.safe_load(path.read_text(encoding="utf-8"))
+        unknown = sorted(set(text) - _KEYS)
+        if unknown:
+            raise ConfigError(f"{path}: {', '.join(unknown)}", f"of {', '.join(sorted(_KEYS))}", "Remove the others")
+        shared = {key: text[key] for key in ("num_train", "num_validation", "num_test", "model") if key in text}
+        runs = [
+            Run(method, kind, task, seed, slots=slots, settings=settings, **shared)
+            for seed, task, (method, its) in itertools.product(text["seeds"], text["tasks"], text["methods"].items())
+            for kind, slots, settings in _variants({**text.get("common", {}), **its})
+        ]
+        return cls(tuple(runs))
+
+
+def _variants(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every combination of the settings that are lists: kind, slots and the rest."""
+    kind = settings["kind"]
+    if kind not in KINDS:
+        raise ConfigError(f"kind: {kind}", f"one of {', '.join(KINDS)}", "Correct it")
+    axes = {key: _listed(value) for key, value in settings.items() if key != "kind"}
+    for values in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        slots = chosen.pop("slots", "20/0/0")
+        yield kind, slots, chosen
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else [value]

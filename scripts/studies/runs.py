@@ -1,0 +1,143 @@
+"""One run of a study: trains what it asks for, and scores it on validation and test rows.
+
+Knows nothing of other runs, or of tables.
+"""
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from studies.plan import Run
+from studies.tasks import StudyTask, few
+from studies.weights import Weights, peft_encoder
+from torch import Tensor, nn
+
+import ptuning
+from ptuning.config import RunConfig
+from ptuning.data import Example, Row, read_rows
+from ptuning.evaluation import WITH, WITHOUT, RowScores, score_rows
+from ptuning.forward import ReadOptions
+from ptuning.prompts import encoders
+from ptuning.training import Inputs, Loop, PromptSteps, StepWork, accelerator_on, loop_settings
+
+WEIGHTS = ("lora", "all_weights")  # the kinds without virtual tokens
+Score = Callable[[Sequence[Example]], RowScores]
+Work = Callable[[int], StepWork]
+
+
+def record_of(run: Run, task: StudyTask, folder: Path) -> dict[str, Any]:
+    """Makes a run.
+
+    Args:
+        run: What is asked for.
+        task: Its task, prepared.
+        folder: An empty folder for its files.
+
+    Returns:
+        What is known of it: how it was made, accuracy and losses on validation and test rows, and the seconds.
+    """
+    config = config_of(run, task, folder)
+    set_seed(run.seed)
+    found = by_defaults(config) if run.kind == "defaults" else by_pieces(run, config)
+    return {"id": run.id, **vars(run), "group": list(run.group), **found}
+
+
+def config_of(run: Run, task: StudyTask, folder: Path) -> RunConfig:
+    """The run as a config of `ptuning train`; the rows that it may read are written to the folder."""
+    rows = {split: read_rows(str(path), split, task.columns) for split, path in task.splits.items()}
+    rows["train"] = few(rows["train"], run.num_train, run.seed)
+    for split, most in (("validation", run.num_validation), ("test", run.num_test)):
+        rows[split] = rows[split][:most]
+    if run.kind == "defaults":
+        del rows["validation"]  # as a newcomer has it: nothing but rows to train on
+    settings = {
+        "model.name_or_path": run.model,
+        "data.template": task.template("0/0/0" if run.kind in WEIGHTS else run.slots),
+        "data.max_length": task.max_length,
+        "train.output_dir": str(folder / "run"),
+        "train.seed": run.seed,
+        **{f"data.{split}": _written(each, folder / f"{split}.csv") for split, each in rows.items()},
+        **run.settings,
+    }
+    if task.verbalizer:
+        settings["data.verbalizer"] = task.verbalizer
+    return RunConfig.from_settings(settings)
+
+
+def _written(rows: Sequence[Row], path: Path) -> str:
+    """Writes rows to a file; its name."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].values)
+        writer.writeheader()
+        writer.writerows(row.values for row in rows)
+    return str(path)
+
+
+def by_defaults(config: RunConfig) -> dict[str, Any]:
+    """What `ptuning train` gives, beside the bare words."""
+    result = ptuning.train(config)
+    measured = result.metrics["results"]
+    return {
+        "test": measured[WITH],
+        "without": measured.get(WITHOUT),
+        "seconds": result.prompt.training["seconds"],
+        "steps": result.prompt.training["steps"],
+    }
+
+
+def by_pieces(run: Run, config: RunConfig) -> dict[str, Any]:
+    """What the last step gives: nothing is chosen on validation rows on the way."""
+    inputs = Inputs.load(config, "cuda" if torch.cuda.is_available() else "cpu")
+    accelerator = accelerator_on(inputs.backbone.device)
+    steps = PromptSteps(inputs.backbone, inputs.examples["train"], config.train, accelerator)
+    of_kind = _of_weights if run.kind in WEIGHTS else _of_prompt
+    trained, work, score = of_kind(run, config, inputs, steps)
+    loop = Loop(trained, work, loop_settings(config.train, trained, inputs.backbone, steps.num_steps), accelerator)
+    for _ in loop.steps():
+        pass
+    scores = {split: _measured(score(inputs.examples[split])) for split in ("validation", "test")}
+    return {**scores, "seconds": round(loop.progress.seconds, 2), "steps": loop.progress.step}
+
+
+def _of_prompt(run: Run, config: RunConfig, inputs: Inputs, steps: PromptSteps) -> tuple[nn.Module, Work, Score]:
+    """A soft prompt: what is trained, the work of each step, and how rows are scored."""
+    encoder: nn.Module
+    if run.kind == "prompt":
+        encoder = encoders.build(config.prompt.encoder, inputs.start_PH, config.prompt.hidden_size)
+    else:
+        encoder = peft_encoder(run.kind, inputs.backbone, inputs.coder.task.num_virtual_tokens)
+    encoder.to(inputs.backbone.device)
+
+    def score(examples: Sequence[Example]) -> RowScores:
+        with torch.no_grad():
+            return score_rows(inputs.backbone, encoder(), examples, inputs.coder.label_ids, ReadOptions(batch_size=50))
+
+    return encoder, steps, score
+
+
+def _of_weights(run: Run, config: RunConfig, inputs: Inputs, steps: PromptSteps) -> tuple[nn.Module, Work, Score]:
+    """The language model itself, in the same form."""
+    backbone = inputs.backbone
+    weights = Weights(backbone.name, run.kind, backbone.tokenizer.pad_token_id or 0, backbone.device)
+
+    def add_gradients(_: nn.Module, scale: float, examples: Sequence[Example]) -> Tensor:
+        loss = weights.loss_sum(examples)
+        (loss * scale).backward()
+        return loss.detach()
+
+    def work(step: int) -> StepWork:
+        of_prompt = steps(step)
+        return replace(of_prompt, add_gradients=partial(add_gradients, examples=steps.examples_of(step)))
+
+    return weights.trained, work, lambda examples: weights.score_rows(examples, inputs.coder.label_ids)
+
+
+def _measured(scores: RowScores) -> dict[str, float]:
+    """Accuracy, and the loss of a row's answer in nats."""
+    found = {"accuracy": float(scores.is_correct_N.float().mean()), "loss": -float(scores.log_probs_N.mean())}
+    return {key: round(value, 5) for key, value in found.items()}

@@ -1,0 +1,104 @@
+"""Tables of a study's results: the rate of each method is chosen on validation rows, and reported on test rows.
+
+Intervals are Student's, at 95 %, over seeds. Knows nothing of how a run is made.
+"""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 97.5 %, 1 to 9 degrees
+
+Records = Sequence[Mapping[str, Any]]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean, and half the width of its 95 % interval over at most 10 seeds; None for one seed."""
+    if len(values) == 1:
+        return values[0], None
+    return statistics.mean(values), _QUANTILES[len(values) - 2] * statistics.stdev(values) / len(values) ** 0.5
+
+
+def chosen(records: Records) -> dict[tuple[str, str], Records]:
+    """(task, method) -> the records, one a seed, of the settings with the best mean on validation rows."""
+    by_settings: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        task, method, settings = record["group"]
+        by_settings[task, method][settings].append(record)
+    return {key: max(variants.values(), key=_validation) for key, variants in by_settings.items()}
+
+
+def _validation(records: Records) -> tuple[float, float]:
+    """Mean accuracy, then minus the mean loss, on validation rows."""
+    accuracy, loss = (statistics.mean(record["validation"][key] for record in records) for key in ("accuracy", "loss"))
+    return accuracy, -loss
+
+
+def accuracy_table(records: Records) -> list[str]:
+    """Test accuracy by task and method, the mean over tasks, and the wall-clock, as a Markdown table."""
+    best = chosen(records)
+    tasks, methods = (list(dict.fromkeys(key[i] for key in best)) for i in (0, 1))
+    lines = [f"| method | {' | '.join(tasks)} | mean of tasks | s a run |", "|---" * (len(tasks) + 3) + "|"]
+    for method in methods:
+        cells = [_cell(best[task, method]) if (task, method) in best else "" for task in tasks]
+        ran = [best[task, method] for task in tasks if (task, method) in best]
+        mean = _written(interval(mean_of_tasks(ran))) if len(ran) == len(tasks) else ""
+        seconds = statistics.mean(record["seconds"] for each in ran for record in each)
+        lines.append(f"| {method} | {' | '.join(cells)} | {mean} | {seconds:.0f} |")
+    return lines
+
+
+def settings_table(records: Records) -> list[str]:
+    """Accuracy on validation and test rows for all settings, as a Markdown table."""
+    lines = ["| task | method | slots | settings | seeds | validation | test | s a run |", "|---" * 8 + "|"]
+    by_group: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    for record in records:
+        by_group[tuple(record["group"])].append(record)
+    for (task, method, _), each in sorted(by_group.items()):
+        scores = [
+            _written(interval([record[split]["accuracy"] for record in each])) for split in ("validation", "test")
+        ]
+        settings = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in each[0]["settings"].items())
+        seconds = statistics.mean(record["seconds"] for record in each)
+        cells = [task, method, each[0]["slots"], settings, str(len(each)), *scores, f"{seconds:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def differences_table(records: Records, ours: str) -> list[str]:
+    """How far a method is above each other one on test rows, by task and in the mean, seed by seed."""
+    best = chosen(records)
+    tasks, methods = (list(dict.fromkeys(key[i] for key in best)) for i in (0, 1))
+    lines = [f"| {ours} above | {' | '.join(tasks)} | mean of tasks |", "|---" * (len(tasks) + 2) + "|"]
+    for method in methods:
+        if method == ours:
+            continue
+        pairs = [_paired(best[task, ours], best[task, method]) for task in tasks if (task, method) in best]
+        by_seed = [statistics.mean(each) for each in zip(*pairs, strict=False)]
+        cells = [_written(interval(each), "+.3f") for each in pairs]
+        mean = _written(interval(by_seed), "+.3f") if by_seed else ""
+        lines.append(f"| {method} | {' | '.join(cells)} | {mean} |")
+    return lines
+
+
+def mean_of_tasks(of_tasks: Sequence[Records]) -> list[float]:
+    """For each seed that all tasks have, the mean test accuracy over tasks."""
+    accuracies = [{record["seed"]: record["test"]["accuracy"] for record in records} for records in of_tasks]
+    seeds = sorted(set.intersection(*(set(each) for each in accuracies)))
+    return [statistics.mean(each[seed] for each in accuracies) for seed in seeds]
+
+
+def _paired(ours: Records, theirs: Records) -> list[float]:
+    """The difference in test accuracy of each seed that both have."""
+    other = {record["seed"]: record["test"]["accuracy"] for record in theirs}
+    return [record["test"]["accuracy"] - other[record["seed"]] for record in ours if record["seed"] in other]
+
+
+def _cell(records: Records) -> str:
+    return _written(interval([record["test"]["accuracy"] for record in records]))
+
+
+def _written(estimate: tuple[float, float | None], form: str = ".3f") -> str:
+    mean, half = estimate
+    return f"{mean:{form}}" if half is None else f"{mean:{form}} ± {half:.3f}"
