@@ -94,8 +94,8 @@ class RunDirectory:
             for name in {**saved, **now}
             if saved.get(name) != now.get(name)
         }
-        if now["train.max_steps"] is not None and "train.max_steps" not in changed:
-            changed.pop("train.num_train_epochs", None)  # it decides nothing
+        if now["train.max_steps"] is not None and now["train.num_train_epochs"] is None:
+            changed.pop("train.num_train_epochs", None)  # the number of steps decides
         return changed
 
     def _holds_no_work(self) -> bool:
