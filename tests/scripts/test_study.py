@@ -1,0 +1,104 @@
+"""What a study asks for, and what its tables say."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from studies import tables
+from studies.plan import Study
+
+from ptuning.errors import ConfigError
+
+STUDY = """\
+tasks: [trec, tweets]
+seeds: [0, 1]
+model: base
+num_train: 140
+common: {kind: prompt, train.max_steps: 4}
+methods:
+  ours: {train.learning_rate: [0.1, 0.3], slots: [20/0/0, 17/0/3]}
+  lora: {kind: lora, train.learning_rate: 1.0e-3}
+"""
+
+
+def study(tmp_path: Path, text: str = STUDY) -> Study:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    return Study.from_yaml(path)
+
+
+def test_a_study_has_a_run_for_every_combination(tmp_path: Path) -> None:
+    runs = study(tmp_path).runs
+    assert len(runs) == 2 * 2 * (2 * 2 + 1)
+    assert [run.seed for run in runs] == [0] * 10 + [1] * 10
+    assert len({run.id for run in runs}) == len(runs)
+    assert len({run.group for run in runs}) == len(runs) / 2
+    assert {run.num_train for run in runs} == {140}
+    ours = [run for run in runs if run.method == "ours" and run.task == "trec" and run.seed == 0]
+    assert [(run.slots, run.settings["train.learning_rate"]) for run in ours] == [
+        ("20/0/0", 0.1),
+        ("17/0/3", 0.1),
+        ("20/0/0", 0.3),
+        ("17/0/3", 0.3),
+    ]
+    assert all(run.settings["train.max_steps"] == 4 and "slots" not in run.settings for run in runs)
+
+
+def test_a_run_keeps_its_id(tmp_path: Path) -> None:
+    longer = study(tmp_path, STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]")).runs
+    assert {run.id for run in study(tmp_path).runs} < {run.id for run in longer}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [("kind: lora", "kind: adapters", "kind: adapters; expected one of"), ("tasks:", "task: a\ntasks:", "yaml: task;")],
+)
+def test_what_a_study_does_not_know_is_refused(tmp_path: Path, old: str, new: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        study(tmp_path, STUDY.replace(old, new))
+
+
+def record(task: str, method: str, rate: float, seed: int, validation: float, test: float) -> dict:
+    settings = {"train.learning_rate": rate}
+    return {
+        "group": [task, method, str(rate)],
+        **{"task": task, "method": method, "seed": seed, "settings": settings, "slots": "20/0/0", "seconds": 10.0},
+        "validation": {"accuracy": validation, "loss": 1 - validation},
+        "test": {"accuracy": test, "loss": 1 - test},
+    }
+
+
+RECORDS = [
+    *(record("a", "ours", 0.1, seed, 0.8, test) for seed, test in enumerate([0.7, 0.8, 0.9])),
+    *(record("a", "ours", 0.3, seed, 0.7, 0.99) for seed in range(3)),
+    *(record("b", "ours", 0.1, seed, 0.8, 0.6) for seed in range(3)),
+    *(record("a", "theirs", 1.0, seed, 0.8, 0.7) for seed in range(3)),
+    *(record("b", "theirs", 1.0, seed, 0.8, 0.5) for seed in range(3)),
+]
+
+
+def test_the_rate_is_chosen_on_validation_rows() -> None:
+    assert {each["settings"]["train.learning_rate"] for each in tables.chosen(RECORDS)["a", "ours"]} == {0.1}
+
+
+def test_the_interval_is_students() -> None:
+    values = [0.7, 0.8, 0.9]
+    mean, half = tables.interval(values)
+    assert mean == pytest.approx(0.8)
+    assert half == pytest.approx(4.303 * torch.tensor(values).std().item() / 3**0.5, rel=1e-4)
+    assert tables.interval([0.5]) == (0.5, None)
+
+
+def test_tables_report_test_rows() -> None:
+    lines = tables.accuracy_table(RECORDS)
+    assert lines[2] == "| ours | 0.800 ± 0.248 | 0.600 ± 0.000 | 0.700 ± 0.124 | 10 |"
+    assert lines[3] == "| theirs | 0.700 ± 0.000 | 0.500 ± 0.000 | 0.600 ± 0.000 | 10 |"
+    assert tables.differences_table(RECORDS, "ours")[2] == (
+        "| theirs | +0.100 ± 0.248 | +0.100 ± 0.000 | +0.100 ± 0.124 |"
+    )
+    assert len(tables.settings_table(RECORDS)) == 2 + 5
+
+
+def test_a_task_without_a_method_has_an_empty_cell() -> None:
+    lines = tables.accuracy_table([each for each in RECORDS if (each["task"], each["method"]) != ("b", "theirs")])
+    assert lines[3] == "| theirs | 0.700 ± 0.000 |  |  | 10 |"
