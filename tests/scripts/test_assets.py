@@ -167,7 +167,7 @@ def test_interrupted_run_is_gone_on_with(index, tmp_path, monkeypatch, step, int
         raise interruption("in the middle")
 
     with monkeypatch.context() as patched:
-        patched.setattr(assets, step, interrupt)
+        patched.setattr(downloads if step == "_pip_download" else assets, step, interrupt)
         with pytest.raises(interruption, match="in the middle"):
             assets.fetch(tmp_path)
     made = files_in(tmp_path)
