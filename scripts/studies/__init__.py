@@ -1,0 +1,1 @@
+"""Studies of how well prompts learn: their tasks, their runs, their tables."""
