@@ -8,6 +8,7 @@ interrupted goes on where it stopped.
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from typing import Any
 from studies import tables
 from studies.plan import Run, Study
 
+from ptuning.errors import PTuningError
+
 
 def make(run: Run, assets: str, num_threads: int) -> dict[str, Any]:
     """Makes one run, in a process of the pool."""
@@ -28,7 +31,10 @@ def make(run: Run, assets: str, num_threads: int) -> dict[str, Any]:
 
     torch.set_num_threads(num_threads)
     with tempfile.TemporaryDirectory() as folder:
-        return record_of(run, prepare(run.task, Path(assets)), Path(folder))
+        try:
+            return record_of(run, prepare(run.task, Path(assets)), Path(folder))
+        except PTuningError as error:
+            raise RuntimeError(str(error)) from None  # which passes from process to process
 
 
 def made(runs: Sequence[Run], assets: str, num_processes: int) -> Iterator[dict[str, Any]]:
@@ -36,7 +42,10 @@ def made(runs: Sequence[Run], assets: str, num_processes: int) -> Iterator[dict[
     num_threads = max(1, (os.cpu_count() or 1) // num_processes)
     with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
         for future in as_completed([pool.submit(make, run, assets, num_threads) for run in runs]):
-            yield future.result()
+            try:
+                yield future.result()
+            except Exception as error:  # a run that fails ends no other; it is made again with the next call
+                print(f"a run failed: {error!r}", file=sys.stderr)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

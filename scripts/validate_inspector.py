@@ -110,7 +110,7 @@ def main() -> None:
     ids = [ids[p % len(ids)] for p in range(demo.num_virtual_tokens)]
     untrained = dataclasses.replace(demo, embeddings_PH=Vocabulary.of(backbone).rows(ids), init={"token_ids": ids})
     show("a text, untrained", untrained, test, ECHO, NO_EFFECT)
-    settings = Settings(learning_rate=config.train.learning_rate)
+    settings = Settings(learning_rate=1e-2)
     for text in TEXTS:
         found = wayward(demo, backbone, train, all_test, text, [PULL], settings)
         free, pulled = found.table

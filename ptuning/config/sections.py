@@ -33,7 +33,7 @@ class ModelConfig:
 class PromptConfig:
     """The trainable part and where it starts."""
 
-    encoder: Literal["embedding", "mlp", "lstm", "residual", "conditioned"] = "residual"
+    encoder: Literal["embedding", "mlp", "lstm", "residual", "conditioned"] = "embedding"
     """embedding: free vectors (Lester 2021); mlp, lstm: P-tuning (Liu 2021); residual: Razdaibiedina 2023;
     conditioned: reads each row's text and makes the row's own prompt."""
     hidden_size: int | None = None

@@ -153,6 +153,7 @@ class Conditioned(PromptEncoder):
     """
 
     reads_text = True
+    rate_in_deviations = 0.05
 
     def __init__(self, start_PH: Tensor, hidden_size: int | None = None) -> None:
         super().__init__(start_PH)

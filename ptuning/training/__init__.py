@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ptuning.training.loop import LoopSettings as LoopSettings
     from ptuning.training.loop import StepWork as StepWork
     from ptuning.training.prompt_steps import PromptSteps as PromptSteps
+    from ptuning.training.recipe import learning_rate as learning_rate
     from ptuning.training.recipe import loop_settings as loop_settings
     from ptuning.training.results import TrainResult as TrainResult
     from ptuning.training.run import train as train
@@ -30,7 +31,7 @@ __getattr__, __dir__, __all__ = lazily(
         "inputs": ("Inputs",),
         "loop": ("Loop", "LoopSettings", "StepWork"),
         "prompt_steps": ("PromptSteps",),
-        "recipe": ("loop_settings",),
+        "recipe": ("learning_rate", "loop_settings"),
         "results": ("TrainResult",),
         "run": ("train",),
         "run_directory": ("RunDirectory",),

@@ -14,11 +14,11 @@ DEFAULT_EPOCHS = 3.0  # passes over the training rows where the settings name ne
 LEAST_DEFAULT_STEPS = 300  # and at least as many steps
 
 
-def loop_settings(settings: TrainConfig, encoder: PromptEncoder, backbone: Backbone, num_steps: int) -> LoopSettings:
-    """How the steps of a run are made."""
+def loop_settings(settings: TrainConfig, learning_rate: float, num_steps: int) -> LoopSettings:
+    """How a run's steps are made, with this peak learning rate."""
     return LoopSettings(
         max_steps=num_steps,
-        learning_rate=learning_rate(settings, encoder, backbone),
+        learning_rate=learning_rate,
         weight_decay=settings.weight_decay,
         lr_scheduler_type=settings.lr_scheduler_type,
         warmup_ratio=settings.warmup_ratio,

@@ -27,7 +27,7 @@ from ptuning.training.interrupts import Interrupted, noted_interrupts
 from ptuning.training.loop import Loop, NotFiniteError, StepRecord
 from ptuning.training.memory import out_of_memory
 from ptuning.training.prompt_steps import PromptSteps
-from ptuning.training.recipe import loop_settings
+from ptuning.training.recipe import learning_rate, loop_settings
 from ptuning.training.results import TrainResult, soft_prompt_of
 from ptuning.training.run_directory import BEST, LAST, RunDirectory
 from ptuning.training.validation import Best, evaluate_together, validation_sample
@@ -103,7 +103,8 @@ class Trainer:
         encoder = encoders.build(config.prompt.encoder, self.inputs.start_PH, config.prompt.hidden_size)
         self.encoder = encoder.to(self.inputs.backbone.device)
         self.steps = PromptSteps(self.inputs.backbone, self.inputs.examples["train"], self.settings, self.accelerator)
-        how = loop_settings(self.settings, self.encoder, self.inputs.backbone, self.steps.num_steps)
+        peak = learning_rate(self.settings, self.encoder, self.inputs.backbone)
+        how = loop_settings(self.settings, peak, self.steps.num_steps)
         self.loop = Loop(self.encoder, self.steps, how, self.accelerator)
         self.best = Best()
 

@@ -12,9 +12,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from studies.plan import Run
-from studies.tasks import StudyTask, few
-from studies.weights import Weights, peft_encoder
 from torch import Tensor, nn
 
 import ptuning
@@ -22,8 +19,11 @@ from ptuning.config import RunConfig
 from ptuning.data import Example, Row, read_rows
 from ptuning.evaluation import WITH, WITHOUT, RowScores, score_rows
 from ptuning.forward import ReadOptions
-from ptuning.prompts import encoders
-from ptuning.training import Inputs, Loop, PromptSteps, StepWork, accelerator_on, loop_settings
+from ptuning.prompts import PromptEncoder, encoders
+from ptuning.training import Inputs, Loop, PromptSteps, StepWork, accelerator_on, learning_rate, loop_settings
+from studies.plan import Run
+from studies.tasks import StudyTask, few
+from studies.weights import Weights, peft_encoder
 
 WEIGHTS = ("lora", "all_weights")  # the kinds without virtual tokens
 Score = Callable[[Sequence[Example]], RowScores]
@@ -57,7 +57,7 @@ def config_of(run: Run, task: StudyTask, folder: Path) -> RunConfig:
         del rows["validation"]  # as a newcomer has it: nothing but rows to train on
     settings = {
         "model.name_or_path": run.model,
-        "data.template": task.template("0/0/0" if run.kind in WEIGHTS else run.slots),
+        "data.template": task.template(run.slots),
         "data.max_length": task.max_length,
         "train.output_dir": str(folder / "run"),
         "train.seed": run.seed,
@@ -93,15 +93,27 @@ def by_defaults(config: RunConfig) -> dict[str, Any]:
 def by_pieces(run: Run, config: RunConfig) -> dict[str, Any]:
     """What the last step gives: nothing is chosen on validation rows on the way."""
     inputs = Inputs.load(config, "cuda" if torch.cuda.is_available() else "cpu")
+    if run.kind in WEIGHTS:
+        inputs = _without_slots(inputs)
     accelerator = accelerator_on(inputs.backbone.device)
     steps = PromptSteps(inputs.backbone, inputs.examples["train"], config.train, accelerator)
     of_kind = _of_weights if run.kind in WEIGHTS else _of_prompt
     trained, work, score = of_kind(run, config, inputs, steps)
-    loop = Loop(trained, work, loop_settings(config.train, trained, inputs.backbone, steps.num_steps), accelerator)
+    peak = config.train.learning_rate
+    if isinstance(trained, PromptEncoder):
+        peak = learning_rate(config.train, trained, inputs.backbone)
+    assert peak != "auto", "only ptuning's encoders have a rate of their own"
+    loop = Loop(trained, work, loop_settings(config.train, peak, steps.num_steps), accelerator)
     for _ in loop.steps():
         pass
     scores = {split: _measured(score(inputs.examples[split])) for split in ("validation", "test")}
     return {**scores, "seconds": round(loop.progress.seconds, 2), "steps": loop.progress.step}
+
+
+def _without_slots(inputs: Inputs) -> Inputs:
+    """The same rows without virtual tokens."""
+    coder = inputs.backbone.coder(inputs.coder.task.without_prompt())
+    return replace(inputs, coder=coder, examples={split: coder.encode(each) for split, each in inputs.rows.items()})
 
 
 def _of_prompt(run: Run, config: RunConfig, inputs: Inputs, steps: PromptSteps) -> tuple[nn.Module, Work, Score]:

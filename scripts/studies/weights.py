@@ -16,11 +16,12 @@ from transformers import AutoModelForCausalLM
 from ptuning.data import Example, with_answer
 from ptuning.evaluation import RowScores
 from ptuning.model import Backbone
+from ptuning.prompts import PromptEncoder
 
 LORA_RANK = 8
 
 
-def peft_encoder(kind: str, backbone: Backbone, num_virtual_tokens: int) -> nn.Module:
+def peft_encoder(kind: str, backbone: Backbone, num_virtual_tokens: int) -> PromptEncoder:
     """PEFT's own trainable module for a prompt; its call gives `[P, H]`.
 
     Args:
@@ -36,14 +37,14 @@ def peft_encoder(kind: str, backbone: Backbone, num_virtual_tokens: int) -> nn.M
         config = peft.PromptEncoderConfig(encoder_hidden_size=backbone.width, **shared)
     model = peft.get_peft_model(backbone.model, config)
     encoder = model.prompt_encoder["default"]
-    return _PeftPrompt(encoder, num_virtual_tokens).float()
+    return _PeftPrompt(encoder, num_virtual_tokens, backbone.width).float()
 
 
-class _PeftPrompt(nn.Module):
+class _PeftPrompt(PromptEncoder):
     """PEFT's module, called with the indices of all virtual tokens."""
 
-    def __init__(self, encoder: nn.Module, num_virtual_tokens: int) -> None:
-        super().__init__()
+    def __init__(self, encoder: nn.Module, num_virtual_tokens: int, width: int) -> None:
+        super().__init__(torch.empty(num_virtual_tokens, width))
         self.encoder = encoder
         self.register_buffer("indices_P", torch.arange(num_virtual_tokens))
 
@@ -66,7 +67,7 @@ class Weights:
 
     def __init__(self, name_or_path: str, kind: str, pad_id: int, device: torch.device) -> None:
         dtype = torch.bfloat16 if kind == "lora" else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype)
         if kind == "lora":
             config = peft.LoraConfig(
                 r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear", task_type="CAUSAL_LM"
