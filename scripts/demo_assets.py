@@ -7,7 +7,6 @@ recorded here; nothing of those packages is installed or imported. Each piece is
 when complete, so an interrupted run is gone on with by running it again. To have a piece made anew, delete it.
 """
 
-import csv
 import importlib.util
 import shutil
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 from random import Random
 
 from downloads import Download, beside, download, say, tar_member, zip_member
+from text_rows import shuffled, text_key, write_rows
 
 from ptuning.errors import PTuningError
 
@@ -133,10 +133,7 @@ def _make_text_set(texts: _TextSet, folder: Path, downloads: Path) -> None:
         rated = stream.read().decode("utf-8")
     folder.mkdir()
     for split, rows in _split(_label(rated), texts).items():
-        with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("text", "label"))
-            writer.writerows(rows)
+        write_rows(folder / f"{split}.csv", rows)
 
 
 def _label(rated: str) -> dict[str, list[str]]:
@@ -149,7 +146,7 @@ def _label(rated: str) -> dict[str, list[str]]:
     seen = set()
     for line in rated.split("\r\n"):
         _, rating, text = line.split("\t")
-        key = "".join(filter(str.isalnum, text.casefold())) or text
+        key = text_key(text)
         if key in seen:
             continue
         seen.add(key)
@@ -163,20 +160,15 @@ def _split(by_label: dict[str, list[str]], texts: _TextSet) -> dict[str, list[tu
 
     The labels alternate within a split, so that its first rows are balanced too.
     """
-    # Sorting by Random.random, unlike Random.shuffle, is promised to be the same in every version of Python.
     random = Random(_SPLIT_SEED)
-    shuffled = {label: sorted(by_label[label], key=lambda _: random.random()) for label in by_label}
-    rows = [row for pair in zip(*(_labelled(*item) for item in shuffled.items()), strict=False) for row in pair]
+    labelled = [[(text, label) for text in shuffled(texts, random)] for label, texts in by_label.items()]
+    rows = [row for pair in zip(*labelled, strict=False) for row in pair]
     num_held_out = texts.num_test + texts.num_validation
     return {
         "test": rows[: texts.num_test],
         "validation": rows[texts.num_test : num_held_out],
         "train": rows[num_held_out:],
     }
-
-
-def _labelled(label: str, texts: list[str]) -> list[tuple[str, str]]:
-    return [(text, label) for text in texts]
 
 
 # The model

@@ -35,6 +35,8 @@ class Download:
     """How large it is, for people."""
     form: str
     """`--only-binary` for a wheel, `--no-binary` for a source distribution."""
+    options: tuple[str, ...] = ()
+    """Further options of `pip download`, such as which machine's wheel it is."""
 
 
 @contextmanager
@@ -85,7 +87,7 @@ def _pip_download(wanted: Download, folder: Path) -> None:
     requirements.write_text(f"{wanted.requirement} --hash=sha256:{wanted.sha256}\n", encoding="utf-8")
     name = wanted.requirement.partition("==")[0]
     options = ["--no-input", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
-    command = [sys.executable, "-m", "pip", "download", *options, wanted.form, name]
+    command = [sys.executable, "-m", "pip", "download", *options, wanted.form, name, *wanted.options]
     command += ["--requirement", str(requirements), "--dest", str(folder)]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
     if ended.returncode == 0:
