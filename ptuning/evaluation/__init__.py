@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ptuning.evaluation.charts import Bars as Bars
     from ptuning.evaluation.charts import Cloud as Cloud
     from ptuning.evaluation.charts import Curves as Curves
+    from ptuning.evaluation.comparison import Comparison as Comparison
+    from ptuning.evaluation.scoring import WITH as WITH
+    from ptuning.evaluation.scoring import WITHOUT as WITHOUT
     from ptuning.evaluation.scoring import Metrics as Metrics
     from ptuning.evaluation.scoring import RowScores as RowScores
     from ptuning.evaluation.scoring import evaluate as evaluate
@@ -30,7 +33,17 @@ __getattr__, __dir__, __all__ = lazily(
     {
         "bootstrap": ("Estimate", "Measure", "Resampled", "Scores", "least"),
         "charts": ("Bar", "Bars", "Cloud", "Curves"),
-        "scoring": ("Metrics", "RowScores", "evaluate", "evaluate_rows", "score_rows", "with_and_without"),
+        "comparison": ("Comparison",),
+        "scoring": (
+            "Metrics",
+            "RowScores",
+            "WITH",
+            "WITHOUT",
+            "evaluate",
+            "evaluate_rows",
+            "score_rows",
+            "with_and_without",
+        ),
         "table": ("Table",),
     },
 )

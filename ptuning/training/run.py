@@ -4,34 +4,43 @@ Knows nothing of how a step is made or a prompt is scored, nor of the command li
 the seed and the step alone, so a run that is killed and resumed makes the same steps as one that is not.
 """
 
+import copy
 import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from ptuning.config import RunConfig
-from ptuning.data import Example, warn_of_cut
+from ptuning.data import warn_of_cut
 from ptuning.errors import DiskFullError, OutOfMemoryError, TrainingError
-from ptuning.evaluation import Metrics, with_and_without
-from ptuning.forward import BatchPrompt, ReadOptions, as_batch_prompt
+from ptuning.evaluation import WITH, WITHOUT, Metrics
+from ptuning.forward import BatchPrompt, as_batch_prompt
 from ptuning.prompts import SoftPrompt, encoders
+from ptuning.training.baseline import Baseline, first_record
 from ptuning.training.checkpoint import checkpoint_of, made_with, require_same, restore
+from ptuning.training.curves import draw_curves
 from ptuning.training.distributed import accelerator, peak_memory_bytes, sum_over_processes
-from ptuning.training.inputs import Inputs
+from ptuning.training.evaluator import Evaluator, Side, sides_of
+from ptuning.training.inputs import Inputs, told_of_split
 from ptuning.training.interrupts import Interrupted, noted_interrupts
 from ptuning.training.loop import Loop, LoopSettings, NotFiniteError, StepRecord
 from ptuning.training.memory import out_of_memory
+from ptuning.training.outcome import compared
 from ptuning.training.prompt_steps import PromptSteps
 from ptuning.training.results import TrainResult, soft_prompt_of
 from ptuning.training.run_directory import BEST, LAST, RunDirectory
-from ptuning.training.validation import Best, evaluate_together, validation_sample
+from ptuning.training.validation import AnyRow, Best, validation_sample
 
 _log = logging.getLogger(__name__)
+
+_PATIENCE = 5  # evaluations without improvement that end a run, where the config does not say
+_EVALUATIONS = 10  # in a run, where the config does not say
 
 
 def train(config: RunConfig, resume: bool = False) -> TrainResult:
@@ -49,6 +58,7 @@ def train(config: RunConfig, resume: bool = False) -> TrainResult:
         Interrupted: After Ctrl-C, once a checkpoint is written.
     """
     directory = RunDirectory(config.train.output_dir)
+    config = directory.with_its_defaults(config) if resume else config
     directory.require_usable(config, resume)
     if directory.is_finished:
         return _finished(config, directory)
@@ -101,9 +111,11 @@ class Trainer:
         self.inputs = Inputs.load(config, device)
         encoder = encoders.build(config.prompt.encoder, self.inputs.start_PH, config.prompt.hidden_size)
         self.encoder = encoder.to(self.inputs.backbone.device)
+        self._untrained = copy.deepcopy(self.encoder.state_dict())
         self.steps = PromptSteps(self.inputs.backbone, self.inputs.examples["train"], self.settings, self.accelerator)
         self.loop = Loop(self.encoder, self.steps, self._loop_settings(), self.accelerator)
-        self.best = Best()
+        self.evaluator = Evaluator(self.accelerator, self.inputs.backbone, self.settings, self.steps.limit)
+        self.best, self.baseline = Best(), Baseline(self._shown_measure)
 
     def _loop_settings(self) -> LoopSettings:
         return LoopSettings(
@@ -130,6 +142,21 @@ class Trainer:
         return result
 
     @property
+    def _shown_measure(self) -> Literal["accuracy", "loss"]:
+        return "accuracy" if self.config.data.task.is_classification else "loss"
+
+    @property
+    def _eval_steps(self) -> int:
+        """Steps between evaluations."""
+        return self.settings.eval_steps or max(1, self.steps.num_steps // _EVALUATIONS)
+
+    @property
+    def _patience(self) -> int | None:
+        """Evaluations without improvement that end the run; None: it is never ended early."""
+        patience = self.settings.early_stopping_patience
+        return _PATIENCE if patience == "auto" else patience
+
+    @property
     def _speaks(self) -> bool:
         return self.accelerator.is_main_process
 
@@ -145,14 +172,21 @@ class Trainer:
         if checkpoint is not None:
             require_same(checkpoint, self._made_with(), self.directory.path)
             self.best = restore(checkpoint, self.loop, self.steps.limit)
+            self.baseline = Baseline.of_log(self.directory.read_log(), self._shown_measure)
         if self._speaks:
             self.directory.start(self.config, self.loop.progress.step)
             if checkpoint is None:
                 self._save_snapshot()
+                self._tell_split()
             for split, examples in self.inputs.examples.items():
                 warn_of_cut(split, examples)
         if self.settings.report_to != "none":
             self.accelerator.init_trackers("ptuning")
+
+    def _tell_split(self) -> None:
+        told = told_of_split(self.config, self.inputs.rows)
+        if told:
+            _log.warning(told)
 
     def _require_alone(self, is_refused: bool) -> None:
         """Ends every process when the main one finds the directory in use."""
@@ -174,6 +208,8 @@ class Trainer:
             disable=not self._speaks,
         )
         with bar, noted_interrupts() as interrupted, self._kept_checkpoint_named():
+            if self.loop.progress.step == 0 and "validation" in self.inputs.examples:
+                self._measure_baseline(bar)
             for record in self.loop.steps():
                 bar.update()
                 self._after_step(record, bar)
@@ -184,6 +220,8 @@ class Trainer:
                     where = f"its checkpoint is in {self.directory.path}: go on with --resume"
                     raise Interrupted(f"interrupted at step {record.step}; {where}")
                 if self._stops_early:
+                    none_better = f"none better in {self._patience} evaluations"
+                    self._tell(bar, f"stopped early; the best step is {self.best.step}, {none_better}")
                     return
 
     def _after_step(self, record: StepRecord, bar: tqdm) -> None:
@@ -199,7 +237,7 @@ class Trainer:
                     "peak_memory_bytes": peak_memory_bytes(self.inputs.backbone.device),
                 }
             )
-        if "validation" in self.inputs.examples and self._is_due(record, self.settings.eval_steps):
+        if "validation" in self.inputs.examples and self._is_due(record, self._eval_steps):
             self.loop.require_finite()  # the steps' own time ends here
             self._validate(bar)
 
@@ -208,7 +246,7 @@ class Trainer:
 
     @property
     def _stops_early(self) -> bool:
-        patience = self.settings.early_stopping_patience
+        patience = self._patience
         return patience is not None and self.best.num_evaluations_without_improvement >= patience
 
     def _is_true_anywhere(self, value: bool) -> bool:
@@ -243,33 +281,46 @@ class Trainer:
             self.directory.append_log({"step": step, **record})
         self.accelerator.log(record, step=step)
 
+    def _measure_baseline(self, bar: tqdm) -> None:
+        """Measures what later evaluations are compared with; the untrained prompt may turn out to be the best."""
+        rows = self._sample(self.inputs.rows["validation"])
+        with self._memory_explained():
+            scores = {
+                name: self.evaluator.metrics(side)
+                for name, side in sides_of(self.inputs.backbone, self._prompt(), self.config.data.task, rows).items()
+            }
+        record = first_record(scores[WITH], scores.get(WITHOUT))
+        self._log(record)
+        self.baseline = Baseline.of_log([{"step": 0, **record}], self._shown_measure)
+        self._tell(bar, f"untrained: validation {scores[WITH]}{replace(self.baseline, untrained=None)}")
+        self._is_best_now(scores[WITH])
+
     def _validate(self, bar: tqdm) -> None:
-        sample = validation_sample(self.inputs.examples["validation"], self.settings, self.steps.batches_per_step)
-        step, metrics = self.loop.progress.step, self._evaluate(self._prompt(), sample)
-        if self._speaks:
-            bar.write(f"step {step}: validation {metrics}", file=sys.stderr)
+        examples = self._sample(self.inputs.examples["validation"])
+        with self._memory_explained():
+            metrics = self.evaluator.metrics(Side(self._prompt(), examples, self.inputs.coder.label_ids))
+        self._tell(bar, f"validation {metrics}{self.baseline}")
         self._log({f"eval_{key}": value for key, value in metrics.as_dict().items()})
-        value = -metrics.accuracy if self.settings.metric_for_best_model == "accuracy" else metrics.loss
-        if self.best.is_improved_by(step, value):
+        if self._is_best_now(metrics):
             self._save(BEST)
 
-    def _evaluate(self, prompt: BatchPrompt, examples: Sequence[Example], name: str = "") -> Metrics:
-        options = ReadOptions(
-            batch_size=self.settings.per_device_eval_batch_size,
-            path=self.settings.forward,
-            progress=self._speaks and name != "",
-        )
+    def _sample(self, rows: Sequence[AnyRow]) -> list[AnyRow]:
+        """The validation rows that are used while training."""
+        return validation_sample(rows, self.settings, self._eval_steps, self.steps.batches_per_step)
+
+    def _is_best_now(self, metrics: Metrics) -> bool:
+        value = -metrics.accuracy if self.settings.metric_for_best_model == "accuracy" else metrics.loss
+        return self.best.is_improved_by(self.loop.progress.step, value)
+
+    def _tell(self, bar: tqdm, text: str) -> None:
+        """Writes a line above the bar."""
+        if self._speaks:
+            bar.write(f"step {self.loop.progress.step}: {text}", file=sys.stderr)
+
+    @contextmanager
+    def _memory_explained(self) -> Iterator[None]:
         try:
-            return evaluate_together(
-                self.accelerator,
-                self.inputs.backbone,
-                prompt,
-                examples,
-                self.inputs.coder.label_ids,
-                options,
-                self.steps.limit,
-                name,
-            )
+            yield
         except OutOfMemoryError as error:
             step = self.loop.progress.step
             raise out_of_memory(error, self.config, step, self._kept_step(), is_evaluation=True) from error
@@ -294,28 +345,41 @@ class Trainer:
 
     def _finish(self) -> TrainResult:
         """Measures the best prompt beside the same words without one, and saves it."""
-        best = self.directory.load_checkpoint(BEST)
-        if best is not None:
-            self.encoder.load_state_dict(best["encoder"])
+        self._restore_best()
         split = next((split for split in ("test", "validation") if split in self.inputs.examples), None)
-        results = self._results(split) if split else {}
+        results, comparison = self._results(split) if split else ({}, None)
         measured = {name: metrics.as_dict() for name, metrics in results.items()}
-        prompt = soft_prompt_of(self.encoder, self.config, self.inputs, self.loop.progress, self.best, measured)
+        prompt = soft_prompt_of(self.encoder, self.config, self.inputs, self.loop.progress, self.best, split, measured)
         metrics = {
             "split": split,
             "results": prompt.results,
+            "compared": comparison,
             "training": prompt.training,
             "base_weights_sha256": self.inputs.weights_sha256,
         }
         if self._speaks:
+            if comparison and comparison["warning"]:
+                _log.warning(comparison["warning"])
             prompt.save(self.directory.prompt)
+            draw_curves(self.directory.read_log(), self.directory.curves)
             self.directory.write_metrics(metrics)
         self.accelerator.wait_for_everyone()
         return TrainResult(prompt, self.directory.prompt, metrics)
 
-    def _results(self, split: str) -> dict[str, Metrics]:
-        task, rows = self.config.data.task, self.inputs.rows[split]
-        compared = with_and_without(self.inputs.backbone, self._prompt(), task, rows, with_baseline=True)
-        return {
-            name: self._evaluate(prompt, examples, f"{split} rows, {name}") for name, prompt, examples, _ in compared
-        }
+    def _restore_best(self) -> None:
+        """Brings back the best prompt, where there were evaluations; no checkpoint is written of the untrained one."""
+        best = self.directory.load_checkpoint(BEST)
+        if self.best.is_known and self.best.step == 0:
+            self.encoder.load_state_dict(self._untrained)
+        elif best is not None:
+            self.encoder.load_state_dict(best["encoder"])
+
+    def _results(self, split: str) -> tuple[dict[str, Metrics], dict[str, Any] | None]:
+        """Name -> metrics, and how the prompt compares with the words alone, where there are any."""
+        rows, train = self.inputs.rows[split], self.inputs.examples["train"]
+        sides = sides_of(self.inputs.backbone, self._prompt(), self.config.data.task, rows)
+        with self._memory_explained():
+            results = {name: self.evaluator.metrics(side, f"{split} rows, {name}") for name, side in sides.items()}
+            if WITHOUT not in sides:
+                return results, None
+            return results, compared(self.evaluator, sides, results[WITHOUT], train, split, self.settings.seed)
