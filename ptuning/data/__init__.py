@@ -1,9 +1,9 @@
 """Rows become token ids and batches.
 
-A row goes through it once: `readers` (a file's row), `template` and `task` (its words), `coder` (its token ids, an
-`Example`), `sampling` (which rows stand together), `batches` (tensors). Text that follows other text, such as a label,
-has the tokens of running text, whatever a `tokenizer` adds to texts by themselves. Knows nothing of models, prompts or
-training.
+A row goes through it once: `readers` (a file's row), `splitting` (whether it validates), `template` and `task` (its
+words), `coder` (its token ids, an `Example`), `sampling` (which rows stand together), `batches` (tensors). Text that
+follows other text, such as a label, has the tokens of running text, whatever a `tokenizer` adds to texts by themselves.
+Knows nothing of models, prompts or training.
 """
 
 from typing import TYPE_CHECKING

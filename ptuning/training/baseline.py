@@ -40,9 +40,16 @@ class Baseline:
         first = next((record for record in records if record["step"] == 0), {})
         return cls(measure, first.get(f"baseline_{measure}"), first.get(f"eval_{measure}"))
 
+    @property
+    def words_alone(self) -> str:
+        """The end of the line on the untrained prompt; empty where there are no words alone."""
+        return self._told({"without the prompt": self.without})
+
     def __str__(self) -> str:
-        """The end of a line on a validation; empty where nothing was measured."""
-        named = {"without the prompt": self.without, "untrained": self.untrained}
+        """The end of a line on a later validation; empty where nothing was measured."""
+        return self._told({"without the prompt": self.without, "untrained": self.untrained})
+
+    def _told(self, named: Mapping[str, float | None]) -> str:
         unit = "loss " if self.measure == "loss" else ""
         told = ", ".join(f"{name} {unit}{value:.3f}" for name, value in named.items() if value is not None)
         return told and f"; {told}"

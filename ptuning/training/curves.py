@@ -11,6 +11,7 @@ from typing import Any
 from ptuning.files import whole_file
 
 _LOSSES = {"loss": "training", "eval_loss": "validation"}  # key of the log -> the curve's name
+_STYLES = {"training": ("C0", None), "validation": ("C1", ".")}  # name -> colour and marker
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]], to: Path) -> bool:
@@ -58,6 +59,7 @@ def _draw(axes: Any, label: str, curves: Mapping[str, Sequence[tuple[int, float]
     """Draws the curves that have points."""
     for name, points in curves.items():
         if points:
-            axes.plot(*zip(*points, strict=True), marker="." if name == "validation" else None, label=name)
+            color, marker = _STYLES[name]
+            axes.plot(*zip(*points, strict=True), color=color, marker=marker, label=name)
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)

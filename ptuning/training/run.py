@@ -7,10 +7,9 @@ the seed and the step alone, so a run that is killed and resumed makes the same 
 import copy
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate.utils import set_seed
@@ -19,14 +18,13 @@ from tqdm import tqdm
 from ptuning.config import RunConfig
 from ptuning.data import warn_of_cut
 from ptuning.errors import DiskFullError, OutOfMemoryError, TrainingError
-from ptuning.evaluation import WITH, WITHOUT, Metrics
+from ptuning.evaluation import WITHOUT, Metrics
 from ptuning.forward import BatchPrompt, as_batch_prompt
 from ptuning.prompts import SoftPrompt, encoders
-from ptuning.training.baseline import Baseline, first_record
 from ptuning.training.checkpoint import checkpoint_of, made_with, require_same, restore
 from ptuning.training.curves import draw_curves
 from ptuning.training.distributed import accelerator, peak_memory_bytes, sum_over_processes
-from ptuning.training.evaluator import Evaluator, Side, sides_of
+from ptuning.training.evaluator import Evaluator, sides_of
 from ptuning.training.inputs import Inputs, told_of_split
 from ptuning.training.interrupts import Interrupted, noted_interrupts
 from ptuning.training.loop import Loop, LoopSettings, NotFiniteError, StepRecord
@@ -35,12 +33,9 @@ from ptuning.training.outcome import compared
 from ptuning.training.prompt_steps import PromptSteps
 from ptuning.training.results import TrainResult, soft_prompt_of
 from ptuning.training.run_directory import BEST, LAST, RunDirectory
-from ptuning.training.validation import AnyRow, Best, validation_sample
+from ptuning.training.validator import Validator
 
 _log = logging.getLogger(__name__)
-
-_PATIENCE = 5  # evaluations without improvement that end a run, where the config does not say
-_EVALUATIONS = 10  # in a run, where the config does not say
 
 
 def train(config: RunConfig, resume: bool = False) -> TrainResult:
@@ -115,7 +110,7 @@ class Trainer:
         self.steps = PromptSteps(self.inputs.backbone, self.inputs.examples["train"], self.settings, self.accelerator)
         self.loop = Loop(self.encoder, self.steps, self._loop_settings(), self.accelerator)
         self.evaluator = Evaluator(self.accelerator, self.inputs.backbone, self.settings, self.steps.limit)
-        self.best, self.baseline = Best(), Baseline(self._shown_measure)
+        self.validator = Validator(config, self.inputs, self.steps, self.evaluator)
 
     def _loop_settings(self) -> LoopSettings:
         return LoopSettings(
@@ -142,21 +137,6 @@ class Trainer:
         return result
 
     @property
-    def _shown_measure(self) -> Literal["accuracy", "loss"]:
-        return "accuracy" if self.config.data.task.is_classification else "loss"
-
-    @property
-    def _eval_steps(self) -> int:
-        """Steps between evaluations."""
-        return self.settings.eval_steps or max(1, self.steps.num_steps // _EVALUATIONS)
-
-    @property
-    def _patience(self) -> int | None:
-        """Evaluations without improvement that end the run; None: it is never ended early."""
-        patience = self.settings.early_stopping_patience
-        return _PATIENCE if patience == "auto" else patience
-
-    @property
     def _speaks(self) -> bool:
         return self.accelerator.is_main_process
 
@@ -171,8 +151,8 @@ class Trainer:
         checkpoint = self.directory.load_checkpoint(LAST)
         if checkpoint is not None:
             require_same(checkpoint, self._made_with(), self.directory.path)
-            self.best = restore(checkpoint, self.loop, self.steps.limit)
-            self.baseline = Baseline.of_log(self.directory.read_log(), self._shown_measure)
+            best = restore(checkpoint, self.loop, self.steps.limit)
+            self.validator.go_on_from(best, self.directory.read_log())
         if self._speaks:
             self.directory.start(self.config, self.loop.progress.step)
             if checkpoint is None:
@@ -198,7 +178,7 @@ class Trainer:
             )
 
     def _run_loop(self) -> None:
-        if self._stops_early:
+        if self.validator.stops_early:
             return
         bar = tqdm(
             total=self.loop.settings.max_steps,
@@ -208,20 +188,19 @@ class Trainer:
             disable=not self._speaks,
         )
         with bar, noted_interrupts() as interrupted, self._kept_checkpoint_named():
-            if self.loop.progress.step == 0 and "validation" in self.inputs.examples:
+            if self.loop.progress.step == 0 and self.validator.has_rows:
                 self._measure_baseline(bar)
             for record in self.loop.steps():
                 bar.update()
                 self._after_step(record, bar)
                 is_stopping = self._is_true_anywhere(bool(interrupted))
-                if self._is_due(record, self.settings.save_steps) or self._stops_early or is_stopping:
+                if self._is_due(record, self.settings.save_steps) or self.validator.stops_early or is_stopping:
                     self._save(LAST)
                 if is_stopping:
                     where = f"its checkpoint is in {self.directory.path}: go on with --resume"
                     raise Interrupted(f"interrupted at step {record.step}; {where}")
-                if self._stops_early:
-                    none_better = f"none better in {self._patience} evaluations"
-                    self._tell(bar, f"stopped early; the best step is {self.best.step}, {none_better}")
+                if self.validator.stops_early:
+                    self._tell_early_stop(bar)
                     return
 
     def _after_step(self, record: StepRecord, bar: tqdm) -> None:
@@ -237,17 +216,12 @@ class Trainer:
                     "peak_memory_bytes": peak_memory_bytes(self.inputs.backbone.device),
                 }
             )
-        if "validation" in self.inputs.examples and self._is_due(record, self._eval_steps):
+        if self.validator.has_rows and self._is_due(record, self.validator.eval_steps):
             self.loop.require_finite()  # the steps' own time ends here
             self._validate(bar)
 
     def _is_due(self, record: StepRecord, every: int) -> bool:
         return record.step % every == 0 or record.step == self.loop.settings.max_steps
-
-    @property
-    def _stops_early(self) -> bool:
-        patience = self._patience
-        return patience is not None and self.best.num_evaluations_without_improvement >= patience
 
     def _is_true_anywhere(self, value: bool) -> bool:
         """Whether it is true on any process: all of them then stop at the same step."""
@@ -282,35 +256,26 @@ class Trainer:
         self.accelerator.log(record, step=step)
 
     def _measure_baseline(self, bar: tqdm) -> None:
-        """Measures what later evaluations are compared with; the untrained prompt may turn out to be the best."""
-        rows = self._sample(self.inputs.rows["validation"])
+        """Measures what later validations are compared with."""
         with self._memory_explained():
-            scores = {
-                name: self.evaluator.metrics(side)
-                for name, side in sides_of(self.inputs.backbone, self._prompt(), self.config.data.task, rows).items()
-            }
-        record = first_record(scores[WITH], scores.get(WITHOUT))
+            record, told = self.validator.measure_baseline(self._prompt())
         self._log(record)
-        self.baseline = Baseline.of_log([{"step": 0, **record}], self._shown_measure)
-        self._tell(bar, f"untrained: validation {scores[WITH]}{replace(self.baseline, untrained=None)}")
-        self._is_best_now(scores[WITH])
+        self._tell(bar, told)
 
     def _validate(self, bar: tqdm) -> None:
-        examples = self._sample(self.inputs.examples["validation"])
         with self._memory_explained():
-            metrics = self.evaluator.metrics(Side(self._prompt(), examples, self.inputs.coder.label_ids))
-        self._tell(bar, f"validation {metrics}{self.baseline}")
-        self._log({f"eval_{key}": value for key, value in metrics.as_dict().items()})
-        if self._is_best_now(metrics):
+            record, told, is_best = self.validator.validate(self.loop.progress.step, self._prompt())
+        self._tell(bar, told)
+        self._log(record)
+        if is_best:
             self._save(BEST)
 
-    def _sample(self, rows: Sequence[AnyRow]) -> list[AnyRow]:
-        """The validation rows that are used while training."""
-        return validation_sample(rows, self.settings, self._eval_steps, self.steps.batches_per_step)
-
-    def _is_best_now(self, metrics: Metrics) -> bool:
-        value = -metrics.accuracy if self.settings.metric_for_best_model == "accuracy" else metrics.loss
-        return self.best.is_improved_by(self.loop.progress.step, value)
+    def _tell_early_stop(self, bar: tqdm) -> None:
+        best = self.validator.best
+        if self.loop.progress.step == self.loop.settings.max_steps:
+            return
+        none_better = f"none better in {best.num_evaluations_without_improvement} evaluations"
+        self._tell(bar, f"stopped early; the best step is {best.step}, {none_better}")
 
     def _tell(self, bar: tqdm, text: str) -> None:
         """Writes a line above the bar."""
@@ -332,7 +297,7 @@ class Trainer:
     def _save(self, name: str) -> None:
         if self._speaks:
             self.directory.save_checkpoint(
-                name, checkpoint_of(self.loop, self.best, self.steps.limit, self._made_with())
+                name, checkpoint_of(self.loop, self.validator.best, self.steps.limit, self._made_with())
             )
             self._save_snapshot()
         self.accelerator.wait_for_everyone()
@@ -349,7 +314,9 @@ class Trainer:
         split = next((split for split in ("test", "validation") if split in self.inputs.examples), None)
         results, comparison = self._results(split) if split else ({}, None)
         measured = {name: metrics.as_dict() for name, metrics in results.items()}
-        prompt = soft_prompt_of(self.encoder, self.config, self.inputs, self.loop.progress, self.best, split, measured)
+        prompt = soft_prompt_of(
+            self.encoder, self.config, self.inputs, self.loop.progress, self.validator.best, split, measured
+        )
         metrics = {
             "split": split,
             "results": prompt.results,
@@ -369,7 +336,7 @@ class Trainer:
     def _restore_best(self) -> None:
         """Brings back the best prompt, where there were evaluations; no checkpoint is written of the untrained one."""
         best = self.directory.load_checkpoint(BEST)
-        if self.best.is_known and self.best.step == 0:
+        if self.validator.best.is_known and self.validator.best.step == 0:
             self.encoder.load_state_dict(self._untrained)
         elif best is not None:
             self.encoder.load_state_dict(best["encoder"])
