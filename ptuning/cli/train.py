@@ -44,8 +44,14 @@ def _report(config: Any, resume: bool) -> None:
     result = train(config, resume)
     if not is_main_process:
         return
-    for line in results_table(result.metrics["results"]):
+    metrics = result.metrics
+    if metrics["results"]:
+        print(f"results on the {metrics['training'].get('results_of', str(metrics['split']) + ' rows')}:")
+    for line in results_table(metrics["results"]):
         print(line)
+    compared = metrics.get("compared")  # older runs have none
+    if compared and compared["warning"]:
+        print(compared["warning"])
     print(f"saved: {result.directory}")
     if result.prompt.not_peft:
         print(result.prompt.not_peft)

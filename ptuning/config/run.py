@@ -56,12 +56,13 @@ class RunConfig:
         """What contradicts across sections; they are attributes of `sections`, their settings attributes of them."""
         prompt, data, train = sections.prompt, sections.data, sections.train
         needs_verbalizer = {"prompt.init: labels": prompt.init == "labels"}
-        needs_validation = {"train.early_stopping_patience": train.early_stopping_patience is not None}
+        with_patience = {"train.early_stopping_patience": train.early_stopping_patience not in (None, "auto")}
         by_accuracy = {"train.metric_for_best_model: accuracy": train.metric_for_best_model == "accuracy"}
         problems = [
             *_missing(needs_verbalizer | by_accuracy, "data.verbalizer", data.verbalizer),
-            *_missing(by_accuracy | needs_validation, "data.validation", data.validation),
         ]
+        if data.validation is None and data.validation_split == 0:
+            problems += _without_validation(by_accuracy | with_patience)
         if train.forward == "shared_prefix":
             problems += _without_shared_prefix(prompt, data, train)
         return problems
@@ -78,6 +79,20 @@ def _missing(needed_by: Mapping[str, bool], key: str, value: Any) -> list[Config
         )
         for setting, is_on in needed_by.items()
         if is_on and value is None
+    ]
+
+
+def _without_validation(needed_by: Mapping[str, bool]) -> list[ConfigError]:
+    """The settings that are on and need validation rows."""
+    return [
+        ConfigError(
+            f"{setting} without data.validation and with data.validation_split: 0",
+            "validation rows with it",
+            f"Add data.validation, raise data.validation_split, or change {setting}",
+            keys=(setting.partition(":")[0], "data.validation", "data.validation_split"),
+        )
+        for setting, is_on in needed_by.items()
+        if is_on
     ]
 
 

@@ -79,7 +79,10 @@ class DataConfig:
     template: str
     """The text before the answer, with a slot for the soft prompt: "{prompt:20}Review: {text}\\nSentiment:"."""
     validation: str | None = None
-    """Rows that choose the best checkpoint; same forms as train."""
+    """Rows that choose the best checkpoint; same forms as train; null: validation_split sets some of train aside."""
+    validation_split: float = 0.2
+    """Share of the training rows set aside as validation rows where data.validation is not given, at most 1,000 rows;
+    0: none."""
     test: str | None = None
     """Rows to report at the end, with and without the soft prompt; same forms as train."""
     answer: str = "{label}"
@@ -94,6 +97,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         problems = _not_positive("data", self, "max_length")
+        if not 0 <= self.validation_split < 1:
+            received, key = f"data.validation_split: {self.validation_split}", "data.validation_split"
+            problems.append(ConfigError(received, "at least 0 and below 1", "Correct it", keys=(key,)))
         try:
             Template.parse(self.template).require_slot()
         except ConfigError as error:
@@ -141,15 +147,16 @@ class TrainConfig:
     """Share of the steps over which the learning rate rises from 0."""
     max_grad_norm: float = 1.0
     """The gradient's norm is clipped to this."""
-    eval_steps: int = 100
-    """Steps between evaluations on the validation rows."""
+    eval_steps: int | None = None
+    """Steps between evaluations on the validation rows; null: a tenth of the run's steps, and at least 1."""
     max_eval_samples: int | None = None
     """Validation rows used during training, a fixed random sample; null: a tenth of the rows that are trained on
     between two evaluations, and at least 50."""
     metric_for_best_model: Literal["loss", "accuracy"] = "loss"
     """The metric on the validation rows that chooses the best checkpoint."""
-    early_stopping_patience: int | None = None
-    """Training stops after this many evaluations without improvement; null: never."""
+    early_stopping_patience: int | Literal["auto"] | None = "auto"
+    """Training stops after this many evaluations without improvement; auto: 5 where there are validation rows; null:
+    never."""
     save_steps: int = 100
     """Steps between checkpoints."""
     logging_steps: int = 5

@@ -1,9 +1,9 @@
 """Rows become token ids and batches.
 
-A row goes through it once: `readers` (a file's row), `template` and `task` (its words), `coder` (its token ids, an
-`Example`), `sampling` (which rows stand together), `batches` (tensors). Text that follows other text, such as a label,
-has the tokens of running text, whatever a `tokenizer` adds to texts by themselves. Knows nothing of models, prompts or
-training.
+A row goes through it once: `readers` (a file's row), `splitting` (whether it validates), `template` and `task` (its
+words), `coder` (its token ids, an `Example`), `sampling` (which rows stand together), `batches` (tensors). Text that
+follows other text, such as a label, has the tokens of running text, whatever a `tokenizer` adds to texts by themselves.
+Knows nothing of models, prompts or training.
 """
 
 from typing import TYPE_CHECKING
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ptuning.data.sampling import BatchStream as BatchStream
     from ptuning.data.sampling import by_length as by_length
     from ptuning.data.sampling import require_small as require_small
+    from ptuning.data.splitting import split_off as split_off
     from ptuning.data.task import Task as Task
     from ptuning.data.task import Verbalizer as Verbalizer
     from ptuning.data.template import Template as Template
@@ -59,6 +60,7 @@ __getattr__, __dir__, __all__ = lazily(
         "examples": ("Example", "num_cut", "prefix_ids", "warn_of_cut", "with_answer"),
         "readers": ("Row", "as_row", "read_rows"),
         "sampling": ("BatchStream", "FEWEST_BATCHES", "by_length", "require_small"),
+        "splitting": ("split_off",),
         "task": ("Task", "Verbalizer"),
         "template": ("Template",),
         "tokenizer": ("RunningText", "Stretch", "frame_ids", "text_ids"),

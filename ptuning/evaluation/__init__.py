@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ptuning.evaluation.charts import Bars as Bars
     from ptuning.evaluation.charts import Cloud as Cloud
     from ptuning.evaluation.charts import Curves as Curves
+    from ptuning.evaluation.comparison import Comparison as Comparison
     from ptuning.evaluation.scoring import WITH as WITH
     from ptuning.evaluation.scoring import WITHOUT as WITHOUT
     from ptuning.evaluation.scoring import Metrics as Metrics
@@ -32,6 +33,7 @@ __getattr__, __dir__, __all__ = lazily(
     {
         "bootstrap": ("Estimate", "Measure", "Resampled", "Scores", "least"),
         "charts": ("Bar", "Bars", "Cloud", "Curves"),
+        "comparison": ("Comparison",),
         "scoring": (
             "Metrics",
             "RowScores",

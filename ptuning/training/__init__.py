@@ -1,7 +1,9 @@
 """Training: a loop for any module, and the run that trains, validates and saves a prompt with it.
 
 `loop` makes steps; `prompt_steps` is their work for a prompt, `recipe` what settings come to, `backward` its gradient,
-and `memory` how much of it is read at once; `inputs` loads a run's model and rows; `run` puts these together;
+and `memory` how much of it is read at once; `inputs` loads a run's model and rows; `validator` measures its prompt with
+an `evaluator`, beside the `baseline`; `outcome` judges the finished prompt and `curves` draws the way to it; `run` puts
+these together;
 `run_directory`, `checkpoint` and `lock` keep its files. Knows nothing of what a prompt means.
 """
 

@@ -4,6 +4,7 @@ Knows nothing of encoders, steps or the run's directory.
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -11,11 +12,14 @@ from typing import Self
 from torch import Tensor
 
 from ptuning.config import RunConfig
-from ptuning.data import Coder, Example, Row, read_rows, require_small
+from ptuning.data import Coder, Example, Row, read_rows, require_small, split_off
+from ptuning.errors import DataError
 from ptuning.forward import require_path
 from ptuning.model import Backbone
 from ptuning.training.memory import TokenLimit
 from ptuning.training.start import start_embeddings
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,8 @@ class Inputs:
     coder: Coder
     """Turns the task's rows into examples."""
     rows: Mapping[str, Sequence[Row]]
-    """Split -> rows: train, and validation and test where the config names them."""
+    """Split -> rows: train; validation, where the config names it or some of train is set aside; test, where it is
+    named."""
     examples: Mapping[str, Sequence[Example]]
     """The same rows as token ids."""
     start_PH: Tensor
@@ -43,8 +48,7 @@ class Inputs:
             PTuningError: When data or model cannot be used as the config asks.
         """
         data, settings = config.data, config.train
-        sources = {"train": data.train, "validation": data.validation, "test": data.test}
-        rows = {split: read_rows(source, split, data.task.columns) for split, source in sources.items() if source}
+        rows = _read(config)
         backbone = Backbone.from_pretrained(**{**dataclasses.asdict(config.model), "device": device})
         require_path(backbone, settings.forward)
         coder = backbone.coder(data.task)
@@ -55,3 +59,50 @@ class Inputs:
             require_small(each, TokenLimit(settings.max_batch_tokens).num_tokens, num_new_tokens, names)
         start_PH = start_embeddings(config, backbone, coder, examples["train"])
         return cls(backbone, backbone.weights_sha256(), coder, rows, examples, start_PH)
+
+
+def told_of_split(config: RunConfig, rows: Mapping[str, Sequence[Row]]) -> str | None:
+    """One sentence on which rows validate where the config names none; None where it does, or wants none."""
+    data, num_train = config.data, len(rows["train"])
+    if data.validation is not None or data.validation_split == 0:
+        return None
+    if "validation" not in rows:
+        return f"no validation rows: {num_train} training rows are too few to set any aside; data.validation names some"
+    num_validation = len(rows["validation"])
+    how = f"a share of each label of {data.task.label_column}" if data.verbalizer else "at random"
+    return (
+        f"{num_validation:,} of {num_train + num_validation:,} training rows are set aside as validation rows ({how}, "
+        "by train.seed); data.validation names others, data.validation_split another share (0: none)"
+    )
+
+
+def _read(config: RunConfig) -> dict[str, Sequence[Row]]:
+    """Split -> rows, as in `Inputs.rows`."""
+    data = config.data
+    sources = {"train": data.train, "validation": data.validation, "test": data.test}
+    rows: dict[str, Sequence[Row]] = {
+        split: read_rows(source, split, data.task.columns) for split, source in sources.items() if source
+    }
+    if data.validation is None:
+        label_column = data.task.label_column if data.task.is_classification else None
+        train, validation = split_off(rows["train"], data.validation_split, config.train.seed, label_column)
+        rows |= {"train": train, "validation": validation} if validation else {}
+        if not validation:
+            _require_none_needed(config, len(train))
+    return rows
+
+
+def _require_none_needed(config: RunConfig, num_rows: int) -> None:
+    """Raises `DataError` where a setting needs validation rows, and there are too few rows to set any aside."""
+    patience, metric = config.train.early_stopping_patience, config.train.metric_for_best_model
+    needed_by = {
+        f"train.early_stopping_patience: {patience}": patience not in (None, "auto"),
+        "train.metric_for_best_model: accuracy": metric == "accuracy",
+    }
+    for setting, is_on in needed_by.items():
+        if is_on:
+            raise DataError(
+                f"{setting} with {num_rows} training rows, too few to set validation rows aside",
+                "validation rows with it",
+                f"Give some in data.validation, or change {setting.partition(':')[0]}",
+            )

@@ -34,6 +34,7 @@ def soft_prompt_of(
     inputs: Inputs,
     loop: Loop,
     best: Best,
+    split: str | None,
     results: Mapping[str, Mapping[str, Any]],
 ) -> SoftPrompt:
     """The prompt with all that is known of it.
@@ -44,6 +45,7 @@ def soft_prompt_of(
         inputs: What it was trained with.
         loop: What trained it.
         best: The best step, where there were validation rows.
+        split: The rows that the results are of; None where there are none.
         results: Name -> what was measured.
     """
     init = {"kind": config.prompt.init, "text": config.prompt.init_text, "prompt": config.prompt.init_prompt}
@@ -60,10 +62,12 @@ def soft_prompt_of(
         init={**init, "token_ids": token_ids},
         training={
             "steps": loop.progress.step,
-            "best_step": best.step or loop.progress.step,
+            "best_step": best.step if best.is_known else loop.progress.step,
             "seconds": round(loop.progress.seconds, 1),
-            "data": {split: getattr(config.data, split) for split in inputs.examples},
+            "data": {name: source for name in inputs.examples if (source := getattr(config.data, name))},
             "rows": len(inputs.examples["train"]),
+            "validation_rows": len(inputs.examples.get("validation", ())),
+            "results_of": told_of_results(split, config) if split else "no rows",
             "rows_cut": num_cut(inputs.examples["train"]),
             "trainable_parameters": sum(each.numel() for each in encoder.parameters()),
             "dtype": str(inputs.backbone.dtype).removeprefix("torch."),
@@ -73,3 +77,11 @@ def soft_prompt_of(
         },
         results=results,
     )
+
+
+def told_of_results(split: str, config: RunConfig) -> str:
+    """Which rows the results are of, and whether they are for that reason too good."""
+    if split != "validation":
+        return f"{split} rows"
+    told = "validation rows" if config.data.validation else "validation rows set aside from the training rows"
+    return f"{told}, which also chose the checkpoint"

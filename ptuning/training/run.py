@@ -4,9 +4,10 @@ Knows nothing of how a step is made or a prompt is scored, nor of the command li
 the seed and the step alone, so a run that is killed and resumed makes the same steps as one that is not.
 """
 
+import copy
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,22 +16,25 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from ptuning.config import RunConfig
-from ptuning.data import Example, warn_of_cut
+from ptuning.data import warn_of_cut
 from ptuning.errors import DiskFullError, OutOfMemoryError, TrainingError
-from ptuning.evaluation import Metrics, with_and_without
-from ptuning.forward import BatchPrompt, ReadOptions, as_batch_prompt
+from ptuning.evaluation import WITHOUT, Metrics
+from ptuning.forward import BatchPrompt, as_batch_prompt
 from ptuning.prompts import SoftPrompt, encoders
 from ptuning.training.checkpoint import checkpoint_of, made_with, require_same, restore
+from ptuning.training.curves import draw_curves
 from ptuning.training.distributed import accelerator, peak_memory_bytes, sum_over_processes
-from ptuning.training.inputs import Inputs
+from ptuning.training.evaluator import Evaluator, sides_of
+from ptuning.training.inputs import Inputs, told_of_split
 from ptuning.training.interrupts import Interrupted, noted_interrupts
 from ptuning.training.loop import Loop, NotFiniteError, StepRecord
 from ptuning.training.memory import out_of_memory
+from ptuning.training.outcome import compared
 from ptuning.training.prompt_steps import PromptSteps
 from ptuning.training.recipe import learning_rate, loop_settings
 from ptuning.training.results import TrainResult, soft_prompt_of
 from ptuning.training.run_directory import BEST, LAST, RunDirectory
-from ptuning.training.validation import Best, evaluate_together, validation_sample
+from ptuning.training.validator import Validator
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +54,7 @@ def train(config: RunConfig, resume: bool = False) -> TrainResult:
         Interrupted: After Ctrl-C, once a checkpoint is written.
     """
     directory = RunDirectory(config.train.output_dir)
+    config = directory.with_its_defaults(config) if resume else config
     directory.require_usable(config, resume)
     if directory.is_finished:
         return _finished(config, directory)
@@ -102,11 +107,13 @@ class Trainer:
         self.inputs = Inputs.load(config, device)
         encoder = encoders.build(config.prompt.encoder, self.inputs.start_PH, config.prompt.hidden_size)
         self.encoder = encoder.to(self.inputs.backbone.device)
+        self._untrained = copy.deepcopy(self.encoder.state_dict())
         self.steps = PromptSteps(self.inputs.backbone, self.inputs.examples["train"], self.settings, self.accelerator)
         peak = learning_rate(self.settings, self.encoder, self.inputs.backbone)
         how = loop_settings(self.settings, peak, self.steps.num_steps)
         self.loop = Loop(self.encoder, self.steps, how, self.accelerator)
-        self.best = Best()
+        self.evaluator = Evaluator(self.accelerator, self.inputs.backbone, self.settings, self.steps.limit)
+        self.validator = Validator(config, self.inputs, self.steps, self.evaluator)
 
     def train(self) -> TrainResult:
         """Runs from wherever the run stands, then measures and saves the prompt."""
@@ -136,15 +143,22 @@ class Trainer:
         checkpoint = self.directory.load_checkpoint(LAST)
         if checkpoint is not None:
             require_same(checkpoint, self._made_with(), self.directory.path)
-            self.best = restore(checkpoint, self.loop, self.steps.limit)
+            best = restore(checkpoint, self.loop, self.steps.limit)
+            self.validator.go_on_from(best, self.directory.read_log())
         if self._speaks:
             self.directory.start(self.config, self.loop.progress.step)
             if checkpoint is None:
                 self._save_snapshot()
+                self._tell_split()
             for split, examples in self.inputs.examples.items():
                 warn_of_cut(split, examples)
         if self.settings.report_to != "none":
             self.accelerator.init_trackers("ptuning")
+
+    def _tell_split(self) -> None:
+        told = told_of_split(self.config, self.inputs.rows)
+        if told:
+            _log.warning(told)
 
     def _require_alone(self, is_refused: bool) -> None:
         """Ends every process when the main one finds the directory in use."""
@@ -156,7 +170,7 @@ class Trainer:
             )
 
     def _run_loop(self) -> None:
-        if self._stops_early:
+        if self.validator.stops_early:
             return
         bar = tqdm(
             total=self.loop.settings.max_steps,
@@ -166,16 +180,19 @@ class Trainer:
             disable=not self._speaks,
         )
         with bar, noted_interrupts() as interrupted, self._kept_checkpoint_named():
+            if self.loop.progress.step == 0 and self.validator.has_rows:
+                self._measure_baseline(bar)
             for record in self.loop.steps():
                 bar.update()
                 self._after_step(record, bar)
                 is_stopping = self._is_true_anywhere(bool(interrupted))
-                if self._is_due(record, self.settings.save_steps) or self._stops_early or is_stopping:
+                if self._is_due(record, self.settings.save_steps) or self.validator.stops_early or is_stopping:
                     self._save(LAST)
                 if is_stopping:
                     where = f"its checkpoint is in {self.directory.path}: go on with --resume"
                     raise Interrupted(f"interrupted at step {record.step}; {where}")
-                if self._stops_early:
+                if self.validator.stops_early:
+                    self._tell_early_stop(bar)
                     return
 
     def _after_step(self, record: StepRecord, bar: tqdm) -> None:
@@ -191,17 +208,12 @@ class Trainer:
                     "peak_memory_bytes": peak_memory_bytes(self.inputs.backbone.device),
                 }
             )
-        if "validation" in self.inputs.examples and self._is_due(record, self.settings.eval_steps):
+        if self.validator.has_rows and self._is_due(record, self.validator.eval_steps):
             self.loop.require_finite()  # the steps' own time ends here
             self._validate(bar)
 
     def _is_due(self, record: StepRecord, every: int) -> bool:
         return record.step % every == 0 or record.step == self.loop.settings.max_steps
-
-    @property
-    def _stops_early(self) -> bool:
-        patience = self.settings.early_stopping_patience
-        return patience is not None and self.best.num_evaluations_without_improvement >= patience
 
     def _is_true_anywhere(self, value: bool) -> bool:
         """Whether it is true on any process: all of them then stop at the same step."""
@@ -235,33 +247,37 @@ class Trainer:
             self.directory.append_log({"step": step, **record})
         self.accelerator.log(record, step=step)
 
+    def _measure_baseline(self, bar: tqdm) -> None:
+        """Measures what later validations are compared with."""
+        with self._memory_explained():
+            record, told = self.validator.measure_baseline(self._prompt())
+        self._log(record)
+        self._tell(bar, told)
+
     def _validate(self, bar: tqdm) -> None:
-        sample = validation_sample(self.inputs.examples["validation"], self.settings, self.steps.batches_per_step)
-        step, metrics = self.loop.progress.step, self._evaluate(self._prompt(), sample)
-        if self._speaks:
-            bar.write(f"step {step}: validation {metrics}", file=sys.stderr)
-        self._log({f"eval_{key}": value for key, value in metrics.as_dict().items()})
-        value = -metrics.accuracy if self.settings.metric_for_best_model == "accuracy" else metrics.loss
-        if self.best.is_improved_by(step, value):
+        with self._memory_explained():
+            record, told, is_best = self.validator.validate(self.loop.progress.step, self._prompt())
+        self._tell(bar, told)
+        self._log(record)
+        if is_best:
             self._save(BEST)
 
-    def _evaluate(self, prompt: BatchPrompt, examples: Sequence[Example], name: str = "") -> Metrics:
-        options = ReadOptions(
-            batch_size=self.settings.per_device_eval_batch_size,
-            path=self.settings.forward,
-            progress=self._speaks and name != "",
-        )
+    def _tell_early_stop(self, bar: tqdm) -> None:
+        best = self.validator.best
+        if self.loop.progress.step == self.loop.settings.max_steps:
+            return
+        none_better = f"none better in {best.num_evaluations_without_improvement} evaluations"
+        self._tell(bar, f"stopped early; the best step is {best.step}, {none_better}")
+
+    def _tell(self, bar: tqdm, text: str) -> None:
+        """Writes a line above the bar."""
+        if self._speaks:
+            bar.write(f"step {self.loop.progress.step}: {text}", file=sys.stderr)
+
+    @contextmanager
+    def _memory_explained(self) -> Iterator[None]:
         try:
-            return evaluate_together(
-                self.accelerator,
-                self.inputs.backbone,
-                prompt,
-                examples,
-                self.inputs.coder.label_ids,
-                options,
-                self.steps.limit,
-                name,
-            )
+            yield
         except OutOfMemoryError as error:
             step = self.loop.progress.step
             raise out_of_memory(error, self.config, step, self._kept_step(), is_evaluation=True) from error
@@ -273,7 +289,7 @@ class Trainer:
     def _save(self, name: str) -> None:
         if self._speaks:
             self.directory.save_checkpoint(
-                name, checkpoint_of(self.loop, self.best, self.steps.limit, self._made_with())
+                name, checkpoint_of(self.loop, self.validator.best, self.steps.limit, self._made_with())
             )
             self._save_snapshot()
         self.accelerator.wait_for_everyone()
@@ -286,28 +302,41 @@ class Trainer:
 
     def _finish(self) -> TrainResult:
         """Measures the best prompt beside the same words without one, and saves it."""
-        best = self.directory.load_checkpoint(BEST)
-        if best is not None:
-            self.encoder.load_state_dict(best["encoder"])
+        self._restore_best()
         split = next((split for split in ("test", "validation") if split in self.inputs.examples), None)
-        results = self._results(split) if split else {}
+        results, comparison = self._results(split) if split else ({}, None)
         measured = {name: metrics.as_dict() for name, metrics in results.items()}
-        prompt = soft_prompt_of(self.encoder, self.config, self.inputs, self.loop, self.best, measured)
+        prompt = soft_prompt_of(self.encoder, self.config, self.inputs, self.loop, self.validator.best, split, measured)
         metrics = {
             "split": split,
             "results": prompt.results,
+            "compared": comparison,
             "training": prompt.training,
             "base_weights_sha256": self.inputs.weights_sha256,
         }
         if self._speaks:
+            if comparison and comparison["warning"]:
+                _log.warning(comparison["warning"])
             prompt.save(self.directory.prompt)
+            draw_curves(self.directory.read_log(), self.directory.curves)
             self.directory.write_metrics(metrics)
         self.accelerator.wait_for_everyone()
         return TrainResult(prompt, self.directory.prompt, metrics)
 
-    def _results(self, split: str) -> dict[str, Metrics]:
-        task, rows = self.config.data.task, self.inputs.rows[split]
-        compared = with_and_without(self.inputs.backbone, self._prompt(), task, rows, with_baseline=True)
-        return {
-            name: self._evaluate(prompt, examples, f"{split} rows, {name}") for name, prompt, examples, _ in compared
-        }
+    def _restore_best(self) -> None:
+        """Brings back the best prompt, where there were evaluations; no checkpoint is written of the untrained one."""
+        best = self.directory.load_checkpoint(BEST)
+        if self.validator.best.is_known and self.validator.best.step == 0:
+            self.encoder.load_state_dict(self._untrained)
+        elif best is not None:
+            self.encoder.load_state_dict(best["encoder"])
+
+    def _results(self, split: str) -> tuple[dict[str, Metrics], dict[str, Any] | None]:
+        """Name -> metrics, and how the prompt compares with the words alone, where there are any."""
+        rows, train = self.inputs.rows[split], self.inputs.examples["train"]
+        sides = sides_of(self.inputs.backbone, self._prompt(), self.config.data.task, rows)
+        with self._memory_explained():
+            results = {name: self.evaluator.metrics(side, f"{split} rows, {name}") for name, side in sides.items()}
+            if WITHOUT not in sides:
+                return results, None
+            return results, compared(self.evaluator, sides, results[WITHOUT], train, split, self.settings.seed)

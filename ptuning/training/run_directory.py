@@ -26,13 +26,21 @@ from ptuning.training.lock import DirectoryLock
 LAST, BEST = "last", "best"
 STATE = ("encoder", "optimizer", "schedule", "progress", "random", "made_with")  # what a checkpoint holds
 _SNAPSHOT = ".safetensors"
-_LEFTOVERS = (".config.yaml.", ".metrics.json", ".prompt.", ".last.pt.", ".best.pt.")  # of writes that were killed
+_LEFTOVERS = tuple(  # of writes that were killed
+    f".{name}" for name in ("config.yaml.", "metrics.json", "curves.png.", "prompt.", "last.pt.", "best.pt.")
+)
 _DECIDE_NO_STEP = {
     *("train.output_dir", "train.report_to", "model.revision", "data.test"),
     *("train.max_batch_tokens", "train.gradient_checkpointing", "train.per_device_eval_batch_size"),  # up to rounding
 }
-_FORMER = {"train": {"group_by_length": True}}  # what versions did that had no such setting
 _SOURCES = {"model.name_or_path", "data.train", "data.validation", "prompt.init_prompt"}  # checkpoints know the content
+_EARLIER_DEFAULTS: dict[str, Any] = {
+    "data.validation_split": 0.0,
+    "train.group_by_length": True,
+    "train.eval_steps": 100,
+    "train.early_stopping_patience": None,
+}
+"""Setting -> its default in the versions before, or what they did where they did not know it."""
 
 
 class RunDirectory:
@@ -46,6 +54,7 @@ class RunDirectory:
         self.path = Path(path)
         self.prompt, self.config = self.path / "prompt", self.path / "config.yaml"
         self.metrics, self.log = self.path / "metrics.json", self.path / "metrics.jsonl"
+        self.curves = self.path / "curves.png"
         self.lock = DirectoryLock(self.path / "run.lock")
 
     @property
@@ -82,6 +91,23 @@ class RunDirectory:
                 f"the settings in {self.config}",
                 _remedy(self.prompt, changed),
             )
+
+    def with_its_defaults(self, config: RunConfig) -> RunConfig:
+        """The config to resume with: where the run was begun with an earlier default, it goes on with that.
+
+        A setting that is at today's default counts as one that the config does not name.
+        """
+        if not self.config.exists():
+            return config
+        saved, now = _flat(_with_defaults(self._saved_config())), _flat(dataclasses.asdict(config))
+        today = _flat({field.name: defaults(field.type) for field in dataclasses.fields(RunConfig)})
+        sections: dict[str, dict[str, Any]] = {}
+        for name, value in _EARLIER_DEFAULTS.items():
+            if name in saved and saved[name] == value and now[name] == today[name]:
+                section, _, key = name.partition(".")
+                sections.setdefault(section, {})[key] = value
+        changed = {name: dataclasses.replace(getattr(config, name), **own) for name, own in sections.items()}
+        return dataclasses.replace(config, **changed)
 
     def renamed_sources(self, config: RunConfig) -> list[str]:
         """The settings that name other files or another model than those that the run was made with."""
@@ -128,7 +154,8 @@ class RunDirectory:
     def start(self, config: RunConfig, step: int) -> None:
         """Writes the config with all defaults: from here on the directory holds a run, which is at `step`.
 
-        Removes what a killed process left half-written, and what it wrote after that step.
+        Removes what a killed process left half-written, and what it wrote after that step; at step 0 the run begins
+        anew, and all that was logged is removed.
         """
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -139,7 +166,7 @@ class RunDirectory:
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         with whole_file(self.config) as beside:
             beside.write_text(config.to_yaml(), encoding="utf-8")
-        self.cut_log(step)
+        self.cut_log(step if step > 0 else -1)
 
     def require_space(self, num_bytes: int) -> None:
         """Raises `TrainingError` when the disk has no room for the last and the best checkpoint and a new one."""
@@ -198,6 +225,11 @@ class RunDirectory:
         with disk_errors(self.log), self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
+    def read_log(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, without one that was cut off while it was written."""
+        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
+        return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+
     def cut_log(self, step: int) -> None:
         """Removes the lines of metrics.jsonl and the snapshots after `step`: those steps will be run again."""
         for file in self._snapshot_files():
@@ -235,10 +267,11 @@ def _step_of(line: str) -> float:
 
 
 def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
-    """A saved config, complete: with what the version that wrote it did where it knew no such setting."""
-    known = {
-        field.name: {**defaults(field.type), **_FORMER.get(field.name, {})} for field in dataclasses.fields(RunConfig)
-    }
+    """A saved config with what the version that wrote it did for the settings that it did not know."""
+    known = {field.name: defaults(field.type) for field in dataclasses.fields(RunConfig)}
+    for name, value in _EARLIER_DEFAULTS.items():
+        section, _, key = name.partition(".")
+        known[section][key] = value
     return {name: {**known.get(name, {}), **each} if isinstance(each, dict) else each for name, each in saved.items()}
 
 

@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from accelerate import Accelerator
 
@@ -18,6 +19,8 @@ from ptuning.model import Backbone
 from ptuning.training.distributed import sum_over_processes
 from ptuning.training.memory import TokenLimit
 
+AnyRow = TypeVar("AnyRow")
+
 _ROWS_PER_EVALUATED = 10  # rows trained on for each that is evaluated, where the config does not say
 _FEWEST_EVALUATED = 50
 
@@ -27,11 +30,16 @@ class Best:
     """The best step so far on the validation rows."""
 
     step: int = 0
-    """Which step it was; 0 before the first evaluation."""
+    """Which step it was; 0: the untrained prompt, or no evaluation yet."""
     value: float = math.inf
     """Its loss, or its accuracy below zero: less is better."""
     num_evaluations_without_improvement: int = 0
     """Evaluations since."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there was an evaluation."""
+        return self.value < math.inf
 
     def is_improved_by(self, step: int, value: float) -> bool:
         """Takes note of an evaluation; whether it is the best one now."""
@@ -81,8 +89,17 @@ def evaluate_together(
     )
 
 
-def validation_sample(examples: Sequence[Example], settings: TrainConfig, batches_per_step: int) -> list[Example]:
-    """The validation rows used while training: a random choice, the same each time."""
-    num_trained = settings.eval_steps * batches_per_step * settings.per_device_train_batch_size
+def validation_sample(
+    rows: Sequence[AnyRow], settings: TrainConfig, eval_steps: int, batches_per_step: int
+) -> list[AnyRow]:
+    """The validation rows used while training: a random choice, the same each time and in whatever form rows are.
+
+    Args:
+        rows: All validation rows.
+        settings: The run's.
+        eval_steps: Steps between evaluations.
+        batches_per_step: Batches that all processes together read in a step.
+    """
+    num_trained = eval_steps * batches_per_step * settings.per_device_train_batch_size
     limit = settings.max_eval_samples or max(num_trained // _ROWS_PER_EVALUATED, _FEWEST_EVALUATED)
-    return random.Random(settings.seed).sample(examples, min(limit, len(examples)))
+    return random.Random(settings.seed).sample(rows, min(limit, len(rows)))

@@ -230,6 +230,10 @@ def test_counts_and_rates_must_be_above_zero(key: str, value: int) -> None:
         ({"train.max_batch_tokens": "0"}, "train.max_batch_tokens: 0; expected a number above 0"),
         ({"train.max_batch_tokens": "lots"}, r"train.max_batch_tokens: 'lots'; expected int \| auto \| null\."),
         ({"prompt.hidden_size": 0}, "prompt.hidden_size: 0; expected a number above 0"),
+        ({"data.validation_split": 1}, r"data.validation_split: 1.0; expected at least 0 and below 1"),
+        ({"data.validation_split": -0.1}, r"data.validation_split: -0.1; expected at least 0 and below 1"),
+        ({"train.early_stopping_patience": 0}, "train.early_stopping_patience: 0; expected a number above 0"),
+        ({"train.early_stopping_patience": "never"}, r"patience: 'never'; expected int \| auto \| null\."),
     ],
 )
 def test_numbers_out_of_range_are_refused(settings: dict[str, Any], match: str) -> None:
@@ -254,10 +258,13 @@ def test_numbers_out_of_range_are_refused(settings: dict[str, Any], match: str) 
             "train.metric_for_best_model: accuracy without data.verbalizer",
         ),
         (
-            {"train.metric_for_best_model": "accuracy", "data.verbalizer": LABELS},
-            "train.metric_for_best_model: accuracy without data.validation",
+            {"train.metric_for_best_model": "accuracy", "data.verbalizer": LABELS, "data.validation_split": 0},
+            "train.metric_for_best_model: accuracy without data.validation and with data.validation_split: 0",
         ),
-        ({"train.early_stopping_patience": 3}, "train.early_stopping_patience without data.validation"),
+        (
+            {"train.early_stopping_patience": 3, "data.validation_split": 0},
+            "train.early_stopping_patience without data.validation and .*raise data.validation_split, or change",
+        ),
         (
             {"train.forward": "shared_prefix", "prompt.encoder": "conditioned"},
             "train.forward: shared_prefix with prompt.encoder: conditioned; expected rows that are run whole",
@@ -297,7 +304,7 @@ def test_all_mistakes_are_told_at_once(minimal: Path) -> None:
     text = """
 model: {dtype: int8}
 prompt: {init: text, hidden_size: 0}
-data: {train: train.csv, tempalte: a}
+data: {train: train.csv, tempalte: a, validation_split: 0}
 train: {max_steps: -1, save_steps: 0, seed: x, early_stopping_patience: 2}
 """
     with pytest.raises(ConfigError, match=r"config.yaml has \d+ mistakes: \(1\) ") as caught:
@@ -313,7 +320,7 @@ train: {max_steps: -1, save_steps: 0, seed: x, early_stopping_patience: 2}
         "no train.output_dir",
         "train.max_steps: -1",
         "train.save_steps: 0",
-        "train.early_stopping_patience without data.validation",
+        "train.early_stopping_patience without data.validation and with data.validation_split: 0",
         "unknown setting train.zzz",
     }
     assert all(problem.received in str(caught.value) for problem in caught.value.problems)

@@ -46,6 +46,7 @@ def test_training_learns_the_task_and_writes_the_run(run_config: Path) -> None:
     assert {path.name for path in run.iterdir()} == {
         "checkpoints",
         "config.yaml",
+        "curves.png",
         "metrics.json",
         "metrics.jsonl",
         "prompt",
@@ -58,7 +59,7 @@ def test_training_learns_the_task_and_writes_the_run(run_config: Path) -> None:
     assert [record["step"] for record in steps] == [25, 50, 75, 100]
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert all(record["tokens_per_second"] > 0 and record["peak_memory_bytes"] > 1e6 for record in steps)
-    assert [record["step"] for record in log(run) if "eval_loss" in record] == [25, 50, 75, 100]
+    assert [record["step"] for record in log(run) if "eval_loss" in record] == [0, 25, 50, 75, 100]
     loaded = ptuning.SoftPrompt.load(result.directory)
     assert torch.equal(loaded.embeddings_PH, result.prompt.embeddings_PH)
     assert "soft prompt | 24" in (result.directory / "README.md").read_text()
@@ -69,7 +70,7 @@ def test_base_weights_are_unchanged_and_their_hash_recorded(run_config: Path, mo
     assert trained(run_config).metrics["base_weights_sha256"] == before
 
 
-@pytest.mark.parametrize(("point", "number"), [("step", 5), ("save", 6), ("evaluate", 2)])
+@pytest.mark.parametrize(("point", "number"), [("step", 5), ("save", 6), ("evaluate", 2), ("evaluate", 4)])
 def test_run_killed_and_resumed_equals_uninterrupted_run_to_the_bit(
     run_config: Path, tmp_path: Path, point: str, number: int
 ) -> None:
@@ -264,7 +265,7 @@ def test_splice_and_shared_prefix_train_alike(run_config: Path, tmp_path: Path) 
 
 
 def test_early_stopping_ends_after_evaluations_without_improvement(
-    run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = validation.evaluate
     worse = iter(range(1, 100))
@@ -275,9 +276,10 @@ def test_early_stopping_ends_after_evaluations_without_improvement(
 
     monkeypatch.setattr(validation, "evaluate", worsening)
     result = trained(run_config, "--train.max_steps=100", "--train.eval_steps=2", "--train.early_stopping_patience=3")
-    assert result.prompt.training["steps"] == 8
-    assert result.prompt.training["best_step"] == 2
-    assert RunDirectory(tmp_path / "run").load_checkpoint("last")["progress"]["step"] == 8  # type: ignore[index]
+    assert result.prompt.training["steps"] == 6
+    assert result.prompt.training["best_step"] == 0
+    assert RunDirectory(tmp_path / "run").load_checkpoint("last")["progress"]["step"] == 6  # type: ignore[index]
+    assert "step 6: stopped early; the best step is 0, none better in 3 evaluations" in capsys.readouterr().err
 
 
 def test_interrupt_in_the_last_validation_is_heeded(run_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,7 +442,7 @@ def test_process_without_rows_takes_part_in_every_sum(run_config: Path, tmp_path
     assert result.returncode == 0, result.stderr
     two = ptuning.SoftPrompt.load(tmp_path / "two" / "prompt")
     torch.testing.assert_close(two.embeddings_PH, one.prompt.embeddings_PH, rtol=0, atol=1e-5)
-    assert [record["eval_num_rows"] for record in log(tmp_path / "two") if "eval_loss" in record] == [1, 1]
+    assert [record["eval_num_rows"] for record in log(tmp_path / "two") if "eval_loss" in record] == [1, 1, 1]
     assert two.results["soft prompt"]["num_rows"] == 1
     assert two.results["soft prompt"]["loss"] == pytest.approx(one.prompt.results["soft prompt"]["loss"], abs=1e-4)
 
@@ -512,7 +514,7 @@ def test_evaluations_read_a_tenth_of_the_rows_that_are_trained_on_between_them(
 ) -> None:
     monkeypatch.setattr(validation, "_FEWEST_EVALUATED", 1)
     trained(run_config, "--train.max_steps=8", "--train.eval_steps=8", *options)  # 64 rows, or twice as many
-    assert [record["eval_num_rows"] for record in log(tmp_path / "run") if "eval_loss" in record] == [expected]
+    assert [record["eval_num_rows"] for record in log(tmp_path / "run") if "eval_loss" in record] == [expected] * 2
 
 
 def test_few_tokens_at_once_make_the_same_steps(

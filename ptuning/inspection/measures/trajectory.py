@@ -3,10 +3,8 @@
 Knows nothing of what the prompt does except the losses that the run logged.
 """
 
-import json
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +97,7 @@ def trajectory(run: str | Path, vocabulary: Vocabulary) -> Table:
         TrainingError: When a snapshot is broken.
     """
     directory = RunDirectory(run)
-    snapshots, (train_loss, eval_loss) = directory.snapshots(), _losses(directory.log)
+    snapshots, (train_loss, eval_loss) = directory.snapshots(), _losses(directory)
     if not snapshots:
         return Table(COLUMNS, [])
     widths = {each.shape[-1] for each in snapshots.values()}
@@ -135,11 +133,8 @@ def _num_other(ids: list[int], others: list[int]) -> int:
     return sum(one != other for one, other in zip(ids, others, strict=True))
 
 
-def _losses(log: Path) -> tuple[dict[int, float], dict[int, float]]:
+def _losses(directory: RunDirectory) -> tuple[dict[int, float], dict[int, float]]:
     """Step -> training loss, and step -> validation loss, of the steps for which the run logged one."""
-    records = []
-    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
-        with suppress(ValueError):  # a line that was cut off in writing
-            records.append(json.loads(line))
+    records = directory.read_log()
     train_loss = {each["step"]: each["loss"] for each in records if "loss" in each}
     return train_loss, {each["step"]: each["eval_loss"] for each in records if "eval_loss" in each}
