@@ -6,8 +6,8 @@ import io
 import subprocess
 import zipfile
 from collections import Counter
-from itertools import permutations
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import downloads
