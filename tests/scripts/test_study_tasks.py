@@ -189,7 +189,7 @@ def test_official_test_is_kept_and_not_trained_on(index, tmp_path, name):
 
 def test_long_texts_keep_their_first_words(index, tmp_path):
     rows = prepared("r8", tmp_path)
-    assert {len(text.split()) for each in rows.values() for text, _ in each} == {50}
+    assert {len(text.split()) for each in rows.values() for text, _ in each} == {30}
 
 
 def test_first_of_repeated_texts_is_kept():
