@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from ptuning.evaluation.charts import Cloud as Cloud
     from ptuning.evaluation.charts import Curves as Curves
     from ptuning.evaluation.comparison import Comparison as Comparison
+    from ptuning.evaluation.metrics import Metrics as Metrics
+    from ptuning.evaluation.metrics import class_table as class_table
+    from ptuning.evaluation.predictions import predictions as predictions
+    from ptuning.evaluation.scores import RowScores as RowScores
     from ptuning.evaluation.scoring import WITH as WITH
     from ptuning.evaluation.scoring import WITHOUT as WITHOUT
-    from ptuning.evaluation.scoring import Metrics as Metrics
-    from ptuning.evaluation.scoring import RowScores as RowScores
     from ptuning.evaluation.scoring import evaluate as evaluate
     from ptuning.evaluation.scoring import evaluate_rows as evaluate_rows
+    from ptuning.evaluation.scoring import evaluations as evaluations
     from ptuning.evaluation.scoring import score_rows as score_rows
     from ptuning.evaluation.scoring import with_and_without as with_and_without
     from ptuning.evaluation.table import Table as Table
@@ -34,13 +37,15 @@ __getattr__, __dir__, __all__ = lazily(
         "bootstrap": ("Estimate", "Measure", "Resampled", "Scores", "least"),
         "charts": ("Bar", "Bars", "Cloud", "Curves"),
         "comparison": ("Comparison",),
+        "metrics": ("Metrics", "class_table"),
+        "predictions": ("predictions",),
+        "scores": ("RowScores",),
         "scoring": (
-            "Metrics",
-            "RowScores",
             "WITH",
             "WITHOUT",
             "evaluate",
             "evaluate_rows",
+            "evaluations",
             "score_rows",
             "with_and_without",
         ),

@@ -5,8 +5,12 @@ Knows nothing of steps, checkpoints or files. Every process must make the same c
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
 
 from ptuning.config import TrainConfig
 from ptuning.data import Example, Row, Task
@@ -15,7 +19,6 @@ from ptuning.forward import BatchPrompt, ReadOptions
 from ptuning.model import Backbone
 from ptuning.training.distributed import sum_over_processes
 from ptuning.training.memory import TokenLimit
-from ptuning.training.validation import evaluate_together
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class Evaluator:
     def __init__(self, accelerator: Accelerator, backbone: Backbone, settings: TrainConfig, limit: TokenLimit) -> None:
         self._accelerator, self._backbone, self._settings, self._limit = accelerator, backbone, settings, limit
 
-    def metrics(self, side: Side, name: str = "") -> Metrics:
-        """Evaluates a side.
+    def scores(self, side: Side, name: str = "") -> RowScores:
+        """The scores of this process's share of the rows.
 
         Args:
             side: What is evaluated.
@@ -61,34 +64,45 @@ class Evaluator:
         Raises:
             OutOfMemoryError: For a batch that does not fit into the device's memory.
         """
-        return evaluate_together(
-            self._accelerator,
-            self._backbone,
-            side.prompt,
-            side.examples,
-            side.label_ids,
-            self._options(name),
-            self._limit,
-            name,
-        )
-
-    def comparison(self, with_prompt: Side, without: Side, name: str = "") -> Comparison:
-        """Compares two sides on the same rows; arguments and errors as in `metrics`."""
-        one, other = self._own_scores(with_prompt, name), self._own_scores(without, name)
-        own = Comparison.of(one, other, is_classification=bool(with_prompt.label_ids))
-        return own.summed(lambda value: sum_over_processes(self._accelerator, value))
-
-    def _own_scores(self, side: Side, name: str) -> RowScores:
-        """The scores of this process's share of the rows."""
-        share = side.examples[self._accelerator.process_index :: self._accelerator.num_processes]
+        share = self.share(side)
         longest = max(map(len, share), default=0) + max(map(len, side.label_ids), default=0)
         options = self._options(name)
 
-        def scores(most: int | None) -> RowScores:
+        def read(most: int | None) -> RowScores:
             own = replace(options, max_batch_tokens=most)
             return score_rows(self._backbone, side.prompt, share, side.label_ids, own, name)
 
-        return self._limit.run(scores, longest)
+        return self._limit.run(read, longest)
+
+    def share(self, side: Side) -> Sequence[Example]:
+        """This process's share of the rows."""
+        return side.examples[self._accelerator.process_index :: self._accelerator.num_processes]
+
+    def metrics(self, side: Side, name: str = "") -> Metrics:
+        """The metrics of a side, on all rows; arguments and errors as in `scores`."""
+        return self.metrics_of(side, self.scores(side, name))
+
+    def metrics_of(self, side: Side, scores: RowScores) -> Metrics:
+        """The metrics on all rows that follow from the processes' scores.
+
+        A process whose share is empty takes part in the sums as well: the others would wait for it.
+        """
+        return Metrics.of(scores, self.share(side), len(side.label_ids)).summed(self._sum)
+
+    def comparison_of(self, with_prompt: RowScores, without: RowScores, is_classification: bool) -> Comparison:
+        """How two sides' scores of the same rows compare, on all rows."""
+        return Comparison.of(with_prompt, without, is_classification).summed(self._sum)
+
+    def together(self, scores: RowScores) -> RowScores:
+        """The scores of all rows in their own order, of the scores of each process's share."""
+        number, own = self._accelerator.num_processes, (scores.log_probs_N, scores.is_correct_N, scores.labels_NC)
+        if number == 1:
+            return scores
+        shares = gather_object([own])
+        return RowScores(*(_interleaved([share[k] for share in shares]) for k in range(3)))
+
+    def _sum(self, value: float) -> float:
+        return sum_over_processes(self._accelerator, value)
 
     def _options(self, name: str) -> ReadOptions:
         return ReadOptions(
@@ -96,3 +110,14 @@ class Evaluator:
             path=self._settings.forward,
             progress=self._accelerator.is_main_process and name != "",
         )
+
+
+def _interleaved(shares: Sequence[Tensor | None]) -> Any:
+    """Tensors of every n-th row each, from the first, the second and so on, as one; None if there are none."""
+    given = [share for share in shares if share is not None]
+    if not given:
+        return None
+    whole = torch.empty(sum(map(len, given)), *given[0].shape[1:], dtype=given[0].dtype)
+    for first, share in enumerate(given):
+        whole[first :: len(given)] = share
+    return whole

@@ -4,39 +4,53 @@ Knows nothing of files or of how rows are scored.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ptuning.data import Example
-from ptuning.evaluation import WITH, WITHOUT, Comparison, Metrics
+from ptuning.evaluation import WITH, WITHOUT, Comparison, Metrics, RowScores
 from ptuning.training.evaluator import Evaluator, Side
 
 _MOST_FITTED = 200  # training rows that are read to see whether the prompt fits them
 
 
-def compared(
-    evaluator: Evaluator, sides: dict[str, Side], without: Metrics, train: Sequence[Example], split: str, seed: int
-) -> dict[str, Any]:
-    """Compares the prompt with the words alone, row by row; every process must call it.
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished prompt was measured at."""
+
+    results: Mapping[str, Metrics]
+    """Name -> metrics: of the words alone, where there are any, and of the prompt."""
+    compared: dict[str, Any] | None
+    """How the two compare, and under `warning` a text with a remedy where the prompt is not shown to be better; None
+    where there are no words alone."""
+    scores: RowScores
+    """The prompt's scores of all rows."""
+
+
+def measured(
+    evaluator: Evaluator, sides: Mapping[str, Side], train: Sequence[Example], split: str, seed: int
+) -> Outcome:
+    """Measures a finished prompt beside the words alone; every process must call it.
 
     Args:
         evaluator: What reads rows.
-        sides: The prompt and the words alone on the rows of the final results.
-        without: The words alone, measured on those rows.
+        sides: The words alone, where there are any, and the prompt, on the rows of the final results.
         train: The training rows.
         split: The name of the rows of the final results.
         seed: Seed of the choice of training rows.
-
-    Returns:
-        What metrics.json holds: the comparison, and under `warning` a text with a remedy, or None where the prompt is
-        shown to be better.
     """
-    comparison = evaluator.comparison(sides[WITH], sides[WITHOUT], f"{split} rows, row by row")
-    if comparison.is_better:
-        return {**comparison.as_dict(), "warning": None}
-    sample = random.Random(seed).sample(train, min(_MOST_FITTED, len(train)))
-    fit = evaluator.metrics(Side(sides[WITH].prompt, sample, sides[WITH].label_ids))
-    return {**comparison.as_dict(), "warning": warning(comparison, fit, without)}
+    scores = {name: evaluator.scores(side, f"{split} rows, {name}") for name, side in sides.items()}
+    results = {name: evaluator.metrics_of(side, scores[name]) for name, side in sides.items()}
+    compared = None
+    if WITHOUT in sides:
+        comparison = evaluator.comparison_of(scores[WITH], scores[WITHOUT], bool(sides[WITH].label_ids))
+        compared = {**comparison.as_dict(), "warning": None}
+        if not comparison.is_better:
+            sample = random.Random(seed).sample(train, min(_MOST_FITTED, len(train)))
+            fit = evaluator.metrics(Side(sides[WITH].prompt, sample, sides[WITH].label_ids))
+            compared["warning"] = warning(comparison, fit, results[WITHOUT])
+    return Outcome(results, compared, evaluator.together(scores[WITH]))
 
 
 def warning(comparison: Comparison, fit: Metrics, without: Metrics) -> str:

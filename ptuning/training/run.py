@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ptuning.config import RunConfig
 from ptuning.data import warn_of_cut
 from ptuning.errors import DiskFullError, OutOfMemoryError, TrainingError
-from ptuning.evaluation import WITHOUT, Metrics
+from ptuning.evaluation import predictions
 from ptuning.forward import BatchPrompt, as_batch_prompt
 from ptuning.prompts import SoftPrompt, encoders
 from ptuning.training.checkpoint import checkpoint_of, made_with, require_same, restore
@@ -29,7 +29,7 @@ from ptuning.training.inputs import Inputs, told_of_split
 from ptuning.training.interrupts import Interrupted, noted_interrupts
 from ptuning.training.loop import Loop, NotFiniteError, StepRecord
 from ptuning.training.memory import out_of_memory
-from ptuning.training.outcome import compared
+from ptuning.training.outcome import Outcome, measured
 from ptuning.training.prompt_steps import PromptSteps
 from ptuning.training.recipe import learning_rate, loop_settings
 from ptuning.training.results import TrainResult, soft_prompt_of
@@ -304,24 +304,44 @@ class Trainer:
         """Measures the best prompt beside the same words without one, and saves it."""
         self._restore_best()
         split = next((split for split in ("test", "validation") if split in self.inputs.examples), None)
-        results, comparison = self._results(split) if split else ({}, None)
-        measured = {name: metrics.as_dict() for name, metrics in results.items()}
-        prompt = soft_prompt_of(self.encoder, self.config, self.inputs, self.loop, self.validator.best, split, measured)
+        outcome = self._outcome(split) if split else None
+        results = {name: metrics.as_dict() for name, metrics in outcome.results.items()} if outcome else {}
+        prompt = soft_prompt_of(self.encoder, self.config, self.inputs, self.loop, self.validator.best, split, results)
         metrics = {
             "split": split,
             "results": prompt.results,
-            "compared": comparison,
+            "compared": outcome and outcome.compared,
+            "classes": self._classes(outcome),
             "training": prompt.training,
             "base_weights_sha256": self.inputs.weights_sha256,
         }
         if self._speaks:
-            if comparison and comparison["warning"]:
-                _log.warning(comparison["warning"])
+            if outcome and split:
+                self._keep(outcome, split)
             prompt.save(self.directory.prompt)
             draw_curves(self.directory.read_log(), self.directory.curves)
             self.directory.write_metrics(metrics)
         self.accelerator.wait_for_everyone()
         return TrainResult(prompt, self.directory.prompt, metrics)
+
+    def _outcome(self, split: str) -> Outcome:
+        task, train = self.config.data.task, self.inputs.examples["train"]
+        sides = sides_of(self.inputs.backbone, self._prompt(), task, self.inputs.rows[split])
+        with self._memory_explained():
+            return measured(self.evaluator, sides, train, split, self.settings.seed)
+
+    def _classes(self, outcome: Outcome | None) -> dict[str, Any] | None:
+        """Name -> the metrics of each label and the confusion matrix; None without labels."""
+        labels = list(self.config.data.verbalizer or ())
+        if outcome is None or not labels:
+            return None
+        return {name: metrics.details(labels) for name, metrics in outcome.results.items()}
+
+    def _keep(self, outcome: Outcome, split: str) -> None:
+        """Tells a warning, and writes what was predicted."""
+        if outcome.compared and outcome.compared["warning"]:
+            _log.warning(outcome.compared["warning"])
+        self.directory.write_predictions(predictions(outcome.scores, self.inputs.rows[split], self.config.data.task))
 
     def _restore_best(self) -> None:
         """Brings back the best prompt, where there were evaluations; no checkpoint is written of the untrained one."""
@@ -330,13 +350,3 @@ class Trainer:
             self.encoder.load_state_dict(self._untrained)
         elif best is not None:
             self.encoder.load_state_dict(best["encoder"])
-
-    def _results(self, split: str) -> tuple[dict[str, Metrics], dict[str, Any] | None]:
-        """Name -> metrics, and how the prompt compares with the words alone, where there are any."""
-        rows, train = self.inputs.rows[split], self.inputs.examples["train"]
-        sides = sides_of(self.inputs.backbone, self._prompt(), self.config.data.task, rows)
-        with self._memory_explained():
-            results = {name: self.evaluator.metrics(side, f"{split} rows, {name}") for name, side in sides.items()}
-            if WITHOUT not in sides:
-                return results, None
-            return results, compared(self.evaluator, sides, results[WITHOUT], train, split, self.settings.seed)

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import pickle
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ LAST, BEST = "last", "best"
 STATE = ("encoder", "optimizer", "schedule", "progress", "random", "made_with")  # what a checkpoint holds
 _SNAPSHOT = ".safetensors"
 _LEFTOVERS = tuple(  # of writes that were killed
-    f".{name}" for name in ("config.yaml.", "metrics.json", "curves.png.", "prompt.", "last.pt.", "best.pt.")
+    f".{name}"
+    for name in ("config.yaml.", "metrics.json", "curves.png.", "predictions.jsonl.", "prompt.", "last.pt.", "best.pt.")
 )
 _DECIDE_NO_STEP = {
     *("train.output_dir", "train.report_to", "model.revision", "data.test"),
@@ -54,7 +55,7 @@ class RunDirectory:
         self.path = Path(path)
         self.prompt, self.config = self.path / "prompt", self.path / "config.yaml"
         self.metrics, self.log = self.path / "metrics.json", self.path / "metrics.jsonl"
-        self.curves = self.path / "curves.png"
+        self.curves, self.predictions = self.path / "curves.png", self.path / "predictions.jsonl"
         self.lock = DirectoryLock(self.path / "run.lock")
 
     @property
@@ -245,6 +246,11 @@ class RunDirectory:
         """Writes metrics.json, which ends the run."""
         with whole_file(self.metrics) as beside:
             beside.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+
+    def write_predictions(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Writes what was predicted for each row, one line of JSON each."""
+        with whole_file(self.predictions) as beside:
+            beside.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
 
     def read_metrics(self) -> dict[str, Any]:
         """Reads metrics.json."""

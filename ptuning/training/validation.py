@@ -1,23 +1,15 @@
-"""Evaluation on all processes of a run, and which step was the best.
+"""Which rows are read while training, and which step was the best on them.
 
-Knows nothing of steps, checkpoints or files.
+Knows nothing of models, checkpoints or files.
 """
 
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
-from accelerate import Accelerator
-
 from ptuning.config import TrainConfig
-from ptuning.data import Example
-from ptuning.evaluation import Metrics, evaluate
-from ptuning.forward import Prompt, ReadOptions
-from ptuning.model import Backbone
-from ptuning.training.distributed import sum_over_processes
-from ptuning.training.memory import TokenLimit
 
 AnyRow = TypeVar("AnyRow")
 
@@ -48,45 +40,6 @@ class Best:
             return True
         self.num_evaluations_without_improvement += 1
         return False
-
-
-def evaluate_together(
-    accelerator: Accelerator,
-    backbone: Backbone,
-    prompt: Prompt,
-    examples: Sequence[Example],
-    label_ids: Sequence[Sequence[int]],
-    options: ReadOptions,
-    limit: TokenLimit,
-    name: str = "",
-) -> Metrics:
-    """Evaluates on all processes, each on its share of the rows; the metrics are of all rows on every process.
-
-    A process whose share is empty takes part in the sums as well: the others would wait for it.
-
-    Args:
-        accelerator: The processes, all of which must call this.
-        backbone: As in `evaluate`.
-        prompt: As in `evaluate`.
-        examples: All rows, the same on every process; one or more.
-        label_ids: As in `evaluate`.
-        options: As in `evaluate`; `limit` decides its `max_batch_tokens`.
-        limit: This process's own; it may fall.
-        name: As in `evaluate`.
-    """
-    share = examples[accelerator.process_index :: accelerator.num_processes]
-    longest = max(map(len, share), default=0) + max(map(len, label_ids), default=0)
-    own = limit.run(
-        lambda most: evaluate(backbone, prompt, share, label_ids, replace(options, max_batch_tokens=most), name),
-        longest,
-    )
-    return Metrics(
-        num_rows=int(sum_over_processes(accelerator, own.num_rows)),
-        num_correct=int(sum_over_processes(accelerator, own.num_correct)),
-        num_label_tokens=int(sum_over_processes(accelerator, own.num_label_tokens)),
-        loss_sum=sum_over_processes(accelerator, own.loss_sum),
-        num_cut=int(sum_over_processes(accelerator, own.num_cut)),
-    )
 
 
 def validation_sample(
