@@ -98,6 +98,7 @@ def test_real_run_killed_at_three_points_and_resumed_equals_uninterrupted_run_to
 model: {{name_or_path: {ASSETS}/smollm2-135m-instruct, dtype: float32, device: cpu}}
 data:
   train: {ASSETS}/movie_reviews/train.csv
+  validation_split: 0
   template: "{{prompt:20}}Review: {{text}}\\nSentiment:"
   verbalizer: {{negative: " negative", positive: " positive"}}
 train: {{output_dir: {tmp_path}/run, max_steps: 6, per_device_train_batch_size: 4, save_steps: 2, logging_steps: 1}}
