@@ -86,7 +86,8 @@ def out_of_memory(
         kept: The step of the checkpoint that it keeps; None if it has none yet.
         is_evaluation: Whether it evaluated.
     """
-    where = f"the evaluation after step {step}" if is_evaluation else f"step {step}"
+    evaluation = f"the evaluation after step {step}" if step else "the evaluation before the first step"
+    where = evaluation if is_evaluation else f"step {step}"
     checkpoint = "no checkpoint yet" if kept is None else f"its checkpoint of step {kept}"
     received = f"{where}: {error.received}; {config.train.output_dir} keeps {checkpoint}"
     now, anew = _saving(error, config, is_evaluation), _saving_with_other_steps(config)

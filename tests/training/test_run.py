@@ -98,6 +98,7 @@ def test_real_run_killed_at_three_points_and_resumed_equals_uninterrupted_run_to
 model: {{name_or_path: {ASSETS}/smollm2-135m-instruct, dtype: float32, device: cpu}}
 data:
   train: {ASSETS}/movie_reviews/train.csv
+  validation_split: 0
   template: "{{prompt:20}}Review: {{text}}\\nSentiment:"
   verbalizer: {{negative: " negative", positive: " positive"}}
 train: {{output_dir: {tmp_path}/run, max_steps: 6, per_device_train_batch_size: 4, save_steps: 2, logging_steps: 1}}
@@ -431,6 +432,9 @@ def test_two_processes_make_the_same_steps_as_one(run_config: Path, tmp_path: Pa
     torch.testing.assert_close(two.embeddings_PH, one.prompt.embeddings_PH, rtol=0, atol=1e-5)
     assert two.results["soft prompt"]["num_rows"] == one.prompt.results["soft prompt"]["num_rows"] == 24
     assert two.results["soft prompt"]["loss"] == pytest.approx(one.prompt.results["soft prompt"]["loss"], abs=1e-4)
+    compared = json.loads((tmp_path / "two" / "metrics.json").read_text())["compared"]
+    assert compared == one.metrics["compared"]
+    assert compared["num_rows"] == 24
 
 
 def test_process_without_rows_takes_part_in_every_sum(run_config: Path, tmp_path: Path) -> None:
