@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> None:
     """Prints the metrics."""
     from ptuning.data import read_rows
-    from ptuning.evaluation import WITH, class_table, evaluations, predictions
+    from ptuning.evaluation import WITH, class_table, evaluations, prediction_records
     from ptuning.prompts import results_table
 
     lm = load_model(parsed)
@@ -37,7 +37,7 @@ def run(parsed: argparse.Namespace) -> None:
     labels = list(task.verbalizer or ())
     classes = {name: metrics.details(labels) for name, (metrics, _) in results.items()} if labels else None
     if parsed.predictions:
-        _write(predictions(results[WITH][1], rows, task), Path(parsed.predictions))
+        _write(prediction_records(results[WITH][1], rows, task), Path(parsed.predictions))
     if parsed.json:
         told = {"prompt": parsed.prompt, "data": source, "results": measured, "classes": classes}
         print(json.dumps({**told, "capabilities": lm.backbone.capabilities}))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ptuning.evaluation.comparison import Comparison as Comparison
     from ptuning.evaluation.metrics import Metrics as Metrics
     from ptuning.evaluation.metrics import class_table as class_table
-    from ptuning.evaluation.predictions import predictions as predictions
+    from ptuning.evaluation.predictions import prediction_records as prediction_records
     from ptuning.evaluation.scores import RowScores as RowScores
     from ptuning.evaluation.scoring import WITH as WITH
     from ptuning.evaluation.scoring import WITHOUT as WITHOUT
@@ -38,7 +38,7 @@ __getattr__, __dir__, __all__ = lazily(
         "charts": ("Bar", "Bars", "Cloud", "Curves"),
         "comparison": ("Comparison",),
         "metrics": ("Metrics", "class_table"),
-        "predictions": ("predictions",),
+        "predictions": ("prediction_records",),
         "scores": ("RowScores",),
         "scoring": (
             "WITH",

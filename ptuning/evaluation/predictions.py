@@ -10,7 +10,7 @@ from ptuning.data import Row, Task, Template
 from ptuning.evaluation.scores import RowScores
 
 
-def predictions(scores: RowScores, rows: Sequence[Row], task: Task) -> Iterator[dict[str, Any]]:
+def prediction_records(scores: RowScores, rows: Sequence[Row], task: Task) -> Iterator[dict[str, Any]]:
     """A record for each row: where it stands, its answer, what was predicted, and whether that is right.
 
     With labels also the probability of each among the labels; without, `log_prob` alone tells how likely the answer is.

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ptuning.config import RunConfig
 from ptuning.data import warn_of_cut
 from ptuning.errors import DiskFullError, OutOfMemoryError, TrainingError
-from ptuning.evaluation import predictions
+from ptuning.evaluation import prediction_records
 from ptuning.forward import BatchPrompt, as_batch_prompt
 from ptuning.prompts import SoftPrompt, encoders
 from ptuning.training.checkpoint import checkpoint_of, made_with, require_same, restore
@@ -341,7 +341,9 @@ class Trainer:
         """Tells a warning, and writes what was predicted."""
         if outcome.compared and outcome.compared["warning"]:
             _log.warning(outcome.compared["warning"])
-        self.directory.write_predictions(predictions(outcome.scores, self.inputs.rows[split], self.config.data.task))
+        self.directory.write_predictions(
+            prediction_records(outcome.scores, self.inputs.rows[split], self.config.data.task)
+        )
 
     def _restore_best(self) -> None:
         """Brings back the best prompt, where there were evaluations; no checkpoint is written of the untrained one."""

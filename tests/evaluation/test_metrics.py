@@ -12,7 +12,7 @@ from ptuning.data.examples import Example
 from ptuning.data.readers import Row
 from ptuning.data.task import Task
 from ptuning.evaluation.metrics import Metrics, class_table
-from ptuning.evaluation.predictions import predictions
+from ptuning.evaluation.predictions import prediction_records
 from ptuning.evaluation.scores import RowScores
 
 LABELS = ["a", "b", "c"]
@@ -116,7 +116,7 @@ def test_predictions_are_one_record_a_row() -> None:
     task = Task("{prompt:2}{text}", verbalizer={"a": " x", "b": " y", "c": " z"})
     scores, _ = scored(own=[0, 2], called=[0, 1])
     rows = [Row({"text": "one", "label": "a"}, "row 1"), Row({"text": "two", "label": "c"}, "row 2")]
-    first, second = map(json.loads, map(json.dumps, predictions(scores, rows, task)))
+    first, second = map(json.loads, map(json.dumps, prediction_records(scores, rows, task)))
     assert (first["row"], first["answer"], first["prediction"], first["is_correct"]) == ("row 1", "a", "a", True)
     assert (second["row"], second["answer"], second["prediction"], second["is_correct"]) == ("row 2", "c", "b", False)
     assert sum(first["probabilities"].values()) == pytest.approx(1)
@@ -126,5 +126,5 @@ def test_predictions_are_one_record_a_row() -> None:
 def test_predictions_of_written_answers_say_how_likely_they_are() -> None:
     task = Task("{prompt:2}{text}", answer=" {first} {second}")
     scores = RowScores(torch.tensor([-1.5]), torch.tensor([True]), None)
-    (record,) = predictions(scores, [Row({"text": "x", "first": "1", "second": "2"}, "row 1")], task)
+    (record,) = prediction_records(scores, [Row({"text": "x", "first": "1", "second": "2"}, "row 1")], task)
     assert record == {"row": "row 1", "answer": " 1 2", "is_correct": True, "log_prob": -1.5}
