@@ -11,12 +11,12 @@ import sys
 KILLER = """
 import os, signal, sys
 from ptuning.cli import main as cli
-from ptuning.training import run_directory, validation
+from ptuning.training import evaluator, run_directory
 from ptuning.training.loop import Loop
 point, number, *arguments = sys.argv[1:]
 number = int(number)
 def kill(): os.kill(os.getpid(), signal.SIGKILL)
-step, save, evaluate = Loop._step, run_directory.torch.save, validation.evaluate
+step, save, evaluate = Loop._step, run_directory.torch.save, evaluator.score_rows
 def killing_step(self):
     record = step(self)
     if point == "step" and self.progress.step == number: kill()
@@ -29,7 +29,7 @@ def killing_evaluate(*arguments, **options):
     number -= point == "evaluate"
     if point == "evaluate" and number == 0: kill()
     return evaluate(*arguments, **options)
-Loop._step, run_directory.torch.save, validation.evaluate = killing_step, killing_save, killing_evaluate
+Loop._step, run_directory.torch.save, evaluator.score_rows = killing_step, killing_save, killing_evaluate
 sys.exit(cli.main(arguments))
 """
 

@@ -1,5 +1,6 @@
 """What keeps a run from ending worse than no prompt without a word: rows set aside, baselines, a final comparison."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -18,8 +19,9 @@ from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.errors import DataError, TrainingError
 from ptuning.evaluation.comparison import Comparison
-from ptuning.evaluation.scoring import Metrics
-from ptuning.training import curves, evaluator, validation
+from ptuning.evaluation.metrics import Metrics
+from ptuning.evaluation.scores import RowScores
+from ptuning.training import curves, evaluator
 from ptuning.training.baseline import Baseline
 from ptuning.training.curves import draw_curves
 from ptuning.training.interrupts import Interrupted
@@ -113,13 +115,13 @@ def test_written_answers_are_shown_with_their_loss() -> None:
 def test_untrained_prompt_is_kept_where_no_step_is_better(
     run_config: Path, monkeypatch: pytest.MonkeyPatch, is_resumed: bool
 ) -> None:
-    real, worse = validation.evaluate, iter(range(1, 100))
+    real, worse = evaluator.score_rows, iter(range(1, 100))
 
-    def worsening(*arguments: object) -> Metrics:
-        metrics = real(*arguments)  # type: ignore[arg-type]
-        return Metrics(metrics.num_rows, metrics.num_correct, metrics.num_label_tokens, float(next(worse)) * 100)
+    def worsening(*arguments: object) -> RowScores:
+        scores = real(*arguments)  # type: ignore[arg-type]
+        return dataclasses.replace(scores, log_probs_N=torch.full_like(scores.log_probs_N, -100 * next(worse)))
 
-    monkeypatch.setattr(validation, "evaluate", worsening)
+    monkeypatch.setattr(evaluator, "score_rows", worsening)
     config = RunConfig.from_yaml(run_config, ["--prompt.encoder=lstm"])
     start_PH = Trainer(config, RunDirectory(config.train.output_dir)).encoder.base_PH.detach().clone()
     if is_resumed:

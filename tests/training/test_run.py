@@ -24,9 +24,9 @@ import ptuning
 from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.errors import DataError, TrainingError
-from ptuning.evaluation.scoring import Metrics
+from ptuning.evaluation.scores import RowScores
 from ptuning.model.causal import CausalBackbone
-from ptuning.training import graphs, validation
+from ptuning.training import evaluator, graphs, validation
 from ptuning.training import run as trainer
 from ptuning.training.inputs import Inputs
 from ptuning.training.interrupts import Interrupted
@@ -47,6 +47,7 @@ def test_training_learns_the_task_and_writes_the_run(run_config: Path) -> None:
         "checkpoints",
         "config.yaml",
         "curves.png",
+        "predictions.jsonl",
         "metrics.json",
         "metrics.jsonl",
         "prompt",
@@ -268,14 +269,13 @@ def test_splice_and_shared_prefix_train_alike(run_config: Path, tmp_path: Path) 
 def test_early_stopping_ends_after_evaluations_without_improvement(
     run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = validation.evaluate
-    worse = iter(range(1, 100))
+    real, worse = evaluator.score_rows, iter(range(1, 100))
 
-    def worsening(*arguments: object) -> object:
-        metrics = real(*arguments)  # type: ignore[arg-type]
-        return Metrics(metrics.num_rows, metrics.num_correct, metrics.num_label_tokens, float(next(worse)) * 100)
+    def worsening(*arguments: object) -> RowScores:
+        scores = real(*arguments)  # type: ignore[arg-type]
+        return dataclasses.replace(scores, log_probs_N=torch.full_like(scores.log_probs_N, -100 * next(worse)))
 
-    monkeypatch.setattr(validation, "evaluate", worsening)
+    monkeypatch.setattr(evaluator, "score_rows", worsening)
     result = trained(run_config, "--train.max_steps=100", "--train.eval_steps=2", "--train.early_stopping_patience=3")
     assert result.prompt.training["steps"] == 6
     assert result.prompt.training["best_step"] == 0
