@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ptuning.evaluation.scores import RowScores
+from ptuning.evaluation.metrics import RowScores
 
 LEVEL = 0.05
 """A difference that chance alone would make less often than this is called shown."""

@@ -1,34 +1,50 @@
-"""What rows' scores come to: counts and sums that processes can add up, and the metrics computed from them.
+"""What rows' scores add up to: accuracy with its interval, losses, macro-F1, scores per class, the confusion matrix.
 
-Knows nothing of models, training or files.
+Knows nothing of models: `scoring` reads the rows.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-import torch
+from torch import Tensor
 
 from ptuning.data import Example, num_cut
-from ptuning.evaluation.scores import RowScores
-from ptuning.evaluation.table import Table
 
-_MOST_CALLED = 12  # labels whose confusion is printed
 _Z = 1.959963984540054  # the normal distribution's 97.5 % point
+_BALANCED = 1.5  # classes count as balanced while the largest has at most so many times the rows of the smallest
 
-CLASS_COLUMNS = {
-    "label": "the label",
-    "precision": "share of the rows called so that are so; null where no row is called so",
-    "recall": "share of the rows that are so that are called so; null where no row is so",
-    "f1": "harmonic mean of precision and recall: twice the rows called so rightly, over those called so and those so",
-    "num_rows": "rows that are so",
-}
+
+@dataclass(frozen=True)
+class RowScores:
+    """The outcome for each of N rows, as tensors on the CPU."""
+
+    log_probs_N: Tensor
+    """Log-probability of the row's own answer, in nats."""
+    is_correct_N: Tensor
+    """With labels: whether the row's label is the most likely. Without: whether greedy generation writes its answer."""
+    labels_NC: Tensor | None
+    """Log-probability of each label's text, in nats; None without labels."""
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """How well one class is told from the others; None where a score is undefined."""
+
+    precision: float | None
+    """The share of its predictions that are right; None if it is never predicted."""
+    recall: float | None
+    """The share of its rows that are found; None if it has no rows."""
+    f1: float | None
+    """The harmonic mean of the two, 2 TP / (2 TP + FP + FN); None if it has no rows and is never predicted."""
+    num_rows: int
+    """Rows whose true label it is."""
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Counts over some rows, and the metrics computed from them."""
+    """Sums over some rows, and the metrics computed from them; the sums of two sets of rows can be added."""
 
     num_rows: int
     """Rows evaluated."""
@@ -37,31 +53,31 @@ class Metrics:
     num_label_tokens: int
     """Tokens in all answers."""
     loss_sum: float
-    """Cross-entropy summed over the answers' tokens, in nats, over the whole vocabulary."""
+    """Cross-entropy summed over the answers' tokens, in nats."""
     num_cut: int = 0
     """Rows whose text was cut to fit."""
     label_loss_sum: float = 0.0
-    """Cross-entropy of the rows' labels among the labels alone, summed over rows, in nats; 0 without labels."""
+    """Cross-entropy over the labels summed over the rows, in nats; 0 without labels."""
     confusion: tuple[tuple[int, ...], ...] = ()
-    """Rows by their own label and, within, by the label that is the most likely; empty without labels."""
+    """For each true label, the rows for which each label is the most likely, `C` times `C`; empty without labels."""
 
     @classmethod
-    def of(cls, scores: RowScores, examples: Sequence[Example], num_labels: int) -> Self:
-        """The metrics of some rows.
+    def of(cls, scores: RowScores, examples: Sequence[Example]) -> Self:
+        """The metrics of rows that have been scored.
 
         Args:
             scores: The rows' scores.
-            examples: The rows.
-            num_labels: How many labels the task has; 0 where answers are written.
+            examples: The same N rows.
         """
-        label_loss_sum, confusion = 0.0, [[0] * num_labels for _ in range(num_labels)]
-        if num_labels and examples:
-            assert scores.labels_NC is not None
-            own = [example.label or 0 for example in examples]
-            label_log_probs_NC = scores.labels_NC.double().log_softmax(dim=1)
-            label_loss_sum = -float(label_log_probs_NC.gather(1, torch.tensor(own)[:, None]).sum())
-            for is_so, called in zip(own, scores.labels_NC.argmax(dim=1).tolist(), strict=True):
-                confusion[is_so][called] += 1
+        label_loss_sum, confusion = 0.0, list[list[int]]()
+        if scores.labels_NC is not None:
+            num_labels = scores.labels_NC.shape[1]
+            confusion = [[0] * num_labels for _ in range(num_labels)]
+            losses_NC, predicted_N = -scores.labels_NC.double().log_softmax(dim=1), scores.labels_NC.argmax(dim=1)
+            for example, losses, predicted in zip(examples, losses_NC.tolist(), predicted_N.tolist(), strict=True):
+                assert example.label is not None
+                label_loss_sum += losses[example.label]
+                confusion[example.label][predicted] += 1
         return cls(
             num_rows=len(examples),
             num_correct=int(scores.is_correct_N.sum()),
@@ -72,17 +88,31 @@ class Metrics:
             confusion=tuple(map(tuple, confusion)),
         )
 
-    def summed(self, sum_: Callable[[float], float]) -> Self:
-        """The metrics of all processes' rows; `sum_` adds up a number over them."""
-        return type(self)(
-            num_rows=int(sum_(self.num_rows)),
-            num_correct=int(sum_(self.num_correct)),
-            num_label_tokens=int(sum_(self.num_label_tokens)),
-            loss_sum=sum_(self.loss_sum),
-            num_cut=int(sum_(self.num_cut)),
-            label_loss_sum=sum_(self.label_loss_sum),
-            confusion=tuple(tuple(int(sum_(count)) for count in row) for row in self.confusion),
+    @property
+    def sums(self) -> list[float]:
+        """All sums as one flat list, which can be added to those of other rows; `of_sums` reads it."""
+        scalars = (self.num_rows, self.num_correct, self.num_label_tokens, self.num_cut)
+        return [*scalars, self.loss_sum, self.label_loss_sum, *(count for row in self.confusion for count in row)]
+
+    @classmethod
+    def of_sums(cls, sums: Sequence[float]) -> Self:
+        """The metrics of sums in the order of `sums`."""
+        num_rows, num_correct, num_label_tokens, cut, loss_sum, label_loss_sum, *counts = sums
+        num_labels = math.isqrt(len(counts))
+        rows = (counts[i * num_labels : (i + 1) * num_labels] for i in range(num_labels))
+        return cls(
+            int(num_rows),
+            int(num_correct),
+            int(num_label_tokens),
+            loss_sum,
+            int(cut),
+            label_loss_sum,
+            tuple(tuple(map(int, row)) for row in rows),
         )
+
+    def __add__(self, other: "Metrics") -> "Metrics":
+        """The metrics of both sets of rows together, which must have the same labels."""
+        return Metrics.of_sums([own + others for own, others in zip(self.sums, other.sums, strict=True)])
 
     @property
     def accuracy(self) -> float:
@@ -91,19 +121,16 @@ class Metrics:
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy per answer token over the whole vocabulary, in nats; NaN without answer tokens."""
+        """Mean cross-entropy per answer token, over the whole vocabulary, in nats; NaN without answer tokens."""
         return self.loss_sum / self.num_label_tokens if self.num_label_tokens else math.nan
 
     @property
     def label_log_loss(self) -> float:
-        """Mean cross-entropy of a row's label among the labels alone, in nats; NaN without rows."""
-        return self.label_loss_sum / self.num_rows if self.num_rows else math.nan
+        """Log-loss over the labels: mean cross-entropy per row in nats; NaN without labels or rows.
 
-    @property
-    def macro_f1(self) -> float:
-        """Mean F1 of the labels that some row has or is called; NaN if there is none."""
-        found = [record["f1"] for record in self._by_class([""] * len(self.confusion)) if record["f1"] is not None]
-        return sum(found) / len(found) if found else math.nan
+        The probabilities are those of the labels among each other: a softmax of the log-probabilities of their texts.
+        """
+        return self.label_loss_sum / self.num_rows if self.num_rows and self.confusion else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -115,77 +142,61 @@ class Metrics:
         scale = 1 + _Z**2 / n
         return (centre - half) / scale, (centre + half) / scale
 
-    def per_class(self, labels: Sequence[str]) -> Table:
-        """Precision, recall and F1 of each label.
+    @property
+    def per_class(self) -> list[ClassScores]:
+        """Precision, recall and F1 of each label, in the labels' order; empty without labels."""
+        found = [sum(column) for column in zip(*self.confusion, strict=True)]
+        classes = []
+        for i, row in enumerate(self.confusion):
+            right, num_rows, num_predicted = row[i], sum(row), found[i]
+            f1 = _share(2 * right, num_rows + num_predicted)
+            classes.append(ClassScores(_share(right, num_predicted), _share(right, num_rows), f1, num_rows))
+        return classes
 
-        Args:
-            labels: The labels' names, in the verbalizer's order.
-        """
-        return Table(CLASS_COLUMNS, self._by_class(labels))
+    @property
+    def macro_f1(self) -> float:
+        """The mean F1 of the labels that occur as a true or a predicted label; NaN without labels or rows."""
+        known = [each.f1 for each in self.per_class if each.f1 is not None]
+        return sum(known) / len(known) if known else math.nan
 
-    def _by_class(self, labels: Sequence[str]) -> list[dict[str, Any]]:
-        records = []
-        for c, label in enumerate(labels):
-            right, num_so = self.confusion[c][c], sum(self.confusion[c])
-            num_called = sum(row[c] for row in self.confusion)
-            records.append(
-                {
-                    "label": label,
-                    "precision": right / num_called if num_called else None,
-                    "recall": right / num_so if num_so else None,
-                    "f1": 2 * right / (num_called + num_so) if num_called + num_so else None,
-                    "num_rows": num_so,
-                }
-            )
-        return records
+    @property
+    def is_balanced(self) -> bool:
+        """Whether no class has more than 1.5 times the rows of another; True without labels."""
+        sizes = [sum(row) for row in self.confusion]
+        return max(sizes, default=0) <= _BALANCED * min(sizes, default=0)
 
     def __str__(self) -> str:
-        """One line for display."""
+        """One line for display; with the macro-F1 where the classes are more than two or not balanced."""
         low, high = self.interval
-        macro = f", macro-F1 {self.macro_f1:.3f}" if len(self.confusion) > 2 else ""
-        rows = f"on {self.num_rows:,} rows"
-        return f"accuracy {self.accuracy:.3f} ({low:.3f} to {high:.3f}){macro} {rows}, loss {self.loss:.3f}"
+        line = f"accuracy {self.accuracy:.3f} ({low:.3f} to {high:.3f}) on {self.num_rows:,} rows, loss {self.loss:.3f}"
+        says_more = len(self.confusion) > 2 or not self.is_balanced
+        return f"{line}, macro-F1 {self.macro_f1:.3f}" if says_more else line
 
-    def as_dict(self) -> dict[str, Any]:
-        """The values that are written to files and printed as JSON; one that is undefined is None."""
-        values = {
+    def as_dict(self, labels: Sequence[str] = ()) -> dict[str, Any]:
+        """The values that are written to files and printed as JSON; None where one is undefined.
+
+        Args:
+            labels: The labels' names; given them, the scores of each class and the confusion matrix are included.
+        """
+        values: dict[str, Any] = {
             "num_rows": self.num_rows,
-            "accuracy": _defined(self.accuracy),
+            "accuracy": finite(self.accuracy),
             "interval": list(self.interval),
-            "loss": _defined(self.loss),
+            "loss": finite(self.loss),
             "num_cut": self.num_cut,
         }
-        if not self.confusion:
-            return values
-        return {**values, "macro_f1": _defined(self.macro_f1), "label_log_loss": _defined(self.label_log_loss)}
-
-    def details(self, labels: Sequence[str]) -> dict[str, Any]:
-        """The metrics of each label, and the confusion matrix, as plain data."""
-        rows = [dict(zip(labels, counts, strict=True)) for counts in self.confusion]
-        return {
-            "per_class": [dict(record) for record in self.per_class(labels)],
-            "confusion": dict(zip(labels, rows, strict=True)),
-        }
+        if self.confusion:
+            values |= {"macro_f1": finite(self.macro_f1), "label_log_loss": finite(self.label_log_loss)}
+        if self.confusion and labels:
+            values["per_class"] = {label: asdict(scores) for label, scores in zip(labels, self.per_class, strict=True)}
+            values["confusion"] = {"labels": list(labels), "counts": [list(row) for row in self.confusion]}
+        return values
 
 
-def class_table(metrics: Metrics, labels: Sequence[str]) -> list[str]:
-    """The lines of a Markdown table of the labels' metrics; with few labels also what the rows of each are called.
-
-    Args:
-        metrics: The metrics.
-        labels: The labels' names, in the verbalizer's order.
-    """
-    called = list(labels) if len(labels) <= _MOST_CALLED else []
-    head = ["label", "precision", "recall", "F1", "rows", *(f"called {label}" for label in called)]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for record, counts in zip(metrics.per_class(labels), metrics.confusion, strict=True):
-        scores = [record[key] for key in ("precision", "recall", "f1")]
-        cells = [record["label"], *("" if score is None else f"{score:.3f}" for score in scores)]
-        cells += [f"{record['num_rows']:,}", *(f"{count:,}" for count in counts[: len(called)])]
-        lines.append(f"| {' | '.join(cells)} |")
-    means = f"macro-F1 {metrics.macro_f1:.3f}, log-loss over the labels {metrics.label_log_loss:.3f} nats"
-    return [*lines, "", means]
-
-
-def _defined(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The number, or None for one that JSON cannot hold."""
     return value if math.isfinite(value) else None
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

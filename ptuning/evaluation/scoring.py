@@ -1,18 +1,18 @@
-"""Reads rows with answers: the scores of each row, and the metrics of all, with and without a prompt.
+"""Reads rows with answers through a prompt, and scores each: with the prompt, and with the same words without it.
 
-Knows nothing of training, files or the command line.
+Knows nothing of training, files or the command line; `metrics` sums the scores up.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ptuning.data import Coder, Example, Row, Task, prefix_ids, warn_of_cut
-from ptuning.evaluation.metrics import Metrics
-from ptuning.evaluation.scores import RowScores
+from ptuning.evaluation.metrics import Metrics, RowScores
 from ptuning.forward import (
     BatchPrompt,
     Prompt,
@@ -27,6 +27,18 @@ from ptuning.model import Backbone
 _log = logging.getLogger(__name__)
 
 WITHOUT, WITH = "the same words, no soft prompt", "soft prompt"  # names of results
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one side of an evaluation comes to."""
+
+    metrics: Metrics
+    """The metrics of all rows."""
+    scores: RowScores
+    """The scores of each row, in the rows' order."""
+    num_answer_tokens: int
+    """Tokens of the longest answer."""
 
 
 @torch.no_grad()
@@ -51,8 +63,7 @@ def evaluate(
     Raises:
         OutOfMemoryError: As in `score_rows`.
     """
-    scores = score_rows(backbone, prompt, examples, label_ids, options, name)
-    return Metrics.of(scores, examples, len(label_ids))
+    return Metrics.of(score_rows(backbone, prompt, examples, label_ids, options, name), examples)
 
 
 @torch.no_grad()
@@ -125,26 +136,14 @@ def evaluate_rows(
     rows: Sequence[Row],
     with_baseline: bool,
     options: ReadOptions = ReadOptions(),
-) -> dict[str, Metrics]:
-    """Evaluates a prompt on rows and, if `with_baseline`, the same words without it; name -> metrics."""
-    evaluated = evaluations(backbone, prompt, task, rows, with_baseline, options)
-    return {name: metrics for name, (metrics, _) in evaluated.items()}
-
-
-def evaluations(
-    backbone: Backbone,
-    prompt: Prompt,
-    task: Task,
-    rows: Sequence[Row],
-    with_baseline: bool,
-    options: ReadOptions = ReadOptions(),
-) -> dict[str, tuple[Metrics, RowScores]]:
-    """As `evaluate_rows`; name -> metrics, and the scores of each row."""
+) -> dict[str, Evaluation]:
+    """Evaluates a prompt on rows and, if `with_baseline`, the same words without it; name -> what it comes to."""
     results = {}
     for name, its_prompt, examples, coder in with_and_without(backbone, prompt, task, rows, with_baseline):
         warn_of_cut(name, examples)
         scores = score_rows(backbone, its_prompt, examples, coder.label_ids, options, name)
-        results[name] = Metrics.of(scores, examples, len(coder.label_ids)), scores
+        longest = max((len(example.answer_ids) for example in examples), default=0)
+        results[name] = Evaluation(Metrics.of(scores, examples), scores, longest)
     return results
 
 

@@ -17,7 +17,7 @@ from ptuning.data import Example, Row, Task
 from ptuning.evaluation import Comparison, Metrics, RowScores, score_rows, with_and_without
 from ptuning.forward import BatchPrompt, ReadOptions
 from ptuning.model import Backbone
-from ptuning.training.distributed import sum_over_processes
+from ptuning.training.distributed import sum_over_processes, sum_tensor_over_processes
 from ptuning.training.memory import TokenLimit
 
 
@@ -87,7 +87,11 @@ class Evaluator:
 
         A process whose share is empty takes part in the sums as well: the others would wait for it.
         """
-        return Metrics.of(scores, self.share(side), len(side.label_ids)).summed(self._sum)
+        own = Metrics.of(scores, self.share(side))
+        if self._accelerator.num_processes == 1:
+            return own
+        sums = torch.tensor(own.sums, dtype=torch.float64, device=self._accelerator.device)
+        return Metrics.of_sums(sum_tensor_over_processes(self._accelerator, sums).tolist())
 
     def comparison_of(self, with_prompt: RowScores, without: RowScores, is_classification: bool) -> Comparison:
         """How two sides' scores of the same rows compare, on all rows."""

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ptuning.config import RunConfig
 from ptuning.data import warn_of_cut
 from ptuning.errors import DiskFullError, OutOfMemoryError, TrainingError
-from ptuning.evaluation import prediction_records
+from ptuning.evaluation import prediction_records, write_predictions
 from ptuning.forward import BatchPrompt, as_batch_prompt
 from ptuning.prompts import SoftPrompt, encoders
 from ptuning.training.checkpoint import checkpoint_of, made_with, require_same, restore
@@ -309,9 +309,8 @@ class Trainer:
         prompt = soft_prompt_of(self.encoder, self.config, self.inputs, self.loop, self.validator.best, split, results)
         metrics = {
             "split": split,
-            "results": prompt.results,
+            "results": self._in_full(outcome),
             "compared": outcome and outcome.compared,
-            "classes": self._classes(outcome),
             "training": prompt.training,
             "base_weights_sha256": self.inputs.weights_sha256,
         }
@@ -330,20 +329,17 @@ class Trainer:
         with self._memory_explained():
             return measured(self.evaluator, sides, train, split, self.settings.seed)
 
-    def _classes(self, outcome: Outcome | None) -> dict[str, Any] | None:
-        """Name -> the metrics of each label and the confusion matrix; None without labels."""
+    def _in_full(self, outcome: Outcome | None) -> dict[str, Any]:
+        """Name -> metrics, those of each label included."""
         labels = list(self.config.data.verbalizer or ())
-        if outcome is None or not labels:
-            return None
-        return {name: metrics.details(labels) for name, metrics in outcome.results.items()}
+        return {name: metrics.as_dict(labels) for name, metrics in outcome.results.items()} if outcome else {}
 
     def _keep(self, outcome: Outcome, split: str) -> None:
         """Tells a warning, and writes what was predicted."""
         if outcome.compared and outcome.compared["warning"]:
             _log.warning(outcome.compared["warning"])
-        self.directory.write_predictions(
-            prediction_records(outcome.scores, self.inputs.rows[split], self.config.data.task)
-        )
+        records = prediction_records(self.config.data.task, self.inputs.rows[split], outcome.scores)
+        write_predictions(self.directory.predictions, records)
 
     def _restore_best(self) -> None:
         """Brings back the best prompt, where there were evaluations; no checkpoint is written of the untrained one."""

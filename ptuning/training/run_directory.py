@@ -7,7 +7,7 @@ import dataclasses
 import json
 import pickle
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -246,11 +246,6 @@ class RunDirectory:
         """Writes metrics.json, which ends the run."""
         with whole_file(self.metrics) as beside:
             beside.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-
-    def write_predictions(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Writes what was predicted for each row, one line of JSON each."""
-        with whole_file(self.predictions) as beside:
-            beside.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
 
     def read_metrics(self) -> dict[str, Any]:
         """Reads metrics.json."""

@@ -19,8 +19,7 @@ from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.errors import DataError, TrainingError
 from ptuning.evaluation.comparison import Comparison
-from ptuning.evaluation.metrics import Metrics
-from ptuning.evaluation.scores import RowScores
+from ptuning.evaluation.metrics import Metrics, RowScores
 from ptuning.training import curves, evaluator
 from ptuning.training.baseline import Baseline
 from ptuning.training.curves import draw_curves

@@ -24,7 +24,7 @@ import ptuning
 from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.errors import DataError, TrainingError
-from ptuning.evaluation.scores import RowScores
+from ptuning.evaluation.metrics import RowScores
 from ptuning.model.causal import CausalBackbone
 from ptuning.training import evaluator, graphs, validation
 from ptuning.training import run as trainer
@@ -431,7 +431,12 @@ def test_two_processes_make_the_same_steps_as_one(run_config: Path, tmp_path: Pa
     two = ptuning.SoftPrompt.load(tmp_path / "two" / "prompt")
     torch.testing.assert_close(two.embeddings_PH, one.prompt.embeddings_PH, rtol=0, atol=1e-5)
     assert two.results["soft prompt"]["num_rows"] == one.prompt.results["soft prompt"]["num_rows"] == 24
-    assert two.results["soft prompt"]["loss"] == pytest.approx(one.prompt.results["soft prompt"]["loss"], abs=1e-4)
+    for key in ("loss", "label_log_loss", "macro_f1", "accuracy"):
+        assert two.results["soft prompt"][key] == pytest.approx(one.prompt.results["soft prompt"][key], abs=1e-4)
+    lines = [(tmp_path / run / "predictions.jsonl").read_text().splitlines() for run in ("one", "two")]
+    rows = [[json.loads(line)["row"] for line in each] for each in lines]
+    assert len(rows[0]) == 24
+    assert rows[0] == rows[1]
     compared = json.loads((tmp_path / "two" / "metrics.json").read_text())["compared"]
     assert compared == one.metrics["compared"]
     assert compared["num_rows"] == 24
@@ -448,7 +453,12 @@ def test_process_without_rows_takes_part_in_every_sum(run_config: Path, tmp_path
     torch.testing.assert_close(two.embeddings_PH, one.prompt.embeddings_PH, rtol=0, atol=1e-5)
     assert [record["eval_num_rows"] for record in log(tmp_path / "two") if "eval_loss" in record] == [1, 1, 1]
     assert two.results["soft prompt"]["num_rows"] == 1
-    assert two.results["soft prompt"]["loss"] == pytest.approx(one.prompt.results["soft prompt"]["loss"], abs=1e-4)
+    for key in ("loss", "label_log_loss", "macro_f1", "accuracy"):
+        assert two.results["soft prompt"][key] == pytest.approx(one.prompt.results["soft prompt"][key], abs=1e-4)
+    lines = [(tmp_path / run / "predictions.jsonl").read_text().splitlines() for run in ("one", "two")]
+    rows = [[json.loads(line)["row"] for line in each] for each in lines]
+    assert len(rows[0]) == 24
+    assert rows[0] == rows[1]
 
 
 def test_all_processes_end_where_another_run_holds_the_directory(run_config: Path, tmp_path: Path) -> None:
