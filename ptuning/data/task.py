@@ -103,6 +103,10 @@ class Task:
         """The column that holds the label; only with a verbalizer."""
         return Template.parse(self.answer).field_names[0]
 
+    def answer_text(self, values: Mapping[str, str]) -> str:
+        """A row's own answer as text; with a verbalizer, its label."""
+        return "".join(map(str, Template.parse(self.answer).fill(values)))
+
     def without_prompt(self) -> "Task":
         """The same task without its soft prompt."""
         return replace(self, template=Template.parse(self.template).without_prompt().text)

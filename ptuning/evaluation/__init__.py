@@ -1,6 +1,6 @@
 """How good a prompt is: scores of rows, metrics, intervals, tables and charts.
 
-Knows nothing of training, files or the command line.
+Knows nothing of training or the command line.
 """
 
 from typing import TYPE_CHECKING
@@ -17,20 +17,32 @@ if TYPE_CHECKING:
     from ptuning.evaluation.charts import Bars as Bars
     from ptuning.evaluation.charts import Cloud as Cloud
     from ptuning.evaluation.charts import Curves as Curves
-    from ptuning.evaluation.scoring import Metrics as Metrics
-    from ptuning.evaluation.scoring import RowScores as RowScores
+    from ptuning.evaluation.classes import class_report as class_report
+    from ptuning.evaluation.metrics import ClassScores as ClassScores
+    from ptuning.evaluation.metrics import Metrics as Metrics
+    from ptuning.evaluation.metrics import RowScores as RowScores
+    from ptuning.evaluation.predictions import prediction_records as prediction_records
+    from ptuning.evaluation.predictions import write_predictions as write_predictions
+    from ptuning.evaluation.scoring import WITH as WITH
+    from ptuning.evaluation.scoring import WITHOUT as WITHOUT
+    from ptuning.evaluation.scoring import Evaluation as Evaluation
     from ptuning.evaluation.scoring import evaluate as evaluate
     from ptuning.evaluation.scoring import evaluate_rows as evaluate_rows
     from ptuning.evaluation.scoring import score_rows as score_rows
     from ptuning.evaluation.scoring import with_and_without as with_and_without
     from ptuning.evaluation.table import Table as Table
+    from ptuning.evaluation.written import WrittenMetrics as WrittenMetrics
 
 __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "bootstrap": ("Estimate", "Measure", "Resampled", "Scores", "least"),
         "charts": ("Bar", "Bars", "Cloud", "Curves"),
-        "scoring": ("Metrics", "RowScores", "evaluate", "evaluate_rows", "score_rows", "with_and_without"),
+        "classes": ("class_report",),
+        "metrics": ("ClassScores", "Metrics", "RowScores"),
+        "predictions": ("prediction_records", "write_predictions"),
+        "scoring": ("WITH", "WITHOUT", "Evaluation", "evaluate", "evaluate_rows", "score_rows", "with_and_without"),
         "table": ("Table",),
+        "written": ("WrittenMetrics",),
     },
 )

@@ -13,7 +13,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from ptuning.evaluation.scoring import RowScores
+from ptuning.evaluation.metrics import RowScores
 
 _REPLICATES = 1000
 _PART = 2**22  # draws that are made or multiplied at a time: memory beside the counts stays small

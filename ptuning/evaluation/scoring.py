@@ -1,19 +1,18 @@
-"""Measures a prompt on rows with answers: accuracy with its interval, and loss.
+"""Reads rows with answers through a prompt, and scores each: with the prompt, and with the same words without it.
 
-Knows nothing of training, files or the command line.
+Knows nothing of training, files or the command line; `metrics` sums the scores up.
 """
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ptuning.data import Coder, Example, Row, Task, num_cut, prefix_ids, warn_of_cut
+from ptuning.data import Coder, Example, Row, Task, prefix_ids, warn_of_cut
+from ptuning.evaluation.metrics import Metrics, RowScores
 from ptuning.forward import (
     BatchPrompt,
     Prompt,
@@ -28,58 +27,18 @@ from ptuning.model import Backbone
 _log = logging.getLogger(__name__)
 
 WITHOUT, WITH = "the same words, no soft prompt", "soft prompt"  # names of results
-_Z = 1.959963984540054  # the normal distribution's 97.5 % point
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """Counts over some rows, and the metrics computed from them."""
+class Evaluation:
+    """What one side of an evaluation comes to."""
 
-    num_rows: int
-    """Rows evaluated."""
-    num_correct: int
-    """With a verbalizer: rows whose label is the most likely. Without: rows whose answer greedy generation writes."""
-    num_label_tokens: int
-    """Tokens in all answers."""
-    loss_sum: float
-    """Cross-entropy summed over the answers' tokens, in nats."""
-    num_cut: int = 0
-    """Rows whose text was cut to fit."""
-
-    @property
-    def accuracy(self) -> float:
-        """The fraction of rows that are correct; NaN without rows."""
-        return self.num_correct / self.num_rows if self.num_rows else math.nan
-
-    @property
-    def loss(self) -> float:
-        """Mean cross-entropy per answer token, in nats; NaN without answer tokens."""
-        return self.loss_sum / self.num_label_tokens if self.num_label_tokens else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the accuracy (Wilson 1927)."""
-        n, p = self.num_rows, self.accuracy
-        if not n:
-            return 0.0, 1.0
-        centre, half = p + _Z**2 / (2 * n), _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-        scale = 1 + _Z**2 / n
-        return (centre - half) / scale, (centre + half) / scale
-
-    def __str__(self) -> str:
-        """One line for display."""
-        low, high = self.interval
-        return f"accuracy {self.accuracy:.3f} ({low:.3f} to {high:.3f}) on {self.num_rows:,} rows, loss {self.loss:.3f}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The values that are written to files and printed as JSON."""
-        return {
-            "num_rows": self.num_rows,
-            "accuracy": self.accuracy,
-            "interval": list(self.interval),
-            "loss": self.loss,
-            "num_cut": self.num_cut,
-        }
+    metrics: Metrics
+    """The metrics of all rows."""
+    scores: RowScores
+    """The scores of each row, in the rows' order."""
+    num_answer_tokens: int
+    """Tokens of the longest answer."""
 
 
 @torch.no_grad()
@@ -104,26 +63,7 @@ def evaluate(
     Raises:
         OutOfMemoryError: As in `score_rows`.
     """
-    scores = score_rows(backbone, prompt, examples, label_ids, options, name)
-    return Metrics(
-        num_rows=len(examples),
-        num_correct=int(scores.is_correct_N.sum()),
-        num_label_tokens=sum(len(example.answer_ids) for example in examples),
-        loss_sum=-float(scores.log_probs_N.double().sum()),
-        num_cut=num_cut(examples),
-    )
-
-
-@dataclass(frozen=True)
-class RowScores:
-    """The outcome for each of N rows, as tensors on the CPU."""
-
-    log_probs_N: Tensor
-    """Log-probability of the row's own answer, in nats."""
-    is_correct_N: Tensor
-    """With labels: whether the row's label is the most likely. Without: whether greedy generation writes its answer."""
-    labels_NC: Tensor | None
-    """Log-probability of each label's text, in nats; None without labels."""
+    return Metrics.of(score_rows(backbone, prompt, examples, label_ids, options, name), examples)
 
 
 @torch.no_grad()
@@ -196,12 +136,14 @@ def evaluate_rows(
     rows: Sequence[Row],
     with_baseline: bool,
     options: ReadOptions = ReadOptions(),
-) -> dict[str, Metrics]:
-    """Evaluates a prompt on rows and, if `with_baseline`, the same words without it; name -> metrics."""
+) -> dict[str, Evaluation]:
+    """Evaluates a prompt on rows and, if `with_baseline`, the same words without it; name -> what it comes to."""
     results = {}
     for name, its_prompt, examples, coder in with_and_without(backbone, prompt, task, rows, with_baseline):
         warn_of_cut(name, examples)
-        results[name] = evaluate(backbone, its_prompt, examples, coder.label_ids, options, name)
+        scores = score_rows(backbone, its_prompt, examples, coder.label_ids, options, name)
+        longest = max((len(example.answer_ids) for example in examples), default=0)
+        results[name] = Evaluation(Metrics.of(scores, examples), scores, longest)
     return results
 
 

@@ -64,6 +64,13 @@ def results_table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = ["| | rows | accuracy | 95 % interval | loss |", "|---|---|---|---|---|"]
     for name, measured in results.items():
         low, high = measured["interval"]
-        accuracy, interval = f"{measured['accuracy']:.3f}", f"{low:.3f} to {high:.3f}"
-        lines.append(f"| {name} | {measured['num_rows']:,} | {accuracy} | {interval} | {measured['loss']:.3f} |")
+        accuracy, loss = (_three_digits(measured[key]) for key in ("accuracy", "loss"))
+        lines.append(f"| {name} | {measured['num_rows']:,} | {accuracy} | {low:.3f} to {high:.3f} | {loss} |")
+    if any(measured.get("macro_f1") is not None for measured in results.values()):
+        macro = [f" {_three_digits(measured.get('macro_f1'))} |" for measured in results.values()]
+        lines = [line + cell for line, cell in zip(lines, [" macro-F1 |", "---|", *macro], strict=True)]
     return lines
+
+
+def _three_digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from accelerate import Accelerator
 
 from ptuning.config import TrainConfig
@@ -15,7 +16,7 @@ from ptuning.data import Example
 from ptuning.evaluation import Metrics, evaluate
 from ptuning.forward import Prompt, ReadOptions
 from ptuning.model import Backbone
-from ptuning.training.distributed import sum_over_processes
+from ptuning.training.distributed import sum_tensor_over_processes
 from ptuning.training.memory import TokenLimit
 
 _ROWS_PER_EVALUATED = 10  # rows trained on for each that is evaluated, where the config does not say
@@ -72,13 +73,10 @@ def evaluate_together(
         lambda most: evaluate(backbone, prompt, share, label_ids, replace(options, max_batch_tokens=most), name),
         longest,
     )
-    return Metrics(
-        num_rows=int(sum_over_processes(accelerator, own.num_rows)),
-        num_correct=int(sum_over_processes(accelerator, own.num_correct)),
-        num_label_tokens=int(sum_over_processes(accelerator, own.num_label_tokens)),
-        loss_sum=sum_over_processes(accelerator, own.loss_sum),
-        num_cut=int(sum_over_processes(accelerator, own.num_cut)),
-    )
+    if accelerator.num_processes == 1:
+        return own
+    sums = torch.tensor(own.sums, dtype=torch.float64, device=accelerator.device)
+    return Metrics.of_sums(sum_tensor_over_processes(accelerator, sums).tolist())
 
 
 def validation_sample(examples: Sequence[Example], settings: TrainConfig, batches_per_step: int) -> list[Example]:

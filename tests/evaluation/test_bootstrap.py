@@ -8,7 +8,7 @@ import torch
 
 from ptuning.evaluation import bootstrap
 from ptuning.evaluation.bootstrap import Resampled, Scores
-from ptuning.evaluation.scoring import RowScores
+from ptuning.evaluation.metrics import RowScores
 
 
 def scores(correct, loss=None, labels=None):
@@ -147,7 +147,7 @@ def test_memory_for_many_rows_is_bounded():
     code = """
 import resource, torch
 from ptuning.evaluation.bootstrap import Resampled, Scores
-from ptuning.evaluation.scoring import RowScores
+from ptuning.evaluation.metrics import RowScores
 num = 100_000
 def scores(share):
     return Scores.one(RowScores(-torch.ones(num), torch.rand(num) < share, torch.zeros(num, 2)))

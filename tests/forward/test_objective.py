@@ -11,7 +11,7 @@ from ptuning.data.coder import Coder
 from ptuning.data.examples import Example
 from ptuning.data.readers import Row
 from ptuning.data.task import Task
-from ptuning.evaluation.scoring import WITH, WITHOUT, Metrics, evaluate, evaluate_rows
+from ptuning.evaluation.scoring import WITH, WITHOUT, evaluate, evaluate_rows
 from ptuning.forward import objective
 from ptuning.forward.prefix_cache import Prefix
 from ptuning.forward.read_options import ReadOptions
@@ -158,33 +158,6 @@ def test_position_that_is_scored_is_the_one_that_is_trained(any_backbone, verbal
     assert score() > before + 1.5
 
 
-@pytest.mark.parametrize(
-    ("num_correct", "num_rows", "low", "high"),
-    [
-        (0, 10, 0.0, 0.2775),
-        (8, 10, 0.4902, 0.9433),
-        (10, 10, 0.7225, 1.0),
-        (500, 1000, 0.4691, 0.5309),
-        (1, 29, 0.0061, 0.1718),
-    ],
-)
-def test_interval_is_wilsons(num_correct, num_rows, low, high):
-    assert Metrics(num_rows, num_correct, num_rows, 1.0).interval == pytest.approx((low, high), abs=5e-5)
-
-
-def test_metrics_follow_from_their_counts():
-    metrics = Metrics(num_rows=1600, num_correct=1200, num_label_tokens=3200, loss_sum=800.0, num_cut=3)
-    assert (metrics.accuracy, metrics.loss) == (0.75, 0.25)
-    assert str(metrics) == "accuracy 0.750 (0.728 to 0.771) on 1,600 rows, loss 0.250"
-    assert metrics.as_dict() == {
-        "num_rows": 1600,
-        "accuracy": 0.75,
-        "interval": list(metrics.interval),
-        "loss": 0.25,
-        "num_cut": 3,
-    }
-
-
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 @pytest.mark.parametrize("verbalizer", [ONE_TOKEN, SEVERAL_TOKENS])
 def test_evaluation_of_labels_equals_row_by_row(backbone, prompt_PH, verbalizer, batch_size):
@@ -224,8 +197,8 @@ def test_rows_are_measured_with_the_prompt_and_without(backbone, prompt_PH):
         coder = Coder(dataclasses.replace(task, template=template), backbone.tokenizer)
         examples = coder.encode(rows)
         expected = evaluate(backbone, prompt_PH, examples, coder.label_ids)
-        assert results[name].loss == pytest.approx(expected.loss, rel=1e-5)
-    assert results[WITH].loss != pytest.approx(results[WITHOUT].loss, rel=1e-2)
+        assert results[name].metrics.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert results[WITH].metrics.loss != pytest.approx(results[WITHOUT].metrics.loss, rel=1e-2)
     assert list(evaluate_rows(backbone, prompt_PH, task, rows, False, ReadOptions(3))) == [WITH]
 
 

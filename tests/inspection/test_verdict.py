@@ -5,7 +5,7 @@ import torch
 
 from ptuning.errors import ConfigError
 from ptuning.evaluation.bootstrap import Resampled, Scores
-from ptuning.evaluation.scoring import RowScores
+from ptuning.evaluation.metrics import RowScores
 from ptuning.inspection.measures.ladder import EMBEDDED, INIT_TEXT, NONE, RANDOM, RANDOM_TEXT, SOFT, TEXT, UNTRAINED
 from ptuning.inspection.verdict import (
     DECORATIVE,

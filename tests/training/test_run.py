@@ -24,7 +24,7 @@ import ptuning
 from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.errors import DataError, TrainingError
-from ptuning.evaluation.scoring import Metrics
+from ptuning.evaluation.metrics import Metrics
 from ptuning.model.causal import CausalBackbone
 from ptuning.training import graphs, validation
 from ptuning.training import run as trainer
