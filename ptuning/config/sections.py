@@ -38,8 +38,9 @@ class PromptConfig:
     conditioned: reads each row's text and makes the row's own prompt."""
     hidden_size: int | None = None
     """Width of the encoder's hidden layers; null: the encoder's own default."""
-    init: Literal["vocabulary", "text", "labels", "prompt", "random"] = "vocabulary"
-    """What the virtual tokens start from: frequent tokens, a text, the label words, a saved prompt, or chance."""
+    init: Literal["auto", "vocabulary", "text", "labels", "prompt", "random"] = "auto"
+    """What the virtual tokens start from: frequent tokens, a text, the label words and then frequent tokens, a saved
+    prompt, or chance; auto: labels where there is a verbalizer, else vocabulary."""
     init_text: str | None = None
     """With init: text, the text to start from."""
     init_prompt: str | None = None

@@ -13,6 +13,7 @@ from ptuning.data import num_cut
 from ptuning.prompts import PromptEncoder, SoftPrompt, initializers
 from ptuning.training.inputs import Inputs
 from ptuning.training.loop import Loop
+from ptuning.training.start import init_kind
 from ptuning.training.validation import Best
 
 
@@ -48,7 +49,7 @@ def soft_prompt_of(
         split: The rows that the results are of; None where there are none.
         results: Name -> what was measured.
     """
-    init = {"kind": config.prompt.init, "text": config.prompt.init_text, "prompt": config.prompt.init_prompt}
+    init = {"kind": init_kind(config), "text": config.prompt.init_text, "prompt": config.prompt.init_prompt}
     token_ids = initializers.ids_of(inputs.backbone.vocabulary_VH, inputs.start_PH)
     return SoftPrompt(
         encoder.base_PH,

@@ -13,6 +13,13 @@ from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt, initializers
 
 
+def init_kind(config: RunConfig) -> str:
+    """What the prompt starts from, auto resolved."""
+    if config.prompt.init != "auto":
+        return config.prompt.init
+    return "labels" if config.data.verbalizer else "vocabulary"
+
+
 def start_embeddings(config: RunConfig, backbone: Backbone, coder: Coder, examples: Sequence[Example]) -> Tensor:
     """The initial embeddings `[P, H]` that the config asks for."""
     vocabulary_VH, num_virtual_tokens, seed = backbone.vocabulary_VH, coder.task.num_virtual_tokens, config.train.seed
@@ -20,7 +27,7 @@ def start_embeddings(config: RunConfig, backbone: Backbone, coder: Coder, exampl
     def frequent() -> list[int]:
         return initializers.most_frequent((example.ids for example in examples), backbone.tokenizer.all_special_ids)
 
-    match config.prompt.init:
+    match init_kind(config):
         case "vocabulary":
             return initializers.from_vocabulary(vocabulary_VH, num_virtual_tokens, frequent(), seed)
         case "text":
@@ -31,5 +38,5 @@ def start_embeddings(config: RunConfig, backbone: Backbone, coder: Coder, exampl
         case "prompt":
             saved = SoftPrompt.load(config.prompt.init_prompt or "")
             return initializers.from_prompt(vocabulary_VH, saved.embeddings_PH, num_virtual_tokens)
-        case "random":
+        case _:
             return initializers.at_random(vocabulary_VH, num_virtual_tokens, seed)

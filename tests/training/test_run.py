@@ -348,6 +348,7 @@ def test_other_seed_gives_another_prompt_and_the_same_seed_the_same(run_config: 
     ("option", "expected"),
     [
         ("--prompt.init=labels", [" positive", " negative"]),
+        ("--prompt.init=auto", [" positive", " negative"]),
         ("--prompt.init=text", [" good", " film"]),
     ],
 )
