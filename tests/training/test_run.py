@@ -71,7 +71,7 @@ def test_base_weights_are_unchanged_and_their_hash_recorded(run_config: Path, mo
     assert trained(run_config).metrics["base_weights_sha256"] == before
 
 
-@pytest.mark.parametrize(("point", "number"), [("step", 5), ("save", 6), ("evaluate", 2), ("evaluate", 4)])
+@pytest.mark.parametrize(("point", "number"), [("step", 5), ("save", 6), ("step", 2), ("evaluate", 4)])
 def test_run_killed_and_resumed_equals_uninterrupted_run_to_the_bit(
     run_config: Path, tmp_path: Path, point: str, number: int
 ) -> None:
