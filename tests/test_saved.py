@@ -28,8 +28,7 @@ def records(file: Path) -> list[dict]:
 
 
 def test_killed_run_is_resumed_and_ends_as_the_whole_one(saved: Path) -> None:
-    as_then = ["--train.group_by_length=true", "--prompt.init=vocabulary"]  # what it did by default
-    result = train(RunConfig.from_yaml("config.yaml", as_then), resume=True)
+    result = train(RunConfig.from_yaml("config.yaml"), resume=True)
     found, expected = records(saved / "run" / "metrics.jsonl"), records(saved / "whole_metrics.jsonl")
     assert (
         [record["step"] for record in found]

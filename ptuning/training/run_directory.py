@@ -37,6 +37,10 @@ _DECIDE_NO_STEP = {
 _SOURCES = {"model.name_or_path", "data.train", "data.validation", "prompt.init_prompt"}  # checkpoints know the content
 _EARLIER_DEFAULTS: dict[str, Any] = {
     "data.validation_split": 0.0,
+    "prompt.encoder": "residual",
+    "prompt.init": "vocabulary",
+    "train.num_train_epochs": 3.0,
+    "train.learning_rate": 1e-3,
     "train.group_by_length": True,
     "train.eval_steps": 100,
     "train.early_stopping_patience": None,
@@ -116,14 +120,11 @@ class RunDirectory:
 
     def _changed(self, config: RunConfig) -> dict[str, "_Change"]:
         saved, now = _flat(_with_defaults(self._saved_config())), _flat(yaml.safe_load(config.to_yaml()))
-        changed = {
+        return {
             name: _Change(name, saved.get(name), now.get(name))
             for name in {**saved, **now}
             if saved.get(name) != now.get(name)
         }
-        if now["train.max_steps"] is not None and now["train.num_train_epochs"] is None:
-            changed.pop("train.num_train_epochs", None)  # the number of steps decides
-        return changed
 
     def _holds_no_work(self) -> bool:
         """Whether there is nothing, or a run that ended before its first checkpoint: starting anew loses nothing."""
