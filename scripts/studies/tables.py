@@ -26,7 +26,11 @@ def chosen(records: Records) -> dict[tuple[str, str], Records]:
     for record in records:
         task, method, settings = record["group"]
         by_settings[task, method][settings].append(record)
-    return {key: max(variants.values(), key=_validation) for key, variants in by_settings.items()}
+    return {key: _best(list(variants.values())) for key, variants in by_settings.items()}
+
+
+def _best(variants: Sequence[Records]) -> Records:
+    return variants[0] if len(variants) == 1 else max(variants, key=_validation)
 
 
 def _validation(records: Records) -> tuple[float, float]:
@@ -50,20 +54,27 @@ def accuracy_table(records: Records) -> list[str]:
 
 
 def settings_table(records: Records) -> list[str]:
-    """Accuracy on validation and test rows for all settings, as a Markdown table."""
-    lines = ["| task | method | slots | settings | seeds | validation | test | s a run |", "|---" * 8 + "|"]
+    """Accuracy on validation and test rows for all settings, and of the bare words where they were measured."""
+    lines = [
+        "| task | method | slots | settings | seeds | bare words, test | validation | test | s a run |",
+        "|---" * 9 + "|",
+    ]
     by_group: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for record in records:
         by_group[tuple(record["group"])].append(record)
     for (task, method, _), each in sorted(by_group.items()):
-        scores = [
-            _written(interval([record[split]["accuracy"] for record in each])) for split in ("validation", "test")
-        ]
+        scores = [_accuracies(each, split) for split in ("without", "validation", "test")]
         settings = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in each[0]["settings"].items())
         seconds = statistics.mean(record["seconds"] for record in each)
         cells = [task, method, each[0]["slots"], settings, str(len(each)), *scores, f"{seconds:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _accuracies(records: Records, split: str) -> str:
+    """Their mean and interval; empty where they were not measured."""
+    measured = [record[split]["accuracy"] for record in records if record.get(split)]
+    return _written(interval(measured)) if measured else ""
 
 
 def differences_table(records: Records, ours: str) -> list[str]:
@@ -74,9 +85,11 @@ def differences_table(records: Records, ours: str) -> list[str]:
     for method in methods:
         if method == ours:
             continue
-        pairs = [_paired(best[task, ours], best[task, method]) for task in tasks if (task, method) in best]
+        shared = [task for task in tasks if (task, ours) in best and (task, method) in best]
+        pairs = [_paired(best[task, ours], best[task, method]) for task in shared]
         by_seed = [statistics.mean(each) for each in zip(*pairs, strict=False)]
-        cells = [_written(interval(each), "+.3f") for each in pairs]
+        told = {task: _written(interval(each), "+.3f") for task, each in zip(shared, pairs, strict=True) if each}
+        cells = [told.get(task, "") for task in tasks]
         mean = _written(interval(by_seed), "+.3f") if by_seed else ""
         lines.append(f"| {method} | {' | '.join(cells)} | {mean} |")
     return lines

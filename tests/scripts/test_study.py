@@ -99,6 +99,16 @@ def test_tables_report_test_rows() -> None:
     assert len(tables.settings_table(RECORDS)) == 2 + 5
 
 
+def test_what_a_newcomer_gets_is_shown_beside_the_bare_words() -> None:
+    whole = [{**each, "without": {"accuracy": 0.4}} for each in RECORDS[:3]]
+    for each in whole:
+        del each["validation"]
+    assert tables.settings_table(whole)[2] == (
+        "| a | ours | 20/0/0 | learning_rate 0.1 | 3 | 0.400 ± 0.000 |  | 0.800 ± 0.248 | 10 |"
+    )
+    assert len(tables.accuracy_table(whole)) == 3
+
+
 def test_a_task_without_a_method_has_an_empty_cell() -> None:
     lines = tables.accuracy_table([each for each in RECORDS if (each["task"], each["method"]) != ("b", "theirs")])
     assert lines[3] == "| theirs | 0.700 ± 0.000 |  |  | 10 |"
