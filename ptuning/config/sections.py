@@ -153,8 +153,9 @@ class TrainConfig:
     max_eval_samples: int | None = None
     """Validation rows used during training, a fixed random sample; null: a tenth of the rows that are trained on
     between two evaluations, and at least 50."""
-    metric_for_best_model: Literal["loss", "accuracy"] = "loss"
-    """The metric on the validation rows that chooses the best checkpoint."""
+    metric_for_best_model: Literal["auto", "loss", "accuracy"] = "auto"
+    """The metric on the validation rows that chooses the best checkpoint; auto: with a verbalizer the last one whose
+    accuracy is at most a standard error below the highest, else the one of the lowest loss."""
     early_stopping_patience: int | Literal["auto"] | None = "auto"
     """Training stops after this many evaluations without improvement; auto: 5 where there are validation rows; null:
     never."""

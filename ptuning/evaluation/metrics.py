@@ -44,7 +44,7 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Sums over some rows, and the metrics computed from them; the sums of two sets of rows can be added."""
+    """Sums over some rows, and the metrics computed from them; the `sums` of several sets of rows can be added."""
 
     num_rows: int
     """Rows evaluated."""
@@ -110,14 +110,16 @@ class Metrics:
             tuple(tuple(map(int, row)) for row in rows),
         )
 
-    def __add__(self, other: "Metrics") -> "Metrics":
-        """The metrics of both sets of rows together, which must have the same labels."""
-        return Metrics.of_sums([own + others for own, others in zip(self.sums, other.sums, strict=True)])
-
     @property
     def accuracy(self) -> float:
         """The fraction of rows that are correct; NaN without rows."""
         return self.num_correct / self.num_rows if self.num_rows else math.nan
+
+    @property
+    def standard_error(self) -> float:
+        """The accuracy's standard error, from the width of its interval: above 0 also where all rows are correct."""
+        low, high = self.interval
+        return (high - low) / (2 * _Z)
 
     @property
     def loss(self) -> float:

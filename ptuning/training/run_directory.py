@@ -42,6 +42,7 @@ _EARLIER_DEFAULTS: dict[str, Any] = {
     "train.num_train_epochs": 3.0,
     "train.learning_rate": 1e-3,
     "train.group_by_length": True,
+    "train.metric_for_best_model": "loss",
     "train.eval_steps": 100,
     "train.early_stopping_patience": None,
 }

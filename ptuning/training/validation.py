@@ -19,12 +19,12 @@ _FEWEST_EVALUATED = 50
 
 @dataclass
 class Best:
-    """The best step so far on the validation rows."""
+    """The step that is kept, by the validation rows."""
 
     step: int = 0
-    """Which step it was; 0: the untrained prompt, or no evaluation yet."""
+    """Which step is kept; 0: the untrained prompt, or no evaluation yet."""
     value: float = math.inf
-    """Its loss, or its accuracy below zero: less is better."""
+    """The best loss, or the best accuracy below zero: less is better."""
     num_evaluations_without_improvement: int = 0
     """Evaluations since."""
 
@@ -33,10 +33,17 @@ class Best:
         """Whether there was an evaluation."""
         return self.value < math.inf
 
-    def is_improved_by(self, step: int, value: float) -> bool:
-        """Takes note of an evaluation; whether it is the best one now."""
-        if value < self.value:
-            self.step, self.value, self.num_evaluations_without_improvement = step, value, 0
+    def is_improved_by(self, step: int, value: float, tolerance: float = 0.0) -> bool:
+        """Takes note of an evaluation; whether its prompt is the one to keep now.
+
+        Args:
+            step: The step that it follows.
+            value: Its loss, or its accuracy below zero.
+            tolerance: A value worse than the best one by at most this counts as no worse: the later prompt, made at a
+                lower learning rate, is kept (the one-standard-error rule of Breiman et al. 1984).
+        """
+        if value < self.value or (tolerance > 0 and value <= self.value + tolerance):
+            self.step, self.value, self.num_evaluations_without_improvement = step, min(value, self.value), 0
             return True
         self.num_evaluations_without_improvement += 1
         return False

@@ -90,5 +90,7 @@ class Validator:
         return validation_sample(rows, self._config.train, self.eval_steps, self._steps.batches_per_step)
 
     def _is_best(self, step: int, metrics: Metrics) -> bool:
-        by_accuracy = self._config.train.metric_for_best_model == "accuracy"
-        return self.best.is_improved_by(step, -metrics.accuracy if by_accuracy else metrics.loss)
+        metric = self._config.train.metric_for_best_model
+        if metric == "loss" or not self._config.data.task.is_classification:
+            return self.best.is_improved_by(step, metrics.loss)
+        return self.best.is_improved_by(step, -metrics.accuracy, metrics.standard_error if metric == "auto" else 0.0)

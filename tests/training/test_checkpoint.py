@@ -51,3 +51,15 @@ def test_other_content_is_named(tmp_path: Path) -> None:
         TrainingError, match="with other training rows and number of processes; expected what the run was"
     ):
         require_same(saved, {"training rows": "b", "number of processes": 2}, tmp_path)
+
+
+def test_a_later_prompt_is_kept_where_it_is_no_worse_than_chance_allows() -> None:
+    best = Best()
+    kept = [best.is_improved_by(step, value, 0.1) for step, value in enumerate((-0.7, -0.9, -0.82, -0.79, -0.81, -0.9))]
+    assert kept == [True, True, True, False, True, True]
+    assert best == Best(step=5, value=-0.9, num_evaluations_without_improvement=0)
+
+
+def test_equal_values_are_no_improvement_without_tolerance() -> None:
+    best = Best()
+    assert [best.is_improved_by(step, value) for step, value in enumerate((2.0, 2.0, 1.9))] == [True, False, True]
