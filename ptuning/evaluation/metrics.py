@@ -44,7 +44,7 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Sums over some rows, and the metrics computed from them; the sums of two sets of rows can be added."""
+    """Sums over some rows, and the metrics computed from them; the `sums` of several sets of rows can be added."""
 
     num_rows: int
     """Rows evaluated."""
@@ -109,10 +109,6 @@ class Metrics:
             label_loss_sum,
             tuple(tuple(map(int, row)) for row in rows),
         )
-
-    def __add__(self, other: "Metrics") -> "Metrics":
-        """The metrics of both sets of rows together, which must have the same labels."""
-        return Metrics.of_sums([own + others for own, others in zip(self.sums, other.sums, strict=True)])
 
     @property
     def accuracy(self) -> float:

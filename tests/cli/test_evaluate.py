@@ -19,6 +19,11 @@ CHOOSES = Task("{prompt:4}review: {text}\nsentiment:", verbalizer=LABELS)
 WRITES = Task("{prompt:4}review: {text}\nsentiment:", answer=" {label}")
 
 
+def read(path: Path) -> list[dict]:
+    with path.open(encoding="utf-8") as file:  # a generated text may hold what `splitlines` takes for the end of a line
+        return [json.loads(line) for line in file]
+
+
 @pytest.fixture(scope="module")
 def made_prompt(backbone, model_directory):
     embeddings_PH = torch.randn(4, backbone.width, generator=torch.Generator().manual_seed(0))
@@ -65,7 +70,7 @@ def test_json_has_the_scores_of_each_class(evaluated):
 def test_predictions_are_those_that_the_metrics_count(evaluated, tmp_path):
     path = tmp_path / "predictions.jsonl"
     told = json.loads(evaluated(CHOOSES, "--json", "--predictions", str(path)))["results"][WITH]
-    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records = read(path)
     assert [record["row"] for record in records] == [f"{tmp_path}/rows.csv line {i}" for i in range(2, 11)]
     for i, label in enumerate(LABELS):
         own = [record["prediction"] for record in records if record["label"] == label]
@@ -84,7 +89,7 @@ def test_written_answers_are_generated_and_compared(evaluated, made_prompt, mode
     path, options = tmp_path / "predictions.jsonl", ["--max-new-tokens", "6", "--baseline", "--device", "cpu"]
     results = json.loads(evaluated(WRITES, "--json", "--predictions", str(path), *options, rows=rows))["results"]
     expected = lm.generate(rows, max_new_tokens=6)
-    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records = read(path)
     assert [record["prediction"] for record in records] == expected
     assert [record["answer"] for record in records] == [f" {row['label']}" for row in rows]
     assert results[WITH]["written"]["exact_match"] == 0.25
