@@ -59,7 +59,7 @@ class PromptConfig:
                         keys=("prompt.init", f"prompt.{key}"),
                     )
                 )
-        if self.encoder == "embedding" and self.hidden_size is not None:
+        if self.encoder == "embedding" and self.hidden_size is not None and self.hidden_size > 0:
             problems.append(
                 ConfigError(
                     f"prompt.encoder: embedding with prompt.hidden_size: {self.hidden_size}",

@@ -245,7 +245,7 @@ def test_numbers_out_of_range_are_refused(settings: dict[str, Any], match: str) 
     ("settings", "match"),
     [
         ({"prompt.init": "text"}, "prompt.init: text with prompt.init_text: None; expected prompt.init_text with"),
-        ({"prompt.init_text": "a"}, "prompt.init: vocabulary with prompt.init_text: 'a'; .*Set both or neither"),
+        ({"prompt.init_text": "a"}, "prompt.init: auto with prompt.init_text: 'a'; .*Set both or neither"),
         ({"prompt.init": "prompt"}, "prompt.init: prompt with prompt.init_prompt: None"),
         ({"prompt.init": "random", "prompt.init_prompt": "p"}, "prompt.init: random with prompt.init_prompt: 'p'"),
         (

@@ -121,11 +121,12 @@ def test_untrained_prompt_is_kept_where_no_step_is_better(
         return dataclasses.replace(scores, log_probs_N=torch.full_like(scores.log_probs_N, -100 * next(worse)))
 
     monkeypatch.setattr(evaluator, "score_rows", worsening)
-    config = RunConfig.from_yaml(run_config, ["--prompt.encoder=lstm"])
+    options = ("--prompt.encoder=lstm", "--train.metric_for_best_model=loss")
+    config = RunConfig.from_yaml(run_config, options)
     start_PH = Trainer(config, RunDirectory(config.train.output_dir)).encoder.base_PH.detach().clone()
     if is_resumed:
-        interrupted(run_config, 6, "--prompt.encoder=lstm")
-    result = trained(run_config, "--prompt.encoder=lstm", resume=is_resumed)
+        interrupted(run_config, 6, *options)
+    result = trained(run_config, *options, resume=is_resumed)
     assert torch.equal(result.prompt.embeddings_PH, start_PH)
     assert result.prompt.training["best_step"] == 0
 

@@ -276,7 +276,8 @@ def test_early_stopping_ends_after_evaluations_without_improvement(
         return dataclasses.replace(scores, log_probs_N=torch.full_like(scores.log_probs_N, -100 * next(worse)))
 
     monkeypatch.setattr(evaluator, "score_rows", worsening)
-    result = trained(run_config, "--train.max_steps=100", "--train.eval_steps=2", "--train.early_stopping_patience=3")
+    options = ("--train.eval_steps=2", "--train.early_stopping_patience=3", "--train.metric_for_best_model=loss")
+    result = trained(run_config, "--train.max_steps=100", *options)
     assert result.prompt.training["steps"] == 6
     assert result.prompt.training["best_step"] == 0
     assert RunDirectory(tmp_path / "run").load_checkpoint("last")["progress"]["step"] == 6  # type: ignore[index]
