@@ -14,7 +14,8 @@ export HF_HUB_OFFLINE=1
 .venv/bin/ruff check .
 .venv/bin/mypy
 if [ $# -eq 0 ]; then
-    .venv/bin/python -m pytest --cov --cov-report=term
+    # Two processes, each with a core of its own: torch's threads would stand in each other's way.
+    OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term
     # Numbers again without this machine's vector instructions: nothing may hang on one machine's rounding.
     ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 .venv/bin/python -m pytest -m "not real_model" \
         -k "not large_vocabulary and not thousand and not whole_rows" tests/forward tests/model/kernels tests/inspection/vocabulary \

@@ -1,13 +1,18 @@
 """Runs a whole small training, in this process or on several, and reads what it logged."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
 from conftest import REPOSITORY
 
 from ptuning.config.run import RunConfig
+from ptuning.evaluation.metrics import RowScores
+from ptuning.training import evaluator
 from ptuning.training.results import TrainResult
 from ptuning.training.run import train
 
@@ -33,3 +38,14 @@ def launched(
             process.terminate()  # the launcher ends its processes
             raise
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def worsen_every_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the rows' answers less likely each time that rows are scored in training."""
+    real, worse = evaluator.score_rows, iter(range(1, 100))
+
+    def worsening(*arguments: object) -> RowScores:
+        scores = real(*arguments)  # type: ignore[arg-type]
+        return dataclasses.replace(scores, log_probs_N=torch.full_like(scores.log_probs_N, -100 * next(worse)))
+
+    monkeypatch.setattr(evaluator, "score_rows", worsening)

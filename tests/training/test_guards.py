@@ -1,6 +1,5 @@
 """What keeps a run from ending worse than no prompt without a word: rows set aside, baselines, a final comparison."""
 
-import dataclasses
 import json
 import logging
 import os
@@ -13,13 +12,13 @@ import pytest
 import torch
 import yaml
 from conftest import review_rows, write_csv
-from running import log, trained
+from running import log, trained, worsen_every_evaluation
 
 from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.errors import DataError, TrainingError
 from ptuning.evaluation.comparison import Comparison
-from ptuning.evaluation.metrics import Metrics, RowScores
+from ptuning.evaluation.metrics import Metrics
 from ptuning.training import curves, evaluator
 from ptuning.training.baseline import Baseline
 from ptuning.training.curves import draw_curves
@@ -114,13 +113,7 @@ def test_written_answers_are_shown_with_their_loss() -> None:
 def test_untrained_prompt_is_kept_where_no_step_is_better(
     run_config: Path, monkeypatch: pytest.MonkeyPatch, is_resumed: bool
 ) -> None:
-    real, worse = evaluator.score_rows, iter(range(1, 100))
-
-    def worsening(*arguments: object) -> RowScores:
-        scores = real(*arguments)  # type: ignore[arg-type]
-        return dataclasses.replace(scores, log_probs_N=torch.full_like(scores.log_probs_N, -100 * next(worse)))
-
-    monkeypatch.setattr(evaluator, "score_rows", worsening)
+    worsen_every_evaluation(monkeypatch)
     options = ("--prompt.encoder=lstm", "--train.metric_for_best_model=loss")
     config = RunConfig.from_yaml(run_config, options)
     start_PH = Trainer(config, RunDirectory(config.train.output_dir)).encoder.base_PH.detach().clone()

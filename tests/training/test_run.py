@@ -18,15 +18,14 @@ import pytest
 import torch
 from conftest import ASSETS, REPOSITORY, review_rows, write_csv
 from killing import killed
-from running import launched, log, trained
+from running import launched, log, trained, worsen_every_evaluation
 
 import ptuning
 from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.errors import DataError, TrainingError
-from ptuning.evaluation.metrics import RowScores
 from ptuning.model.causal import CausalBackbone
-from ptuning.training import evaluator, graphs, validation
+from ptuning.training import graphs, validation
 from ptuning.training import run as trainer
 from ptuning.training.inputs import Inputs
 from ptuning.training.interrupts import Interrupted
@@ -269,13 +268,7 @@ def test_splice_and_shared_prefix_train_alike(run_config: Path, tmp_path: Path) 
 def test_early_stopping_ends_after_evaluations_without_improvement(
     run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real, worse = evaluator.score_rows, iter(range(1, 100))
-
-    def worsening(*arguments: object) -> RowScores:
-        scores = real(*arguments)  # type: ignore[arg-type]
-        return dataclasses.replace(scores, log_probs_N=torch.full_like(scores.log_probs_N, -100 * next(worse)))
-
-    monkeypatch.setattr(evaluator, "score_rows", worsening)
+    worsen_every_evaluation(monkeypatch)
     options = ("--train.eval_steps=2", "--train.early_stopping_patience=3", "--train.metric_for_best_model=loss")
     result = trained(run_config, "--train.max_steps=100", *options)
     assert result.prompt.training["steps"] == 6
@@ -424,6 +417,10 @@ def test_scripts_train_is_ptuning_train(run_config: Path, tmp_path: Path) -> Non
     assert (tmp_path / "run" / "prompt" / "adapter_config.json").exists()
 
 
+def predicted_rows(run: Path) -> list[str]:
+    return [json.loads(line)["row"] for line in (run / "predictions.jsonl").read_text().split("\n") if line]
+
+
 def test_two_processes_make_the_same_steps_as_one(run_config: Path, tmp_path: Path) -> None:
     options = ["--train.per_device_train_batch_size=4", "--train.max_steps=4"]
     one = trained(run_config, *options, "--train.gradient_accumulation_steps=2", f"--train.output_dir={tmp_path}/one")
@@ -435,10 +432,8 @@ def test_two_processes_make_the_same_steps_as_one(run_config: Path, tmp_path: Pa
     assert two.results["soft prompt"]["num_rows"] == one.prompt.results["soft prompt"]["num_rows"] == 24
     for key in ("loss", "label_log_loss", "macro_f1", "accuracy"):
         assert two.results["soft prompt"][key] == pytest.approx(one.prompt.results["soft prompt"][key], abs=1e-4)
-    lines = [(tmp_path / run / "predictions.jsonl").read_text().splitlines() for run in ("one", "two")]
-    rows = [[json.loads(line)["row"] for line in each] for each in lines]
-    assert len(rows[0]) == 24
-    assert rows[0] == rows[1]
+    assert len(predicted_rows(tmp_path / "one")) == 24
+    assert predicted_rows(tmp_path / "one") == predicted_rows(tmp_path / "two")
     compared = json.loads((tmp_path / "two" / "metrics.json").read_text())["compared"]
     assert compared == one.metrics["compared"]
     assert compared["num_rows"] == 24
@@ -457,10 +452,7 @@ def test_process_without_rows_takes_part_in_every_sum(run_config: Path, tmp_path
     assert two.results["soft prompt"]["num_rows"] == 1
     for key in ("loss", "label_log_loss", "macro_f1", "accuracy"):
         assert two.results["soft prompt"][key] == pytest.approx(one.prompt.results["soft prompt"][key], abs=1e-4)
-    lines = [(tmp_path / run / "predictions.jsonl").read_text().splitlines() for run in ("one", "two")]
-    rows = [[json.loads(line)["row"] for line in each] for each in lines]
-    assert len(rows[0]) == 24
-    assert rows[0] == rows[1]
+    assert predicted_rows(tmp_path / "one") == predicted_rows(tmp_path / "two")
 
 
 def test_all_processes_end_where_another_run_holds_the_directory(run_config: Path, tmp_path: Path) -> None:
