@@ -74,6 +74,8 @@ class MLP(PromptEncoder):
         hidden_size: Width of the two hidden layers; None: H.
     """
 
+    rate_in_deviations = 0.03
+
     def __init__(self, start_PH: Tensor, hidden_size: int | None = None) -> None:
         super().__init__(start_PH)
         hidden = hidden_size or self.width
@@ -99,6 +101,8 @@ class LSTM(PromptEncoder):
         start_PH: The initial embeddings.
         hidden_size: Width of the LSTM's output, both directions together, and of the MLP; even. None: H, at most 1024.
     """
+
+    rate_in_deviations = 0.03
 
     def __init__(self, start_PH: Tensor, hidden_size: int | None = None) -> None:
         super().__init__(start_PH)

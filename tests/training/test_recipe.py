@@ -29,7 +29,10 @@ def test_the_deviation_is_that_of_a_typical_dimension() -> None:
     assert initializers.deviation(vocabulary_VH) == pytest.approx(0.2, rel=0.05)
 
 
-@pytest.mark.parametrize(("name", "deviations"), [("embedding", 1.0), ("residual", 0.1), ("conditioned", 0.05)])
+@pytest.mark.parametrize(
+    ("name", "deviations"),
+    [("embedding", 1.0), ("residual", 0.1), ("mlp", 0.03), ("lstm", 0.03), ("conditioned", 0.05)],
+)
 def test_each_encoder_has_its_own_rate(name: str, deviations: float) -> None:
     backbone = tiny_backbone("llama")
     encoder = encoders.build(name, torch.zeros(4, backbone.width))
