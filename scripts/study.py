@@ -19,6 +19,7 @@ from typing import Any
 
 from studies import tables
 from studies.plan import Run, Study
+from studies.tasks import prepare
 
 from ptuning.errors import PTuningError
 
@@ -27,7 +28,6 @@ def make(run: Run, assets: str, num_threads: int) -> dict[str, Any]:
     """Makes one run, in a process of the pool."""
     import torch
     from studies.runs import record_of
-    from studies.tasks import prepare
 
     torch.set_num_threads(num_threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -53,8 +53,24 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def main() -> None:
-    """Makes the runs that are missing, and prints the tables."""
+def main() -> int:
+    """Runs the command and returns its exit status: 0, 1 if a run failed, or 2 for a mistake the user can mend."""
+    options = arguments()
+    try:
+        study = Study.from_yaml(options.study)
+        records = known_and_new(study, options)
+    except PTuningError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(tables.settings_table(records)), end="\n\n")
+    print("\n".join(tables.accuracy_table(records)), end="\n\n")
+    if options.ours:
+        print("\n".join(tables.differences_table(records, options.ours)))
+    return int(len(records) < len(study.runs) and not options.tables)
+
+
+def arguments() -> argparse.Namespace:
+    """What is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="a YAML file, such as those of scripts/studies")
     parser.add_argument("--results", type=Path, help="the JSON lines; default: beside the YAML file")
@@ -62,10 +78,16 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="runs that are made at once")
     parser.add_argument("--ours", help="the method whose distance to each other one is printed")
     parser.add_argument("--tables", action="store_true", help="make no run: print the tables of what there is")
-    options = parser.parse_args()
-    study, results = Study.from_yaml(options.study), options.results or options.study.with_suffix(".jsonl")
+    return parser.parse_args()
+
+
+def known_and_new(study: Study, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The records of a study, after the runs that are missing have been made and written down."""
+    results = options.results or options.study.with_suffix(".jsonl")
     known = {record["id"]: record for record in read(results)}
     missing = [] if options.tables else [run for run in study.runs if run.id not in known]
+    for name in dict.fromkeys(run.task for run in missing):  # once, before processes that would all do it
+        prepare(name, Path(options.assets))
     started = time.monotonic()
     for number, record in enumerate(made(missing, options.assets, options.processes), 1):
         known[record["id"]] = record
@@ -77,12 +99,8 @@ def main() -> None:
             f"{number}/{len(missing)} {minutes:.1f} min {record['group']} seed {record['seed']}: {score:.3f}",
             flush=True,
         )
-    records = [known[run.id] for run in study.runs if run.id in known]
-    print("\n".join(tables.settings_table(records)), end="\n\n")
-    print("\n".join(tables.accuracy_table(records)), end="\n\n")
-    if options.ours:
-        print("\n".join(tables.differences_table(records, options.ours)))
+    return [known[run.id] for run in study.runs if run.id in known]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -64,7 +64,7 @@ class PromptConfig:
                 ConfigError(
                     f"prompt.encoder: embedding with prompt.hidden_size: {self.hidden_size}",
                     "hidden_size only with another encoder",
-                    "Remove prompt.hidden_size",
+                    "Remove prompt.hidden_size, or name an encoder that has one, such as prompt.encoder: residual",
                     keys=("prompt.encoder", "prompt.hidden_size"),
                 )
             )
@@ -124,7 +124,7 @@ class TrainConfig:
     output_dir: str
     """Where the prompt, the checkpoints, the config and the metrics are written."""
     max_steps: int | None = None
-    """Optimizer steps; null: as many as num_train_epochs takes."""
+    """Optimizer steps; null: as num_train_epochs says."""
     num_train_epochs: float | None = None
     """Passes over the training rows, where max_steps is null; null: 3, and at least 300 steps."""
     per_device_train_batch_size: int = 8

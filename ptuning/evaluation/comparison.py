@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ptuning.evaluation.metrics import RowScores
+from ptuning.evaluation.metrics import RowScores, finite
 
 LEVEL = 0.05
 """A difference that chance alone would make less often than this is called shown."""
@@ -109,13 +109,13 @@ class Comparison:
         counts = {
             "num_rows": int(self.num_rows),
             "measure": "accuracy" if self.is_classification else "log-probability of the answer",
-            "gain": self.gain,
+            "gain": finite(self.gain),
             "is_better": self.is_better,
         }
         if self.is_classification:
             only = {"num_only_with": int(self.num_only_with), "num_only_without": int(self.num_only_without)}
             return {**counts, **only, "p_value": self.p_value}
-        return {**counts, "interval": list(self.interval) if self.num_rows > 1 else None}
+        return {**counts, "interval": [finite(each) for each in self.interval] if self.num_rows > 1 else None}
 
 
 def sign_test(num_up: int, num_down: int) -> float:

@@ -1,10 +1,10 @@
 """Training: a loop for any module, and the run that trains, validates and saves a prompt with it.
 
-`loop` makes steps; `prompt_steps` is their work for a prompt, `recipe` what settings come to, `backward` its gradient,
-and `memory` how much of it is read at once; `inputs` loads a run's model and rows; `validator` measures its prompt with
-an `evaluator`, beside the `baseline`; `outcome` judges the finished prompt and `curves` draws the way to it; `run` puts
-these together;
-`run_directory`, `checkpoint` and `lock` keep its files. Knows nothing of what a prompt means.
+`loop` makes steps. `recipe` turns settings into steps and rates; `prompt_steps` is the work of a step for a prompt,
+`backward` its gradient, `memory` how much is read at once. `inputs` loads model and rows. `validator` measures the
+prompt as it trains (`evaluator`, `baseline`, `validation`), `outcome` judges it at the end, and `curves` draws the run.
+`run` puts these together; `run_directory`, `checkpoint` and `lock` keep its files.
+Knows nothing of what a prompt means.
 """
 
 from typing import TYPE_CHECKING

@@ -19,7 +19,8 @@ def first_record(untrained: Metrics, without: Metrics | None) -> dict[str, Any]:
     """
     record = {f"eval_{key}": value for key, value in untrained.as_dict().items()}
     if without is not None:
-        record |= {"baseline_accuracy": without.accuracy, "baseline_loss": without.loss}
+        values = without.as_dict()
+        record |= {"baseline_accuracy": values["accuracy"], "baseline_loss": values["loss"]}
     return record
 
 

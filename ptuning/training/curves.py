@@ -39,7 +39,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], to: Path) -> bool:
         (below, "baseline_accuracy", bare),
         (below, "eval_accuracy", untrained),
     ):
-        if key in first:
+        if first.get(key) is not None:
             axes.axhline(first[key], color="gray", linestyle=style, label=name)
     for axes in (above, below):
         if axes.get_legend_handles_labels()[0]:

@@ -5,6 +5,7 @@ Knows nothing of models or of what a training state means.
 
 import dataclasses
 import json
+import logging
 import pickle
 import shutil
 from collections.abc import Collection, Mapping
@@ -22,6 +23,8 @@ from ptuning.config import RunConfig, defaults
 from ptuning.errors import TrainingError
 from ptuning.files import disk_errors, whole_file
 from ptuning.training.lock import DirectoryLock
+
+_log = logging.getLogger(__name__)
 
 LAST, BEST = "last", "best"
 STATE = ("encoder", "optimizer", "schedule", "progress", "random", "made_with")  # what a checkpoint holds
@@ -103,15 +106,21 @@ class RunDirectory:
 
         A setting that is at today's default counts as one that the config does not name.
         """
-        if not self.config.exists():
-            return config
-        saved, now = _flat(_with_defaults(self._saved_config())), _flat(dataclasses.asdict(config))
+        with disk_errors(self.path):
+            if not self.config.exists():
+                return config
+            written = self._saved_config()
+        saved, now = _flat(_with_defaults(written)), _flat(dataclasses.asdict(config))
         today = _flat({field.name: defaults(field.type) for field in dataclasses.fields(RunConfig)})
         sections: dict[str, dict[str, Any]] = {}
         for name, value in _EARLIER_DEFAULTS.items():
             if name in saved and saved[name] == value and now[name] == today[name]:
                 section, _, key = name.partition(".")
                 sections.setdefault(section, {})[key] = value
+        if sections:
+            _log.warning(
+                f"{self.path} goes on with what it was begun with, an earlier version's default: {_told(sections)}"
+            )
         changed = {name: dataclasses.replace(getattr(config, name), **own) for name, own in sections.items()}
         return dataclasses.replace(config, **changed)
 
@@ -276,6 +285,10 @@ def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
         section, _, key = name.partition(".")
         known[section][key] = value
     return {name: {**known.get(name, {}), **each} if isinstance(each, dict) else each for name, each in saved.items()}
+
+
+def _told(sections: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in _flat(sections).items())
 
 
 def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from ptuning.errors import ConfigError
 
 KINDS = ("prompt", "defaults", "peft_prompt_tuning", "peft_p_tuning", "lora", "all_weights")
 """How a run learns; `prompt` and `defaults` are ptuning's."""
+MOST_SEEDS = 10
+_NEEDED = {"tasks", "seeds", "model", "methods"}
 _KEYS = {"tasks", "seeds", "num_train", "num_validation", "num_test", "model", "common", "methods"}
 
 
@@ -66,10 +68,14 @@ class Study:
     @classmethod
     def from_yaml(cls, path: Path) -> "Study":
         """Reads a study; raises `ConfigError` for what it does not know."""
-        text = yaml.safe_load(path.read_text(encoding="utf-8"))
-        unknown = sorted(set(text) - _KEYS)
+        text = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        unknown, missing = sorted(set(text) - _KEYS), sorted(_NEEDED - set(text))
         if unknown:
             raise ConfigError(f"{path}: {', '.join(unknown)}", f"of {', '.join(sorted(_KEYS))}", "Remove the others")
+        if missing:
+            raise ConfigError(f"{path} without {', '.join(missing)}", f"{', '.join(sorted(_NEEDED))}", "Add them")
+        if len(text["seeds"]) > MOST_SEEDS:
+            raise ConfigError(f"{len(text['seeds'])} seeds", f"at most {MOST_SEEDS}", "Take fewer")
         shared = {key: text[key] for key in ("num_train", "num_validation", "num_test", "model") if key in text}
         runs = [
             Run(method, kind, task, seed, slots=slots, settings=settings, **shared)
@@ -81,9 +87,11 @@ class Study:
 
 def _variants(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Every combination of the settings that are lists: kind, slots and the rest."""
-    kind = settings["kind"]
+    kind = settings.get("kind")
     if kind not in KINDS:
         raise ConfigError(f"kind: {kind}", f"one of {', '.join(KINDS)}", "Correct it")
+    if kind == "defaults" and any(isinstance(value, list) for value in settings.values()):
+        raise ConfigError("kind: defaults with a list of settings", "one of each", "Name several methods")
     axes = {key: _listed(value) for key, value in settings.items() if key != "kind"}
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import ptuning
 from ptuning.config import RunConfig
 from ptuning.data import Example, Row, read_rows
+from ptuning.errors import ConfigError
 from ptuning.evaluation import WITH, WITHOUT, RowScores, score_rows
 from ptuning.forward import ReadOptions
 from ptuning.prompts import PromptEncoder, encoders
@@ -101,9 +102,11 @@ def by_pieces(run: Run, config: RunConfig) -> dict[str, Any]:
     of_kind = _of_weights if run.kind in WEIGHTS else _of_prompt
     trained, work, score = of_kind(run, config, inputs, steps)
     peak = config.train.learning_rate
-    if isinstance(trained, PromptEncoder):
+    if run.kind == "prompt":
+        assert isinstance(trained, PromptEncoder)
         peak = learning_rate(config.train, trained, inputs.backbone)
-    assert peak != "auto", "only ptuning's encoders have a rate of their own"
+    if peak == "auto":
+        raise ConfigError(f"kind: {run.kind} without train.learning_rate", "a rate", "Give train.learning_rate")
     loop = Loop(trained, work, loop_settings(config.train, peak, steps.num_steps), accelerator)
     for _ in loop.steps():
         pass

@@ -47,16 +47,17 @@ def accuracy_table(records: Records) -> list[str]:
     for method in methods:
         cells = [_cell(best[task, method]) if (task, method) in best else "" for task in tasks]
         ran = [best[task, method] for task in tasks if (task, method) in best]
-        mean = _written(interval(mean_of_tasks(ran))) if len(ran) == len(tasks) else ""
+        common = mean_of_tasks(ran) if len(ran) == len(tasks) else []
+        mean = _written(interval(common)) if common else ""
         seconds = statistics.mean(record["seconds"] for each in ran for record in each)
         lines.append(f"| {method} | {' | '.join(cells)} | {mean} | {seconds:.0f} |")
     return lines
 
 
 def settings_table(records: Records) -> list[str]:
-    """Accuracy on validation and test rows for all settings, and of the bare words where they were measured."""
+    """Accuracy on validation and test rows for all settings, and without a prompt where that was measured."""
     lines = [
-        "| task | method | slots | settings | seeds | bare words, test | validation | test | s a run |",
+        "| task | method | slots | settings | seeds | without prompt, test | validation | test | s a run |",
         "|---" * 9 + "|",
     ]
     by_group: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
@@ -87,8 +88,10 @@ def differences_table(records: Records, ours: str) -> list[str]:
             continue
         shared = [task for task in tasks if (task, ours) in best and (task, method) in best]
         pairs = [_paired(best[task, ours], best[task, method]) for task in shared]
-        by_seed = [statistics.mean(each) for each in zip(*pairs, strict=False)]
-        told = {task: _written(interval(each), "+.3f") for task, each in zip(shared, pairs, strict=True) if each}
+        seeds = sorted(set.intersection(*map(set, pairs))) if len(shared) == len(tasks) else []
+        by_seed = [statistics.mean(each[seed] for each in pairs) for seed in seeds]
+        found = zip(shared, pairs, strict=True)
+        told = {task: _written(interval(list(each.values())), "+.3f") for task, each in found if each}
         cells = [told.get(task, "") for task in tasks]
         mean = _written(interval(by_seed), "+.3f") if by_seed else ""
         lines.append(f"| {method} | {' | '.join(cells)} | {mean} |")
@@ -102,10 +105,12 @@ def mean_of_tasks(of_tasks: Sequence[Records]) -> list[float]:
     return [statistics.mean(each[seed] for each in accuracies) for seed in seeds]
 
 
-def _paired(ours: Records, theirs: Records) -> list[float]:
-    """The difference in test accuracy of each seed that both have."""
+def _paired(ours: Records, theirs: Records) -> dict[int, float]:
+    """Seed -> the difference in test accuracy, of the seeds that both have."""
     other = {record["seed"]: record["test"]["accuracy"] for record in theirs}
-    return [record["test"]["accuracy"] - other[record["seed"]] for record in ours if record["seed"] in other]
+    return {
+        record["seed"]: record["test"]["accuracy"] - other[record["seed"]] for record in ours if record["seed"] in other
+    }
 
 
 def _cell(records: Records) -> str:

@@ -99,7 +99,7 @@ def test_tables_report_test_rows() -> None:
     assert len(tables.settings_table(RECORDS)) == 2 + 5
 
 
-def test_what_a_newcomer_gets_is_shown_beside_the_bare_words() -> None:
+def test_what_a_newcomer_gets_is_shown_beside_no_prompt() -> None:
     whole = [{**each, "without": {"accuracy": 0.4}} for each in RECORDS[:3]]
     for each in whole:
         del each["validation"]
@@ -112,3 +112,16 @@ def test_what_a_newcomer_gets_is_shown_beside_the_bare_words() -> None:
 def test_a_task_without_a_method_has_an_empty_cell() -> None:
     lines = tables.accuracy_table([each for each in RECORDS if (each["task"], each["method"]) != ("b", "theirs")])
     assert lines[3] == "| theirs | 0.700 ± 0.000 |  |  | 10 |"
+
+
+def test_differences_are_taken_seed_by_seed() -> None:
+    ours = [*RECORDS[:3], *(record("b", "ours", 0.1, seed, 0.8, 0.6 + seed / 10) for seed in range(3))]
+    theirs = [*(record("a", "theirs", 1.0, seed, 0.8, 0.7) for seed in (1, 2))]
+    theirs += [record("b", "theirs", 1.0, seed, 0.8, 0.5) for seed in range(3)]
+    assert tables.differences_table([*ours, *theirs], "ours")[2].endswith("| +0.200 ± 0.635 |")  # 0.15 and 0.25
+    assert tables.accuracy_table(theirs)[2].startswith("| theirs | 0.700 ± 0.000 | 0.500 ± 0.000 | 0.600 ± 0.000")
+
+
+def test_a_study_without_seeds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="study.yaml without seeds; expected methods, model, seeds, tasks"):
+        study(tmp_path, STUDY.replace("seeds: [0, 1]\n", ""))
