@@ -123,5 +123,5 @@ def test_differences_are_taken_seed_by_seed() -> None:
 
 
 def test_a_study_without_seeds_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="study.yaml without seeds; expected methods, model, seeds, tasks"):
+    with pytest.raises(ConfigError, match=r"study\.yaml without seeds; expected methods, model, seeds, tasks"):
         study(tmp_path, STUDY.replace("seeds: [0, 1]\n", ""))
