@@ -10,6 +10,8 @@ from random import Random
 from typing import TypeVar
 
 T = TypeVar("T")
+Pair = tuple[str, str]
+"""A text and its label."""
 
 
 def text_key(text: str) -> str:

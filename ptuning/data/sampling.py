@@ -11,7 +11,7 @@ from ptuning.data.examples import Example
 from ptuning.errors import DataError
 
 FEWEST_BATCHES = 10**9  # a cost per batch that no padding outweighs
-_BATCHES_PER_WINDOW = 50
+_BATCHES_PER_WINDOW = 50  # within which rows are grouped by length
 
 
 def require_small(

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ptuning.evaluation.charts import Curves as Curves
     from ptuning.evaluation.classes import class_report as class_report
     from ptuning.evaluation.comparison import Comparison as Comparison
-    from ptuning.evaluation.metrics import ClassScores as ClassScores
     from ptuning.evaluation.metrics import Metrics as Metrics
     from ptuning.evaluation.metrics import RowScores as RowScores
     from ptuning.evaluation.predictions import prediction_records as prediction_records
@@ -41,7 +40,7 @@ __getattr__, __dir__, __all__ = lazily(
         "charts": ("Bar", "Bars", "Cloud", "Curves"),
         "classes": ("class_report",),
         "comparison": ("Comparison",),
-        "metrics": ("ClassScores", "Metrics", "RowScores"),
+        "metrics": ("Metrics", "RowScores"),
         "predictions": ("prediction_records", "write_predictions"),
         "scoring": ("WITH", "WITHOUT", "Evaluation", "evaluate", "evaluate_rows", "score_rows", "with_and_without"),
         "table": ("Table",),

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ptuning.evaluation.metrics import RowScores, finite
+from ptuning.evaluation.metrics import NORMAL_QUANTILE, RowScores, finite
 
 LEVEL = 0.05
 """A difference that chance alone would make less often than this is called shown."""
-_Z = 1.959963984540054  # the normal distribution's 97.5 % point
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Comparison:
             return -math.inf, math.inf
         mean = self.gain_sum / n
         variance = max(self.gain_square_sum / n - mean**2, 0.0) * n / (n - 1)
-        half = _Z * math.sqrt(variance / n)
+        half = NORMAL_QUANTILE * math.sqrt(variance / n)
         return mean - half, mean + half
 
     @property

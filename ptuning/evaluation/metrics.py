@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ptuning.data import Example, num_cut
 
-_Z = 1.959963984540054  # the normal distribution's 97.5 % point
+NORMAL_QUANTILE = 1.959963984540054  # the normal distribution's 97.5 % point
 _BALANCED = 1.5  # classes count as balanced while the largest has at most so many times the rows of the smallest
 
 
@@ -119,7 +119,7 @@ class Metrics:
     def standard_error(self) -> float:
         """The accuracy's standard error, from the width of its interval: above 0 also where all rows are correct."""
         low, high = self.interval
-        return (high - low) / (2 * _Z)
+        return (high - low) / (2 * NORMAL_QUANTILE)
 
     @property
     def loss(self) -> float:
@@ -140,8 +140,11 @@ class Metrics:
         n, p = self.num_rows, self.accuracy
         if not n:
             return 0.0, 1.0
-        centre, half = p + _Z**2 / (2 * n), _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-        scale = 1 + _Z**2 / n
+        centre, half = (
+            p + NORMAL_QUANTILE**2 / (2 * n),
+            NORMAL_QUANTILE * math.sqrt(p * (1 - p) / n + NORMAL_QUANTILE**2 / (4 * n**2)),
+        )
+        scale = 1 + NORMAL_QUANTILE**2 / n
         return (centre - half) / scale, (centre + half) / scale
 
     @property

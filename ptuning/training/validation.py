@@ -26,7 +26,7 @@ class Best:
     value: float = math.inf
     """The best loss, or the best accuracy below zero: less is better."""
     num_evaluations_without_improvement: int = 0
-    """Evaluations since."""
+    """Evaluations since the last one whose prompt was kept."""
 
     @property
     def is_known(self) -> bool:
@@ -39,8 +39,8 @@ class Best:
         Args:
             step: The step that it follows.
             value: Its loss, or its accuracy below zero.
-            tolerance: A value worse than the best one by at most this counts as no worse: the later prompt, made at a
-                lower learning rate, is kept (the one-standard-error rule of Breiman et al. 1984).
+            tolerance: A value worse than the best one by at most this counts as no worse: the later prompt is
+                kept, after the one-standard-error rule of Breiman et al. 1984.
         """
         if value < self.value or (tolerance > 0 and value <= self.value + tolerance):
             self.step, self.value, self.num_evaluations_without_improvement = step, min(value, self.value), 0

@@ -11,9 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from downloads import Download, download, zip_member
-
-Pair = tuple[str, str]
-"""A text and its label."""
+from text_rows import Pair
 
 _MAX_BYTES = 50_000_000
 _NUM_WORDS = 30

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import TypeVar
 
-from text_rows import shuffled, text_key
+from text_rows import Pair, shuffled, text_key
 
 SPLITS = ("train", "validation", "test")
 _SEED = 20261127
 _NUM_VALIDATION, _NUM_TEST = 500, 1000
 _MOST_HELD_OUT = 0.4  # of all rows; where the numbers above are more, each split gets half of this
 
-Pair = tuple[str, str]
 T = TypeVar("T")
 
 

@@ -42,10 +42,10 @@ def _validation(records: Records) -> tuple[float, float]:
 def accuracy_table(records: Records) -> list[str]:
     """Test accuracy by task and method, the mean over tasks, and the wall-clock, as a Markdown table."""
     best = chosen(records)
-    tasks, methods = (list(dict.fromkeys(key[i] for key in best)) for i in (0, 1))
+    tasks, methods = _tasks_and_methods(best)
     lines = [f"| method | {' | '.join(tasks)} | mean of tasks | s a run |", "|---" * (len(tasks) + 3) + "|"]
     for method in methods:
-        cells = [_cell(best[task, method]) if (task, method) in best else "" for task in tasks]
+        cells = [_accuracies(best.get((task, method), ()), "test") for task in tasks]
         ran = [best[task, method] for task in tasks if (task, method) in best]
         common = mean_of_tasks(ran) if len(ran) == len(tasks) else []
         mean = _written(interval(common)) if common else ""
@@ -81,7 +81,7 @@ def _accuracies(records: Records, split: str) -> str:
 def differences_table(records: Records, ours: str) -> list[str]:
     """How far a method is above each other one on test rows, by task and in the mean, seed by seed."""
     best = chosen(records)
-    tasks, methods = (list(dict.fromkeys(key[i] for key in best)) for i in (0, 1))
+    tasks, methods = _tasks_and_methods(best)
     lines = [f"| {ours} above | {' | '.join(tasks)} | mean of tasks |", "|---" * (len(tasks) + 2) + "|"]
     for method in methods:
         if method == ours:
@@ -98,23 +98,27 @@ def differences_table(records: Records, ours: str) -> list[str]:
     return lines
 
 
+def _tasks_and_methods(best: Mapping[tuple[str, str], Records]) -> tuple[list[str], list[str]]:
+    """Each task and each method once, in order."""
+    return list(dict.fromkeys(task for task, _ in best)), list(dict.fromkeys(method for _, method in best))
+
+
 def mean_of_tasks(of_tasks: Sequence[Records]) -> list[float]:
     """For each seed that all tasks have, the mean test accuracy over tasks."""
-    accuracies = [{record["seed"]: record["test"]["accuracy"] for record in records} for records in of_tasks]
-    seeds = sorted(set.intersection(*(set(each) for each in accuracies)))
+    accuracies = [_by_seed(records) for records in of_tasks]
+    seeds = sorted(set.intersection(*map(set, accuracies)))
     return [statistics.mean(each[seed] for each in accuracies) for seed in seeds]
 
 
 def _paired(ours: Records, theirs: Records) -> dict[int, float]:
     """Seed -> the difference in test accuracy, of the seeds that both have."""
-    other = {record["seed"]: record["test"]["accuracy"] for record in theirs}
-    return {
-        record["seed"]: record["test"]["accuracy"] - other[record["seed"]] for record in ours if record["seed"] in other
-    }
+    other = _by_seed(theirs)
+    return {seed: accuracy - other[seed] for seed, accuracy in _by_seed(ours).items() if seed in other}
 
 
-def _cell(records: Records) -> str:
-    return _written(interval([record["test"]["accuracy"] for record in records]))
+def _by_seed(records: Records) -> dict[int, float]:
+    """Seed -> accuracy on test rows."""
+    return {record["seed"]: record["test"]["accuracy"] for record in records}
 
 
 def _written(estimate: tuple[float, float | None], form: str = ".3f") -> str:
