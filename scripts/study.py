@@ -2,7 +2,7 @@
 """Runs a study of how well prompts learn: every training that a YAML file asks for, several at once, and its tables.
 
 Each run is a line of JSON in the results file. Runs that stand there are not made again, so a study that was
-interrupted goes on where it stopped.
+interrupted goes on where it stopped, and studies share the runs that they have in common.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def arguments() -> argparse.Namespace:
     """What is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="a YAML file, such as those of scripts/studies")
-    parser.add_argument("--results", type=Path, help="the JSON lines; default: beside the YAML file")
+    parser.add_argument("--results", type=Path, help="the JSON lines; default: results.jsonl beside the YAML file")
     parser.add_argument("--assets", default="assets", help="where the tasks lie, or are fetched to")
     parser.add_argument("--processes", type=int, default=2, help="runs that are made at once")
     parser.add_argument("--ours", help="the method whose distance to each other one is printed")
@@ -83,7 +83,7 @@ def arguments() -> argparse.Namespace:
 
 def known_and_new(study: Study, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The records of a study, after the runs that are missing have been made and written down."""
-    results = options.results or options.study.with_suffix(".jsonl")
+    results = options.results or options.study.with_name("results.jsonl")
     known = {record["id"]: record for record in read(results)}
     missing = [] if options.tables else [run for run in study.runs if run.id not in known]
     for name in dict.fromkeys(run.task for run in missing):  # once, before processes that would all do it
@@ -96,10 +96,12 @@ def known_and_new(study: Study, options: argparse.Namespace) -> list[dict[str, A
         score = record["test"]["accuracy"]
         minutes = (time.monotonic() - started) / 60
         print(
-            f"{number}/{len(missing)} {minutes:.1f} min {record['group']} seed {record['seed']}: {score:.3f}",
+            f"{number}/{len(missing)} {minutes:.1f} min {record['task']} {record['method']} {record['settings']} "
+            f"seed {record['seed']}: {score:.3f}",
             flush=True,
         )
-    return [known[run.id] for run in study.runs if run.id in known]
+    named = [(run, known[run.id]) for run in study.runs if run.id in known]
+    return [{**record, "method": run.method, "group": list(run.group)} for run, record in named]
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from ptuning.errors import ConfigError
 KINDS = ("prompt", "defaults", "peft_prompt_tuning", "peft_p_tuning", "lora", "all_weights")
 """How a run learns; `prompt` and `defaults` are ptuning's."""
 MOST_SEEDS = 10
+_OF_ALL_RUNS = ("num_train", "num_validation", "num_test", "model")
 _NEEDED = {"tasks", "seeds", "model", "methods"}
-_KEYS = {"tasks", "seeds", "num_train", "num_validation", "num_test", "model", "common", "methods"}
+_KEYS = _NEEDED | {"common", *_OF_ALL_RUNS}
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,21 @@ class Run:
     """Validation rows."""
     num_test: int = 1000
     """Test rows."""
+    peft_steps: int | None = None
+    """In place of `train.max_steps`: as many steps as take the time of so many of PEFT's prompt tuning."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Dotted settings of `ptuning train`; the other kinds read the rate, the steps, and the batch size of them."""
 
     @property
     def id(self) -> str:
-        """The same for two runs that are the same."""
-        return hashlib.sha256(json.dumps(vars(self), sort_keys=True).encode()).hexdigest()[:16]
+        """The same for two runs that are the same, whatever their methods are called."""
+        what = {key: value for key, value in vars(self).items() if key != "method"}
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def group(self) -> tuple[str, str, str]:
         """What runs of the same task and method have in common that differ in the seed alone."""
-        return self.task, self.method, json.dumps([self.slots, self.settings], sort_keys=True)
+        return self.task, self.method, json.dumps([self.slots, self.peft_steps, self.settings], sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -76,17 +80,17 @@ class Study:
             raise ConfigError(f"{path} without {', '.join(missing)}", f"{', '.join(sorted(_NEEDED))}", "Add them")
         if len(text["seeds"]) > MOST_SEEDS:
             raise ConfigError(f"{len(text['seeds'])} seeds", f"at most {MOST_SEEDS}", "Take fewer")
-        shared = {key: text[key] for key in ("num_train", "num_validation", "num_test", "model") if key in text}
+        shared = {key: text[key] for key in _OF_ALL_RUNS if key in text}
         runs = [
-            Run(method, kind, task, seed, slots=slots, settings=settings, **shared)
+            Run(method, kind, task, seed, **its_own, **shared)
             for seed, task, (method, its) in itertools.product(text["seeds"], text["tasks"], text["methods"].items())
-            for kind, slots, settings in _variants({**text.get("common", {}), **its})
+            for kind, its_own in _variants({**text.get("common", {}), **its})
         ]
         return cls(tuple(runs))
 
 
-def _variants(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Every combination of the settings that are lists: kind, slots and the rest."""
+def _variants(settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every combination of the settings that are lists: the kind, and the other fields of the run."""
     kind = settings.get("kind")
     if kind not in KINDS:
         raise ConfigError(f"kind: {kind}", f"one of {', '.join(KINDS)}", "Correct it")
@@ -95,8 +99,8 @@ def _variants(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str,
     axes = {key: _listed(value) for key, value in settings.items() if key != "kind"}
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
-        slots = chosen.pop("slots", "20/0/0")
-        yield kind, slots, chosen
+        fields: dict[str, Any] = {key: chosen.pop(key) for key in ("slots", "peft_steps") if key in chosen}
+        yield kind, {**fields, "settings": chosen}
 
 
 def _listed(value: Any) -> Sequence[Any]:

@@ -22,6 +22,7 @@ from ptuning.evaluation import WITH, WITHOUT, RowScores, score_rows
 from ptuning.forward import ReadOptions
 from ptuning.prompts import PromptEncoder, encoders
 from ptuning.training import Inputs, Loop, PromptSteps, StepWork, accelerator_on, learning_rate, loop_settings
+from studies import pace
 from studies.plan import Run
 from studies.tasks import StudyTask, few
 from studies.weights import Weights, peft_encoder
@@ -45,7 +46,7 @@ def record_of(run: Run, task: StudyTask, folder: Path) -> dict[str, Any]:
     config = config_of(run, task, folder)
     set_seed(run.seed)
     found = by_defaults(config) if run.kind == "defaults" else by_pieces(run, config)
-    return {"id": run.id, **vars(run), "group": list(run.group), **found}
+    return {"id": run.id, **vars(run), **found}
 
 
 def config_of(run: Run, task: StudyTask, folder: Path) -> RunConfig:
@@ -95,23 +96,32 @@ def by_defaults(config: RunConfig) -> dict[str, Any]:
 def by_pieces(run: Run, config: RunConfig) -> dict[str, Any]:
     """What the last step gives: nothing is chosen on validation rows on the way."""
     inputs = Inputs.load(config, "cuda" if torch.cuda.is_available() else "cpu")
+    num_virtual_tokens = inputs.coder.task.num_virtual_tokens
     if run.kind in WEIGHTS:
         inputs = _without_slots(inputs)
     accelerator = accelerator_on(inputs.backbone.device)
     steps = PromptSteps(inputs.backbone, inputs.examples["train"], config.train, accelerator)
     of_kind = _of_weights if run.kind in WEIGHTS else _of_prompt
     trained, work, score = of_kind(run, config, inputs, steps)
-    peak = config.train.learning_rate
-    if run.kind == "prompt":
-        assert isinstance(trained, PromptEncoder)
-        peak = learning_rate(config.train, trained, inputs.backbone)
-    if peak == "auto":
-        raise ConfigError(f"kind: {run.kind} without train.learning_rate", "a rate", "Give train.learning_rate")
-    loop = Loop(trained, work, loop_settings(config.train, peak, steps.num_steps), accelerator)
+    peak, num_steps, found = _peak(run, config, trained, inputs), steps.num_steps, {}
+    if run.peft_steps is not None:
+        still = Loop(trained, work, loop_settings(config.train, 0.0, pace.STEPS), accelerator).steps()  # moves nothing
+        paces = pace.measured(pace.PeftSteps(inputs.backbone, num_virtual_tokens, steps), lambda step: next(still))
+        num_steps, found = paces.steps_for(run.peft_steps), {"paces": vars(paces)}
+    loop = Loop(trained, work, loop_settings(config.train, peak, num_steps), accelerator)
     for _ in loop.steps():
         pass
     scores = {split: _measured(score(inputs.examples[split])) for split in ("validation", "test")}
-    return {**scores, "seconds": round(loop.progress.seconds, 2), "steps": loop.progress.step}
+    return {**scores, "seconds": round(loop.progress.seconds, 2), "steps": loop.progress.step, **found}
+
+
+def _peak(run: Run, config: RunConfig, trained: nn.Module, inputs: Inputs) -> float:
+    """The run's highest learning rate."""
+    if isinstance(trained, PromptEncoder) and run.kind == "prompt":
+        return learning_rate(config.train, trained, inputs.backbone)
+    if config.train.learning_rate == "auto":
+        raise ConfigError(f"kind: {run.kind} without train.learning_rate", "a rate", "Give train.learning_rate")
+    return config.train.learning_rate
 
 
 def _without_slots(inputs: Inputs) -> Inputs:

@@ -1,0 +1,95 @@
+"""What a run of a study does with its rows and its time."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from studies import pace
+from studies.plan import KINDS, Run
+from studies.runs import record_of
+from studies.tasks import StudyTask
+from studies.weights import peft_encoder
+
+from ptuning.config import TrainConfig
+from ptuning.data import Row, Task
+from ptuning.forward import objective
+from ptuning.model import Backbone
+from ptuning.training import PromptSteps, accelerator_on
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Position ids are not supported"),
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+]
+WORDS = {"good": " fine", "bad": " poor"}
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> StudyTask:
+    """Twelve short rows a split."""
+    for split in ("train", "validation", "test"):
+        with (tmp_path / f"{split}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerows([("text", "label"), *((f"film {i}", list(WORDS)[i % 2]) for i in range(12))])
+    return StudyTask("films", "Film: ", "\nIt is", WORDS, folder=tmp_path)
+
+
+def record(task: StudyTask, model: Path, kind: str, folder: Path, **settings: Any) -> dict[str, Any]:
+    folder.mkdir()
+    rate = {} if kind == "defaults" else {"train.learning_rate": 0.01}
+    run = Run("it", kind, task.name, 0, str(model), "2/0/0", settings={**rate, "train.max_steps": 3}, **settings)
+    return record_of(run, task, folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_trains_and_is_scored(task: StudyTask, model_directory: Path, tmp_path: Path, kind: str) -> None:
+    found = record(task, model_directory, kind, tmp_path / "run")
+    assert found["steps"] == 3
+    assert 0 <= found["test"]["accuracy"] <= 1
+    assert json.loads(json.dumps(found))["kind"] == kind
+
+
+@pytest.mark.parametrize("kind", ["prompt", "lora", "all_weights"])
+def test_the_steps_that_are_timed_leave_no_trace(
+    task: StudyTask, model_directory: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace.Paces, "steps_for", lambda paces, peft_steps: peft_steps)
+    timed = record(task, model_directory, kind, tmp_path / "timed", peft_steps=3)
+    plain = record(task, model_directory, kind, tmp_path / "plain")
+    assert timed["paces"]["ratio"] > 0
+    assert (timed["steps"], timed["validation"]) == (plain["steps"], plain["validation"])
+
+
+def test_a_faster_method_makes_more_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+
+    def taking(seconds: float, stalled: tuple[int, ...] = ()) -> Any:
+        def step(number: int) -> None:
+            nonlocal clock
+            clock += seconds * (1 + number) * (50 if number in stalled else 1)
+
+        return step
+
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: clock)
+    theirs = taking(3.0, stalled=(0, 1, 5))
+    theirs.device = torch.device("cpu")
+    assert pace.measured(theirs, taking(0.5)).steps_for(160) == 960
+
+
+@pytest.mark.parametrize("kind", ["peft_prompt_tuning", "peft_p_tuning"])
+def test_pefts_own_forward_gives_the_same_gradient(model_directory: Path, kind: str) -> None:
+    backbone = Backbone.from_pretrained(str(model_directory), "float32")
+    coder = backbone.coder(Task("{prompt:3}{text}", verbalizer=WORDS))
+    examples = coder.encode([Row({"text": text, "label": "bad"}, "") for text in ("a long film", "short")])
+    encoder = peft_encoder(kind, backbone, 3)
+    objective.loss(backbone, encoder(), backbone.collate(examples)).backward()
+    ours = [each.grad for each in encoder.parameters() if each.requires_grad]
+    encoder.zero_grad()
+    accelerator = accelerator_on(backbone.device)
+    theirs = pace.PeftSteps(backbone, 3, PromptSteps(backbone, examples, TrainConfig("x"), accelerator))
+    theirs.model.prompt_encoder["default"] = encoder.encoder
+    theirs.loss(examples).backward()
+    for own, other in zip(ours, encoder.parameters(), strict=True):
+        torch.testing.assert_close(own, other.grad, rtol=1e-4, atol=1e-6)
