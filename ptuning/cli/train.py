@@ -49,9 +49,6 @@ def _report(config: Any, resume: bool) -> None:
         print(f"results on the {metrics['training'].get('results_of', str(metrics['split']) + ' rows')}:")
     for line in results_table(metrics["results"]):
         print(line)
-    compared = metrics.get("compared")  # older runs have none
-    if compared and compared["warning"]:
-        print(compared["warning"])
     print(f"saved: {result.directory}")
     if result.prompt.not_peft:
         print(result.prompt.not_peft)

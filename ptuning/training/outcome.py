@@ -29,7 +29,12 @@ class Outcome:
 
 
 def measured(
-    evaluator: Evaluator, sides: Mapping[str, Side], train: Sequence[Example], split: str, seed: int
+    evaluator: Evaluator,
+    sides: Mapping[str, Side],
+    train: Sequence[Example],
+    split: str,
+    learning_rate: float,
+    seed: int,
 ) -> Outcome:
     """Measures a finished prompt beside the words alone; every process must call it.
 
@@ -38,6 +43,7 @@ def measured(
         sides: The words alone, where there are any, and the prompt, on the rows of the final results.
         train: The training rows.
         split: The name of the rows of the final results.
+        learning_rate: The peak that the prompt was trained with.
         seed: Seed of the choice of training rows.
     """
     scores = {name: evaluator.scores(side, f"{split} rows, {name}") for name, side in sides.items()}
@@ -49,36 +55,37 @@ def measured(
         if not comparison.is_better:
             sample = random.Random(seed).sample(train, min(_MOST_FITTED, len(train)))
             fit = evaluator.metrics(Side(sides[WITH].prompt, sample, sides[WITH].label_ids))
-            compared["warning"] = warning(comparison, fit, results[WITHOUT])
+            compared["warning"] = warning(comparison, fit, results[WITHOUT], learning_rate)
     return Outcome(results, compared, evaluator.together(scores[WITH]))
 
 
-def warning(comparison: Comparison, fit: Metrics, without: Metrics) -> str:
+def warning(comparison: Comparison, fit: Metrics, without: Metrics, learning_rate: float) -> str:
     """What to tell where the prompt is not shown to be better.
 
     Args:
         comparison: With and without the prompt on the rows of the final results.
         fit: The prompt on training rows.
         without: The words alone on the rows of the final results.
+        learning_rate: The peak that the prompt was trained with.
     """
     return (
         f"the tuned prompt is not shown to be better than the same words without it: {comparison}. "
-        f"{_remedy(comparison, fit, without)}."
+        f"{_remedy(comparison, fit, without, learning_rate)}."
     )
 
 
-def _remedy(comparison: Comparison, fit: Metrics, without: Metrics) -> str:
+def _remedy(comparison: Comparison, fit: Metrics, without: Metrics, learning_rate: float) -> str:
     if comparison.is_classification:
         is_fitted, score = fit.interval[0] > without.accuracy, f"accuracy {fit.accuracy:.3f}"
     else:
         is_fitted, score = fit.loss < without.loss, f"loss {fit.loss:.3f} against {without.loss:.3f}"
     if not is_fitted:
-        settings = "a higher or lower train.learning_rate, more train.max_steps"
+        settings = f"a train.learning_rate above or below {learning_rate:.2g}, more train.max_steps"
         return f"It does not fit its training rows either ({score}): try {settings}, more rows or another template"
     if comparison.gain > 0:
         rows = f"{int(comparison.num_rows):,} rows are too few to show it"
         return f"It fits its training rows ({score}) and may be better here too, but {rows}: give more in data.test"
     return (
         f"It fits its training rows ({score}) but not others: give more training rows, or try fewer train.max_steps, "
-        "a lower train.learning_rate or another template"
+        f"a train.learning_rate below {learning_rate:.2g} or another template"
     )

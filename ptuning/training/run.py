@@ -74,7 +74,13 @@ def _finished(config: RunConfig, directory: RunDirectory) -> TrainResult:
     renamed = directory.renamed_sources(config)
     if renamed:
         _log.warning(f"{directory.path} is finished and is only read, whatever is in {' and '.join(renamed)} now")
+    _tell_warning(result.metrics.get("compared"))  # older runs have none
     return result
+
+
+def _tell_warning(compared: dict[str, Any] | None) -> None:
+    if compared and compared["warning"]:
+        _log.warning(compared["warning"])
 
 
 @contextmanager
@@ -325,9 +331,10 @@ class Trainer:
 
     def _outcome(self, split: str) -> Outcome:
         task, train = self.config.data.task, self.inputs.examples["train"]
+        peak = self.loop.settings.learning_rate
         sides = sides_of(self.inputs.backbone, self._prompt(), task, self.inputs.rows[split])
         with self._memory_explained():
-            return measured(self.evaluator, sides, train, split, self.settings.seed)
+            return measured(self.evaluator, sides, train, split, peak, self.settings.seed)
 
     def _in_full(self, outcome: Outcome | None) -> dict[str, Any]:
         """Name -> metrics, those of each label included."""
@@ -336,8 +343,7 @@ class Trainer:
 
     def _keep(self, outcome: Outcome, split: str) -> None:
         """Tells a warning, and writes what was predicted."""
-        if outcome.compared and outcome.compared["warning"]:
-            _log.warning(outcome.compared["warning"])
+        _tell_warning(outcome.compared)
         records = prediction_records(self.config.data.task, self.inputs.rows[split], outcome.scores)
         write_predictions(self.directory.predictions, records)
 

@@ -153,10 +153,16 @@ def test_prompt_that_is_not_shown_to_be_better_is_told_with_a_remedy(
     told = "the tuned prompt is not shown to be better than the same words without it: accuracy "
     assert compared["warning"].startswith(told)
     assert "It does not fit its training rows either (accuracy " in compared["warning"]
-    out = capsys.readouterr().out
-    assert compared["warning"] in out
-    assert out.startswith("results on the test rows:\n")
-    assert [each.message for each in caplog.records if each.levelno == logging.WARNING] == [compared["warning"]]
+    assert "train.learning_rate above or below 1e-06" in compared["warning"]
+    assert capsys.readouterr().out.startswith("results on the test rows:\n")
+    assert _warnings(caplog) == [compared["warning"]]
+    caplog.clear()
+    assert cli.main(["train", "--config", str(tmp_path / "run" / "config.yaml"), "--resume"]) == 0
+    assert _warnings(caplog) == [compared["warning"]]  # a finished run that is read again tells it too
+
+
+def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.message for each in caplog.records if each.levelno == logging.WARNING]
 
 
 def test_prompt_that_is_better_is_not_warned_of(run_config: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -173,7 +179,7 @@ def test_prompt_that_is_better_is_not_warned_of(run_config: Path, caplog: pytest
         (
             11,
             50,
-            "It does not fit its training rows either (accuracy 0.500): try a higher or lower train.learning_rate",
+            "It does not fit its training rows either (accuracy 0.500): try a train.learning_rate above or below 0.097",
         ),
         (13, 95, "may be better here too, but 20 rows are too few to show it: give more in data.test"),
         (9, 95, "It fits its training rows (accuracy 0.950) but not others: give more training rows"),
@@ -181,7 +187,7 @@ def test_prompt_that_is_better_is_not_warned_of(run_config: Path, caplog: pytest
 )
 def test_remedy_fits(num_right: int, num_fitted: int, remedy: str) -> None:
     comparison = Comparison(True, 20, num_right, 10, max(num_right - 10, 0), max(10 - num_right, 0), 0.0, 0.0)
-    assert remedy in warning(comparison, Metrics(100, num_fitted, 100, 1.0), Metrics(20, 10, 20, 1.0))
+    assert remedy in warning(comparison, Metrics(100, num_fitted, 100, 1.0), Metrics(20, 10, 20, 1.0), 0.097)
 
 
 def test_template_without_words_has_no_baseline(
