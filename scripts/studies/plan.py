@@ -15,10 +15,11 @@ import yaml
 
 from ptuning.errors import ConfigError
 
-KINDS = ("prompt", "defaults", "peft_prompt_tuning", "peft_p_tuning", "lora", "all_weights")
-"""How a run learns; `prompt` and `defaults` are ptuning's."""
+KINDS = ("prompt", "defaults", "words", "peft_prompt_tuning", "peft_p_tuning", "lora", "all_weights")
+"""How a run learns; `prompt` and `defaults` are ptuning's, `words` learns nothing."""
 MOST_SEEDS = 10
 _OF_ALL_RUNS = ("num_train", "num_validation", "num_test", "model")
+_OF_METHODS = ("slots", "peft_steps", "num_shots")
 _NEEDED = {"tasks", "seeds", "model", "methods"}
 _KEYS = _NEEDED | {"common", *_OF_ALL_RUNS}
 
@@ -47,6 +48,8 @@ class Run:
     """Test rows."""
     peft_steps: int | None = None
     """In place of `train.max_steps`: as many steps as take the time of so many of PEFT's prompt tuning."""
+    num_shots: int = 0
+    """Demonstrations in front of each row, for `words`."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Dotted settings of `ptuning train`; the other kinds read the rate, the steps, and the batch size of them."""
 
@@ -59,7 +62,11 @@ class Run:
     @property
     def group(self) -> tuple[str, str, str]:
         """What runs of the same task and method have in common that differ in the seed alone."""
-        return self.task, self.method, json.dumps([self.slots, self.peft_steps, self.settings], sort_keys=True)
+        return (
+            self.task,
+            self.method,
+            json.dumps([*(getattr(self, key) for key in _OF_METHODS), self.settings], sort_keys=True),
+        )
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ def _variants(settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]
     axes = {key: _listed(value) for key, value in settings.items() if key != "kind"}
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
-        fields: dict[str, Any] = {key: chosen.pop(key) for key in ("slots", "peft_steps") if key in chosen}
+        fields: dict[str, Any] = {key: chosen.pop(key) for key in _OF_METHODS if key in chosen}
         yield kind, {**fields, "settings": chosen}
 
 

@@ -4,6 +4,7 @@ Knows nothing of other runs, or of tables.
 """
 
 import csv
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,6 +27,7 @@ from studies import pace
 from studies.plan import Run
 from studies.tasks import StudyTask, few
 from studies.weights import Weights, peft_encoder
+from studies.words import with_demonstrations
 
 WEIGHTS = ("lora", "all_weights")  # the kinds without virtual tokens
 Score = Callable[[Sequence[Example]], RowScores]
@@ -45,7 +47,8 @@ def record_of(run: Run, task: StudyTask, folder: Path) -> dict[str, Any]:
     """
     config = config_of(run, task, folder)
     set_seed(run.seed)
-    found = by_defaults(config) if run.kind == "defaults" else by_pieces(run, config)
+    how = {"defaults": by_defaults, "words": by_words}.get(run.kind, by_pieces)
+    found = how(run, config)
     return {"id": run.id, **vars(run), **found}
 
 
@@ -81,7 +84,7 @@ def _written(rows: Sequence[Row], path: Path) -> str:
     return str(path)
 
 
-def by_defaults(config: RunConfig) -> dict[str, Any]:
+def by_defaults(_: Run, config: RunConfig) -> dict[str, Any]:
     """What `ptuning train` gives, beside the bare words."""
     result = ptuning.train(config)
     measured = result.metrics["results"]
@@ -93,9 +96,21 @@ def by_defaults(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def by_words(run: Run, config: RunConfig) -> dict[str, Any]:
+    """What the model says without any training."""
+    inputs, started = Inputs.load(config, _device()), time.monotonic()
+    task = with_demonstrations(config.data.task, inputs.rows["train"], run.num_shots, run.seed)
+    coder, nothing = inputs.backbone.coder(task), torch.zeros(0, inputs.backbone.width)
+    scores = {
+        split: _measured(score_rows(inputs.backbone, nothing, coder.encode(inputs.rows[split]), coder.label_ids))
+        for split in ("validation", "test")
+    }
+    return {**scores, "seconds": round(time.monotonic() - started, 2), "steps": 0}
+
+
 def by_pieces(run: Run, config: RunConfig) -> dict[str, Any]:
     """What the last step gives: nothing is chosen on validation rows on the way."""
-    inputs = Inputs.load(config, "cuda" if torch.cuda.is_available() else "cpu")
+    inputs = Inputs.load(config, _device())
     num_virtual_tokens = inputs.coder.task.num_virtual_tokens
     if run.kind in WEIGHTS:
         inputs = _without_slots(inputs)
@@ -113,6 +128,10 @@ def by_pieces(run: Run, config: RunConfig) -> dict[str, Any]:
         pass
     scores = {split: _measured(score(inputs.examples[split])) for split in ("validation", "test")}
     return {**scores, "seconds": round(loop.progress.seconds, 2), "steps": loop.progress.step, **found}
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _peak(run: Run, config: RunConfig, trained: nn.Module, inputs: Inputs) -> float:

@@ -12,6 +12,7 @@ from studies.plan import KINDS, Run
 from studies.runs import record_of
 from studies.tasks import StudyTask
 from studies.weights import peft_encoder
+from studies.words import with_demonstrations
 
 from ptuning.config import TrainConfig
 from ptuning.data import Row, Task
@@ -46,7 +47,7 @@ def record(task: StudyTask, model: Path, kind: str, folder: Path, **settings: An
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_trains_and_is_scored(task: StudyTask, model_directory: Path, tmp_path: Path, kind: str) -> None:
     found = record(task, model_directory, kind, tmp_path / "run")
-    assert found["steps"] == 3
+    assert found["steps"] == (0 if kind == "words" else 3)
     assert 0 <= found["test"]["accuracy"] <= 1
     assert json.loads(json.dumps(found))["kind"] == kind
 
@@ -93,3 +94,20 @@ def test_pefts_own_forward_gives_the_same_gradient(model_directory: Path, kind: 
     theirs.loss(examples).backward()
     for own, other in zip(ours, encoder.parameters(), strict=True):
         torch.testing.assert_close(own, other.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_demonstrations_stand_in_front_with_their_answers() -> None:
+    task = Task("{prompt:3}Film: {text}\nIt is{prompt:2}", verbalizer=WORDS, max_length=10)
+    rows = [Row({"text": "a {long} one", "label": "bad"}, ""), Row({"text": "short", "label": "good"}, "")]
+    shown = with_demonstrations(task, rows, 2, seed=0)
+    first, second, question = shown.without_prompt().template.split("\n\n")
+    assert {first, second} == {"Film: a {{long}} one\nIt is poor", "Film: short\nIt is fine"}
+    assert question == "Film: {text}\nIt is"
+    assert shown.max_length is None
+    assert with_demonstrations(task, rows, 0, seed=0).template == question
+
+
+def test_written_answers_are_shown_as_they_are() -> None:
+    task = Task("The capital of {text} is", answer=" {label}")
+    shown = with_demonstrations(task, [Row({"text": "France", "label": "Paris"}, "")], 1, seed=0)
+    assert shown.template == "The capital of France is Paris\n\nThe capital of {text} is"
