@@ -2,11 +2,11 @@
 """Checks the inspector on the real model, with prompts whose meaning is known (run scripts/demo.sh first)."""
 
 import argparse
-import csv
 import dataclasses
 import itertools
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -63,17 +63,14 @@ def told(backbone: ptuning.Backbone) -> tuple[ptuning.SoftPrompt, list[Row]]:
     return ptuning.SoftPrompt(exact_PH + 0.3 * exact_PH.norm(dim=1, keepdim=True) * noise_PH, task), rows
 
 
-def shuffled(config: ptuning.RunConfig, directory: Path) -> ptuning.SoftPrompt:
+def shuffled(config: ptuning.RunConfig, rows: Sequence[Row], directory: Path) -> ptuning.SoftPrompt:
     """A prompt tuned on rows with shuffled labels."""
-    rows = read_rows(config.data.train, "train", config.data.task.columns)
     labels = [row.values["label"] for row in rows]
     random.Random(0).shuffle(labels)
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "shuffled.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["text", "label"], *zip((row.values["text"] for row in rows), labels, strict=True)])
-    data = dataclasses.replace(config.data, train=str(directory / "shuffled.csv"), validation=None, test=None)
+    given = [{"text": row.values["text"], "label": label} for row, label in zip(rows, labels, strict=True)]
     run = dataclasses.replace(config.train, output_dir=str(directory / "shuffled"))
-    return ptuning.train(dataclasses.replace(config, data=data, train=run), resume=True).prompt
+    result = ptuning.train(dataclasses.replace(config, train=run), resume=True, rows={"train": given})
+    return result.prompt
 
 
 def main() -> None:
@@ -86,7 +83,7 @@ def main() -> None:
         parser.error(f"--rows {options.rows}: 50 or more are needed to judge")
     config = ptuning.RunConfig.from_yaml(options.config)
     backbone = ptuning.Backbone.from_pretrained(config.model.name_or_path, config.model.dtype)
-    sources = (config.data.train, config.data.test or "")
+    sources = (config.data.train or "", config.data.test or "")
     train, all_test = (read_rows(each, "train", config.data.task.columns) for each in sources)
     test = random.Random(0).sample(all_test, min(options.rows, len(all_test)))
     demo = ptuning.SoftPrompt.load(f"{config.train.output_dir}/prompt")
@@ -105,7 +102,7 @@ def main() -> None:
     none = (NO_EFFECT, DECORATIVE, ECHO)  # verdicts that do not invite anyone to believe the text
     show("a text that helps, a little off", *told(backbone), FAITHFUL)
     show("the demo's", demo, test, *none)
-    show("labels shuffled", shuffled(config, Path("runs/validate")), test, NO_EFFECT, DECORATIVE)
+    show("labels shuffled", shuffled(config, train, Path("runs/validate")), test, NO_EFFECT, DECORATIVE)
     ids = backbone.tokenizer(" Is this review of a film positive or negative?", add_special_tokens=False).input_ids
     ids = [ids[p % len(ids)] for p in range(demo.num_virtual_tokens)]
     untrained = dataclasses.replace(demo, embeddings_PH=Vocabulary.of(backbone).rows(ids), init={"token_ids": ids})

@@ -57,12 +57,16 @@ def from_settings(kind: type[Config], settings: Mapping[str, Any], source: str) 
 
     Args:
         kind: The config class.
-        settings: Dotted key -> value, e.g. `{"train.max_steps": 50}`.
+        settings: Section -> its settings, as in YAML, or dotted key -> value: `{"train": {"max_steps": 50}}` or
+            `{"train.max_steps": 50}`.
         source: The settings' name, for errors.
 
     Raises:
         ConfigError: With everything that is wrong with the settings, in one line.
     """
+    names = _names(kind)
+    nested = {key: value for key, value in settings.items() if key in names}
+    settings = {**_flat(nested), **{key: value for key, value in settings.items() if key not in names}}
     values, problems = _checked(kind, settings)
     missing = [key for key in _required(kind) if key not in values]
     unusable = {key for key in settings if key not in values} | set(missing)
@@ -207,11 +211,21 @@ def _checked(kind: type[Config], settings: Mapping[str, Any]) -> tuple[dict[str,
 
 
 def _nearest(key: str, known: Iterable[str]) -> str | None:
-    """The known key whose name is most like that of an unknown one; its own section wins over others."""
+    """The known key that an unknown one probably means; its own section wins over others.
+
+    Its name is spelled alike, or has these initials (`lr`), or has this name within it (`epochs`).
+    """
     section, _, name = key.rpartition(".")
-    by_name = {each.partition(".")[2]: each for each in sorted(known, key=lambda each: each.startswith(f"{section}."))}
-    close = difflib.get_close_matches(name, by_name, n=1)
-    return by_name[close[0]] if close else None
+    own_first = sorted(known, key=lambda each: not each.startswith(f"{section}."))
+    names = {each.partition(".")[2]: each for each in reversed(own_first)}
+    longer = [each for each in reversed(names) if len(name) > 3 and name in each]
+    initials = [each for each in reversed(names) if len(name) > 1 and _initials(each) == name]
+    meant = [*longer, *initials, *difflib.get_close_matches(name, names, n=1)]
+    return names[meant[0]] if meant else None
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.split("_"))
 
 
 def _typed(key: str, kind: Any, value: Any) -> Any:

@@ -44,7 +44,12 @@ class RunConfig:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], source: str = "the settings") -> "RunConfig":
-        """Builds a config from dotted keys (`{"train.max_steps": 50, …}`); raises `ConfigError` like `from_yaml`."""
+        """Builds a config from settings nested as in YAML, or with dotted keys; raises `ConfigError` like `from_yaml`.
+
+        Args:
+            settings: `{"train": {"max_steps": 50, …}, …}` or `{"train.max_steps": 50, …}`.
+            source: The settings' name, for errors.
+        """
         return from_settings(cls, settings, source)
 
     def to_yaml(self) -> str:

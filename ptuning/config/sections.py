@@ -3,7 +3,7 @@
 Knows nothing of files, or of what contradicts across sections.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ptuning.data import Task, Template
@@ -75,9 +75,10 @@ class PromptConfig:
 class DataConfig:
     """The rows and how they become text."""
 
-    train: str
-    """csv, tsv, json(l) or parquet file, or a hub data set (org/name or org/name:subset, this key's split)."""
-    template: str
+    train: str | None = None
+    """csv, tsv, json(l) or parquet file, or a hub data set (org/name or org/name:subset, this key's split); null only
+    where a program gives the rows."""
+    template: str = field(kw_only=True)
     """The text before the answer, with a slot for the soft prompt: "{prompt:20}Review: {text}\\nSentiment:"."""
     validation: str | None = None
     """Rows that choose the best checkpoint; same forms as train; null: validation_split sets some of train aside."""

@@ -1,8 +1,9 @@
 """Rows become token ids and batches.
 
-A row goes through it once: `readers` (a file's row), `splitting` (whether it validates), `template` and `task` (its
-words), `coder` (its token ids, an `Example`), `sampling` (which rows stand together), `batches` (tensors). Text that
-follows other text, such as a label, has the tokens of running text, whatever a `tokenizer` adds to texts by themselves.
+A row goes through it once: `readers` (a file's row) or `memory` (a program's), `splitting` (whether it validates),
+`template` and `task` (its words), `coder` (its token ids, an `Example`), `sampling` (which rows stand together),
+`batches` (tensors). Text that follows other text, such as a label, has the tokens of running text, whatever a
+`tokenizer` adds to texts by themselves.
 Knows nothing of models, prompts or training.
 """
 
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     from ptuning.data.examples import prefix_ids as prefix_ids
     from ptuning.data.examples import warn_of_cut as warn_of_cut
     from ptuning.data.examples import with_answer as with_answer
+    from ptuning.data.memory import Rows as Rows
+    from ptuning.data.memory import records as records
     from ptuning.data.readers import Row as Row
     from ptuning.data.readers import as_row as as_row
     from ptuning.data.readers import read_rows as read_rows
+    from ptuning.data.readers import rows_of as rows_of
     from ptuning.data.sampling import FEWEST_BATCHES as FEWEST_BATCHES
     from ptuning.data.sampling import BatchStream as BatchStream
     from ptuning.data.sampling import by_length as by_length
@@ -58,7 +62,8 @@ __getattr__, __dir__, __all__ = lazily(
         ),
         "coder": ("Coder",),
         "examples": ("Example", "num_cut", "prefix_ids", "warn_of_cut", "with_answer"),
-        "readers": ("Row", "as_row", "read_rows"),
+        "memory": ("Rows", "records"),
+        "readers": ("Row", "as_row", "read_rows", "rows_of"),
         "sampling": ("BatchStream", "FEWEST_BATCHES", "by_length", "require_small"),
         "splitting": ("split_off",),
         "task": ("Task", "Verbalizer"),

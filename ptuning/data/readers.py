@@ -6,6 +6,7 @@ Knows nothing of templates, tokens or models.
 import csv
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ptuning.data.memory import Rows, records, records_of_dataset
 from ptuning.errors import DataError
 
 Record: TypeAlias = tuple[dict[str, Any], str]
@@ -35,7 +37,7 @@ def read_rows(source: str, split: str, columns: Iterable[str]) -> list[Row]:
     Args:
         source: Path of a csv, tsv, json, jsonl or parquet file; or a hub name, `org/name` or `org/name:subset`.
         split: The split to take of a hub data set.
-        columns: The columns that are needed; their values must be text or integers, which become their digits.
+        columns: The columns that are needed; their values must be text or numbers, which become their text.
 
     Raises:
         DataError: When the source is missing or empty, lacks a column, or has a value that is not text.
@@ -57,17 +59,56 @@ def read_rows(source: str, split: str, columns: Iterable[str]) -> list[Row]:
     return rows
 
 
-def as_row(values: Mapping[str, Any], where: str, columns: Sequence[str]) -> Row:
-    """Checks that a row has the columns and that they hold text; integers become their digits."""
+def rows_of(rows: Rows, name: str, columns: Iterable[str]) -> list[Row]:
+    """The rows that a program gives.
+
+    Args:
+        rows: As in `records`.
+        name: What each is called in errors, before its number.
+        columns: As in `read_rows`.
+
+    Raises:
+        DataError: As `read_rows`, and for what holds no rows.
+    """
+    names = list(columns)
+    found = [as_row(each, f"{name} {i}", names) for i, each in enumerate(records(rows))]
+    if not found:
+        raise DataError(f"no {name}s", "one row or more", "Check what is given")
+    return found
+
+
+def as_row(values: Mapping[str, Any] | str, where: str, columns: Sequence[str]) -> Row:
+    """Checks that a row has the columns and that they hold text; numbers and booleans become their text.
+
+    Args:
+        values: The row's columns; or its text alone, if one column is needed.
+        where: Where the row comes from, for errors.
+        columns: The columns that are needed.
+
+    Raises:
+        DataError: For a row that lacks a column, or has a value that is not text.
+    """
+    if isinstance(values, str):
+        if len(columns) != 1:
+            raise DataError(
+                f"{where} is a text", f"a mapping with the columns {', '.join(columns)}", "Give its columns by name"
+            )
+        values = {columns[0]: values}
     require_columns(Row(values, where), columns)
-    texts = dict(values)
-    for name in columns:
-        value = values[name]
-        if isinstance(value, int) and not isinstance(value, bool):
-            texts[name] = str(value)
-        elif not isinstance(value, str) or not _is_unicode(value):
-            raise DataError(f"{where}: column {name!r} holds {value!r}", "text", "Correct or remove the row")
-    return Row(texts, where)
+    return Row({**values, **{name: _text(values[name], name, where) for name in columns}}, where)
+
+
+def _text(value: Any, column: str, where: str) -> str:
+    """A value as text; raises `DataError` for one that is neither text nor a number."""
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if isinstance(value, str) and _is_unicode(value):
+        return value
+    if isinstance(value, int) or (isinstance(value, float) and not math.isnan(value)):
+        return str(value)
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    expected = "text; this value is missing" if missing else "text"
+    raise DataError(f"{where}: column {column!r} holds {value!r}", expected, "Correct or remove the row")
 
 
 def require_columns(row: Row, columns: Iterable[str]) -> None:
@@ -165,7 +206,7 @@ def _read_table(source: str, load: Callable[[], Any], expected: str) -> Iterator
         raise DataError(
             f"{source} cannot be read ({type(error).__name__}: {error})", expected, "Check the name"
         ) from error
-    for number, values in enumerate(table):
+    for number, values in enumerate(records_of_dataset(table)):
         yield values, f"{source} row {number}"
 
 

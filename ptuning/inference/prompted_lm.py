@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, overload
 import torch
 from tqdm import tqdm
 
-from ptuning.data import FEWEST_BATCHES, Coder, Example, Row, Task, as_row, require_small, warn_of_cut
+from ptuning.data import FEWEST_BATCHES, Coder, Example, Row, Rows, Task, as_row, records, require_small, warn_of_cut
 from ptuning.errors import DataError, PromptError
 from ptuning.forward import BatchPrompt, ReadOptions, answer_log_probs, label_log_probs, memory_explained
 from ptuning.inference.conversation import Conversation
@@ -125,13 +125,12 @@ class PromptedLM:
             max_batch_tokens=max_batch_tokens,
         )
 
-    def classify(
-        self, rows: Sequence[Mapping[str, Any]], prompt: Choice | Sequence[Choice] | None = None
-    ) -> list[Classification]:
+    def classify(self, rows: Rows, prompt: Choice | Sequence[Choice] | None = None) -> list[Classification]:
         """The most likely label of each row, and every label's probability.
 
         Args:
-            rows: One mapping per row, with the template's columns.
+            rows: One mapping per row, with the template's columns, or a text if it has one column; a data frame or data
+                set of such rows.
             prompt: A prompt's name or an `Ensemble`, or one per row; None if there is only one prompt.
 
         Raises:
@@ -139,6 +138,7 @@ class PromptedLM:
             PromptError: For a prompt that is unknown, does not fit this base model, or has no labels.
             OutOfMemoryError: For a batch that does not fit into the device's memory.
         """
+        rows = records(rows)
         choices = self._choices(len(rows), prompt)
         held = self.prompts.take(name for each in choices for name in each.prompts)
         _require_same_labels(choices, held)
@@ -158,11 +158,11 @@ class PromptedLM:
             by_row.setdefault(each.row, []).append(own)
         return [combined(by_row[i], choice.combine) for i, choice in enumerate(choices)]
 
-    def log_probs(self, rows: Sequence[Mapping[str, Any]], prompt: str | Sequence[str] | None = None) -> list[float]:
+    def log_probs(self, rows: Rows, prompt: str | Sequence[str] | None = None) -> list[float]:
         """The log-probability of each row's own answer, in nats, summed over the answer's tokens.
 
         Args:
-            rows: One mapping per row, with the template's and the answer's columns.
+            rows: One mapping per row, with the template's and the answer's columns; a data frame or data set.
             prompt: A prompt's name, or one per row; None if there is only one prompt.
 
         Raises:
@@ -170,6 +170,7 @@ class PromptedLM:
             PromptError: As in `classify`, and for an ensemble.
             OutOfMemoryError: As in `classify`.
         """
+        rows = records(rows)
         choices = self._single(len(rows), prompt, "log_probs")
         held = self.prompts.take(name for each in choices for name in each.prompts)
         asked = self._asked(rows, choices, held, Coder.encode, with_answers=True)
@@ -184,7 +185,7 @@ class PromptedLM:
     @overload
     def generate(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Rows,
         prompt: str | Sequence[str] | None = None,
         max_new_tokens: int | None = None,
         stream: Literal[False] = False,
@@ -195,7 +196,7 @@ class PromptedLM:
     @overload
     def generate(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Rows,
         prompt: str | Sequence[str] | None = None,
         max_new_tokens: int | None = None,
         *,
@@ -206,7 +207,7 @@ class PromptedLM:
 
     def generate(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Rows,
         prompt: str | Sequence[str] | None = None,
         max_new_tokens: int | None = None,
         stream: bool = False,
@@ -216,7 +217,8 @@ class PromptedLM:
         """Generates an answer for each row.
 
         Args:
-            rows: One mapping per row, with the template's columns.
+            rows: One mapping per row, with the template's columns, or a text if it has one column; a data frame or data
+                set of such rows.
             prompt: As in `log_probs`.
             max_new_tokens: The most tokens in an answer; None: as in the `generation_config` option, else 50.
             stream: Whether to yield `Piece(row, text)` as the text comes; a row's pieces joined are its answer.
@@ -231,6 +233,7 @@ class PromptedLM:
             OutOfMemoryError: As in `classify`.
         """
         settings = writing_options(self.backbone, max_new_tokens, stop_strings, options)
+        rows = records(rows)
         choices = self._single(len(rows), prompt, "generate")
         held = self.prompts.take(name for each in choices for name in each.prompts)
 
@@ -288,7 +291,7 @@ class PromptedLM:
 
     def _asked(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Sequence[Mapping[str, Any] | str],
         choices: Sequence[Ensemble],
         held: Mapping[str, ReadyPrompt],
         encode: Callable[[Coder, list[Row]], list[Example]],

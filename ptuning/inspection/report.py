@@ -3,7 +3,7 @@
 Knows nothing of single measures except what the verdict rests on, nor of how any of them is shown.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptuning.data import Row, as_row
+from ptuning.data import Row, Rows, as_row, rows_of
 from ptuning.errors import PromptError
 from ptuning.forward import ReadOptions, as_batch_prompt
 from ptuning.inspection.measures import nearest_tokens
@@ -80,7 +80,7 @@ class Report:
 def inspect(
     prompt: SoftPrompt,
     backbone: Backbone,
-    rows: Sequence[Mapping[str, Any]] | None = None,
+    rows: Rows | None = None,
     *,
     k: int = 5,
     metric: Metric = "cosine",
@@ -97,7 +97,7 @@ def inspect(
     Args:
         prompt: The prompt.
         backbone: The base model that it was tuned on; without rows only its embeddings and tokenizer are used.
-        rows: Rows with answers, on which the verdict rests; None: nothing is judged.
+        rows: Rows with answers, as in `PromptedLM.log_probs`, on which the verdict rests; None: nothing is judged.
         k: Neighbours of each virtual token.
         metric: How distance to tokens is measured: cosine, centred_cosine, l2, csls. The rows of a conditioned prompt
             are always decoded by cosine.
@@ -140,7 +140,7 @@ def inspect(
     return Report(
         verdict=_verdict(measures, thresholds),
         measures=measures,
-        num_rows=None if rows is None else len(rows),
+        num_rows=None if subject.rows is None else len(subject.rows),
         row=row and dict(row),
         metric=metric,
         note=note,
@@ -156,11 +156,11 @@ def _verdict(measures: Mapping[str, Measured], thresholds: Thresholds | None) ->
     return judge(ladder.scores, share_init if ladder.share_init is None else ladder.share_init, thresholds)
 
 
-def _named(prompt: SoftPrompt, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+def _named(prompt: SoftPrompt, rows: Rows) -> list[Row]:
     """Rows of the prompt's task, with names for error messages."""
     if prompt.task is None:
         raise PromptError("rows for a prompt without a task", "no rows", "Leave them out")
-    return [as_row(each, f"row {i}", prompt.task.columns) for i, each in enumerate(rows)]
+    return rows_of(rows, "row", prompt.task.columns)
 
 
 def _shown(prompt: SoftPrompt, backbone: Backbone, row: Mapping[str, Any] | None) -> tuple[Tensor, str]:

@@ -15,15 +15,20 @@ from ptuning.config import RunConfig
 from ptuning.errors import TrainingError
 
 
-def accelerator(config: RunConfig) -> Accelerator:
-    """One process or many, as the launcher says; the frozen model's precision is its own, not autocast's."""
+def accelerator(config: RunConfig, device: torch.device | None = None) -> Accelerator:
+    """One process or many, as the launcher says; the frozen model's precision is its own, not autocast's.
+
+    Args:
+        config: The run.
+        device: Where a model stands that is loaded already; None: the config says where.
+    """
     tracker = config.train.report_to
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
         raise TrainingError(
             f"train.report_to: {tracker}, which is not installed", "a tracker", f"pip install {tracker}"
         )
     return Accelerator(
-        cpu=config.model.device == "cpu",
+        cpu=config.model.device == "cpu" if device is None else _chooses_cpu(device),
         mixed_precision="no",
         log_with=None if tracker == "none" else tracker,
         project_dir=config.train.output_dir,
@@ -32,8 +37,12 @@ def accelerator(config: RunConfig) -> Accelerator:
 
 def accelerator_on(device: torch.device) -> Accelerator:
     """For a loop of its own on a device, without trackers."""
-    is_new = not PartialState._shared_state  # accelerate has one state a process, and its first user chooses cpu
-    return Accelerator(cpu=is_new and device.type == "cpu", mixed_precision="no")
+    return Accelerator(cpu=_chooses_cpu(device), mixed_precision="no")
+
+
+def _chooses_cpu(device: torch.device) -> bool:
+    """Whether to ask for the CPU: accelerate has one state a process, and its first user chooses."""
+    return device.type == "cpu" and not PartialState._shared_state
 
 
 def sum_over_processes(accelerator: Accelerator, value: float) -> float:

@@ -12,14 +12,41 @@ from typing import Self
 from torch import Tensor
 
 from ptuning.config import RunConfig
-from ptuning.data import Coder, Example, Row, read_rows, require_small, split_off
+from ptuning.data import Coder, Example, Row, Rows, read_rows, require_small, rows_of, split_off
 from ptuning.errors import DataError
 from ptuning.forward import require_path
 from ptuning.model import Backbone
 from ptuning.training.memory import TokenLimit
 from ptuning.training.start import start_embeddings
 
+SPLITS = ("train", "validation", "test")
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a program gives in place of what the config names."""
+
+    rows: Mapping[str, Rows] | None = None
+    """Split -> rows: "train", and if wanted "validation" and "test"; None: those that the config names."""
+    backbone: Backbone | None = None
+    """A loaded model, used as it is; None: the one that the config names."""
+
+    def __post_init__(self) -> None:
+        remedy = f"Name the splits {', '.join(SPLITS)}"
+        if not isinstance(self.rows, Mapping | None):
+            raise DataError(f"rows: {type(self.rows).__name__}", "a mapping from a split to its rows", remedy)
+        unknown = [str(split) for split in self.rows or () if split not in SPLITS]
+        if unknown:
+            raise DataError(f"rows of {', '.join(unknown)}", "a mapping from a split to its rows", remedy)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are rows that validate."""
+        return self.rows is not None and self.rows.get("validation") is not None
+
+
+_NOTHING = Given()
 
 
 @dataclass(frozen=True)
@@ -41,15 +68,21 @@ class Inputs:
     """The initial embeddings, `[P, H]`."""
 
     @classmethod
-    def load(cls, config: RunConfig, device: str) -> Self:
+    def load(cls, config: RunConfig, device: str, given: Given = _NOTHING) -> Self:
         """Loads what a config names.
+
+        Args:
+            config: The run.
+            device: Where the model runs.
+            given: What a program gives in place of what the config names.
 
         Raises:
             PTuningError: When data or model cannot be used as the config asks.
         """
         data, settings = config.data, config.train
-        rows = _read(config)
-        backbone = Backbone.from_pretrained(**{**dataclasses.asdict(config.model), "device": device})
+        rows, backbone = _read(config, given), given.backbone
+        if backbone is None:
+            backbone = Backbone.from_pretrained(**{**dataclasses.asdict(config.model), "device": device})
         require_path(backbone, settings.forward)
         coder = backbone.coder(data.task)
         examples = {split: coder.encode(each) for split, each in rows.items()}
@@ -61,10 +94,10 @@ class Inputs:
         return cls(backbone, backbone.weights_sha256(), coder, rows, examples, start_PH)
 
 
-def told_of_split(config: RunConfig, rows: Mapping[str, Sequence[Row]]) -> str | None:
-    """One sentence on which rows validate where the config names none; None where it does, or wants none."""
+def told_of_split(config: RunConfig, given: Given, rows: Mapping[str, Sequence[Row]]) -> str | None:
+    """One sentence on which rows validate where none are named or given; None where some are, or none are wanted."""
     data, num_train = config.data, len(rows["train"])
-    if data.validation is not None or data.validation_split == 0:
+    if data.validation is not None or given.has_validation or data.validation_split == 0:
         return None
     if "validation" not in rows:
         return f"no validation rows: {num_train} training rows are too few to set any aside; data.validation names some"
@@ -76,14 +109,19 @@ def told_of_split(config: RunConfig, rows: Mapping[str, Sequence[Row]]) -> str |
     )
 
 
-def _read(config: RunConfig) -> dict[str, Sequence[Row]]:
+def _read(config: RunConfig, given: Given) -> dict[str, Sequence[Row]]:
     """Split -> rows, as in `Inputs.rows`."""
-    data = config.data
-    sources = {"train": data.train, "validation": data.validation, "test": data.test}
-    rows: dict[str, Sequence[Row]] = {
-        split: read_rows(source, split, data.task.columns) for split, source in sources.items() if source
-    }
-    if data.validation is None:
+    data, columns = config.data, config.data.task.columns
+    rows: dict[str, Sequence[Row]]
+    if given.rows is None:
+        sources = {"train": data.train, "validation": data.validation, "test": data.test}
+        rows = {split: read_rows(each, split, columns) for split, each in sources.items() if each}
+    else:
+        held = {split: given.rows.get(split) for split in SPLITS}
+        rows = {split: rows_of(each, f"{split} row", columns) for split, each in held.items() if each is not None}
+    if "train" not in rows:
+        raise DataError("no training rows", "data.train in the config, or rows from a program", "Give some")
+    if "validation" not in rows:
         label_column = data.task.label_column if data.task.is_classification else None
         train, validation = split_off(rows["train"], data.validation_split, config.train.seed, label_column)
         rows |= {"train": train, "validation": validation} if validation else {}

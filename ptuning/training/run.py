@@ -7,7 +7,7 @@ the seed and the step alone, so a run that is killed and resumed makes the same 
 import copy
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,16 +16,17 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from ptuning.config import RunConfig
-from ptuning.data import warn_of_cut
+from ptuning.data import Rows, warn_of_cut
 from ptuning.errors import DiskFullError, OutOfMemoryError, TrainingError
 from ptuning.evaluation import prediction_records, write_predictions
 from ptuning.forward import BatchPrompt, as_batch_prompt
+from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt, encoders
 from ptuning.training.checkpoint import checkpoint_of, made_with, require_same, restore
 from ptuning.training.curves import draw_curves
 from ptuning.training.distributed import accelerator, peak_memory_bytes, sum_over_processes
 from ptuning.training.evaluator import Evaluator, sides_of
-from ptuning.training.inputs import Inputs, told_of_split
+from ptuning.training.inputs import Given, Inputs, told_of_split
 from ptuning.training.interrupts import Interrupted, noted_interrupts
 from ptuning.training.loop import Loop, NotFiniteError, StepRecord
 from ptuning.training.memory import out_of_memory
@@ -39,13 +40,26 @@ from ptuning.training.validator import Validator
 _log = logging.getLogger(__name__)
 
 
-def train(config: RunConfig, resume: bool = False) -> TrainResult:
+def train(
+    config: RunConfig,
+    resume: bool = False,
+    *,
+    rows: Mapping[str, Rows] | None = None,
+    backbone: Backbone | None = None,
+    on_step: Callable[[StepRecord], None] | None = None,
+    on_evaluate: Callable[[dict[str, Any]], None] | None = None,
+) -> TrainResult:
     """Trains a soft prompt as a config says, and saves it.
 
     Args:
         config: The run.
         resume: Whether to go on from the last checkpoint in `output_dir`, exactly; a run that has none starts anew,
             one that is finished is only read.
+        rows: Split -> rows, in place of the files that the config names: "train", and if wanted "validation" and
+            "test"; each a list of mappings, a data frame or a data set.
+        backbone: A loaded model, used as it is in place of the one that the config names.
+        on_step: Is called after every step; reading the record's loss waits for the device.
+        on_evaluate: Is called with every line of metrics.jsonl that holds an evaluation.
 
     Raises:
         PTuningError: When anything in the config, the data or the model is not usable, before anything is written.
@@ -59,7 +73,9 @@ def train(config: RunConfig, resume: bool = False) -> TrainResult:
     if directory.is_finished:
         return _finished(config, directory)
     with _full_disk_explained():
-        return Trainer(config, directory, resume).train()
+        trainer = Trainer(config, directory, resume, Given(rows, backbone))
+        trainer.on_step, trainer.on_evaluate = on_step, on_evaluate
+        return trainer.train()
 
 
 def _finished(config: RunConfig, directory: RunDirectory) -> TrainResult:
@@ -102,15 +118,24 @@ class Trainer:
         config: The run.
         directory: Its files.
         resume: Whether it goes on from the directory's last checkpoint.
+        given: What a program gives in place of what the config names.
     """
 
-    def __init__(self, config: RunConfig, directory: RunDirectory, resume: bool = False) -> None:
+    on_step: Callable[[StepRecord], None] | None = None
+    """As in `train`; called on the main process."""
+    on_evaluate: Callable[[dict[str, Any]], None] | None = None
+    """As in `train`; called on the main process."""
+
+    def __init__(
+        self, config: RunConfig, directory: RunDirectory, resume: bool = False, given: Given | None = None
+    ) -> None:
         self.config, self.directory, self.settings, self._is_resumed = config, directory, config.train, resume
-        self.accelerator = accelerator(config)
+        self._given = given = given or Given()
+        self.accelerator = accelerator(config, given.backbone.device if given.backbone else None)
         self._require_alone(self._speaks and directory.lock.is_held_elsewhere)
         set_seed(self.settings.seed)
         device = str(self.accelerator.device) if config.model.device == "auto" else config.model.device
-        self.inputs = Inputs.load(config, device)
+        self.inputs = Inputs.load(config, device, given)
         encoder = encoders.build(config.prompt.encoder, self.inputs.start_PH, config.prompt.hidden_size)
         self.encoder = encoder.to(self.inputs.backbone.device)
         self._untrained = copy.deepcopy(self.encoder.state_dict())
@@ -162,7 +187,7 @@ class Trainer:
             self.accelerator.init_trackers("ptuning")
 
     def _tell_split(self) -> None:
-        told = told_of_split(self.config, self.inputs.rows)
+        told = told_of_split(self.config, self._given, self.inputs.rows)
         if told:
             _log.warning(told)
 
@@ -202,7 +227,9 @@ class Trainer:
                     return
 
     def _after_step(self, record: StepRecord, bar: tqdm) -> None:
-        """Logs and validates when it is time."""
+        """Tells, logs and validates when it is time."""
+        if self._speaks and self.on_step:
+            self.on_step(record)
         if self._is_due(record, self.settings.logging_steps):
             bar.set_postfix(loss=f"{record.loss:.3f}")
             self._log(
@@ -251,6 +278,8 @@ class Trainer:
         step = self.loop.progress.step
         if self._speaks:
             self.directory.append_log({"step": step, **record})
+            if self.on_evaluate and "eval_loss" in record:
+                self.on_evaluate({"step": step, **record})
         self.accelerator.log(record, step=step)
 
     def _measure_baseline(self, bar: tqdm) -> None:

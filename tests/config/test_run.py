@@ -46,8 +46,21 @@ train: {output_dir: run}
 
 def test_what_is_not_written_has_a_default(minimal: Path) -> None:
     assert RunConfig.from_yaml(minimal) == RunConfig(
-        ModelConfig("model"), PromptConfig(), DataConfig("train.csv", "{prompt:4}{text}"), TrainConfig("run")
+        ModelConfig("model"), PromptConfig(), DataConfig("train.csv", template="{prompt:4}{text}"), TrainConfig("run")
     )
+
+
+def test_settings_may_be_nested_as_in_yaml() -> None:
+    nested = {
+        "model": {"name_or_path": "model"},
+        "data": {"train": "train.csv", "template": "{prompt:4}{text}", "verbalizer": LABELS},
+        "train": {"output_dir": "run"},
+    }
+    flat = RunConfig.from_settings({**MINIMAL, "data.verbalizer": LABELS})
+    assert RunConfig.from_settings(nested) == flat
+    assert RunConfig.from_settings({**nested, "train": {"output_dir": "b"}, "train.seed": 3}).train.seed == 3
+    with pytest.raises(ConfigError, match=r"unknown setting train\.lr; expected train\.learning_rate"):
+        RunConfig.from_settings({**nested, "train": {"output_dir": "run", "lr": 1}})
 
 
 def test_what_is_written_wins_over_defaults_and_overrides_win_over_both(minimal: Path) -> None:
@@ -98,7 +111,11 @@ def test_a_config_written_out_reads_back_the_same(tmp_path: Path) -> None:
         ModelConfig("modèle", revision="v1", dtype="float16", device="cpu"),
         PromptConfig("mlp", 64, "text", "Classify: a\nb"),
         DataConfig(
-            "a.csv", "{prompt:4}x: {text}\n{{y}}:", "b.csv", verbalizer={"no": " no", "1": " 1e3"}, max_length=9
+            "a.csv",
+            "b.csv",
+            template="{prompt:4}x: {text}\n{{y}}:",
+            verbalizer={"no": " no", "1": " 1e3"},
+            max_length=9,
         ),
         TrainConfig("run", 7, learning_rate=1e-5, metric_for_best_model="accuracy", early_stopping_patience=2),
     )
@@ -204,7 +221,22 @@ def test_an_unknown_setting_or_a_wrong_type_is_refused(settings: dict[str, Any],
         RunConfig.from_settings({**MINIMAL, **settings})
 
 
-@pytest.mark.parametrize("key", MINIMAL)
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("train.lr", "train.learning_rate"),
+        ("train.epochs", "train.num_train_epochs"),
+        ("train.batch_size", "train.per_device_train_batch_size"),
+        ("train.max_lenght", "data.max_length"),
+        ("data.labels", "a setting that ptuning train --help shows"),
+    ],
+)
+def test_an_unknown_setting_is_told_beside_what_it_probably_means(key: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown setting {key}; expected {meant}"):
+        RunConfig.from_settings({**MINIMAL, key: "1"})
+
+
+@pytest.mark.parametrize("key", [key for key in MINIMAL if key != "data.train"])
 def test_a_setting_that_must_be_written_is_missed(key: str) -> None:
     settings = {name: value for name, value in MINIMAL.items() if name != key}
     with pytest.raises(ConfigError, match=f"no {key}; expected a value for it. Write {key} in the config"):

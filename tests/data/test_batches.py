@@ -133,8 +133,6 @@ def test_rows_know_where_they_stand(tmp_path: Path) -> None:
         ("a.json", "5", r"a.json record 1 holds 5"),
         ("a.jsonl", '{"text": null, "label": "x"}', r"line 1: column 'text' holds None; expected text"),
         ("a.jsonl", '{"text": ["a"], "label": "x"}', r"line 1: column 'text' holds \['a'\]; expected text"),
-        ("a.jsonl", '{"text": "a", "label": 0.5}', r"line 1: column 'label' holds 0.5; expected text"),
-        ("a.jsonl", '{"text": "a", "label": true}', r"line 1: column 'label' holds True; expected text"),
         ("a.jsonl", "[" * 100_000, r"a.jsonl line 1 is not JSON \(maximum recursion depth"),
         ("a.jsonl", '{"text": "\\ud800", "label": "x"}', r"line 1: column 'text' holds '\\ud800'; expected text"),
         ("a.parquet", "PAR1", r"a.parquet cannot be read \(ArrowInvalid"),
@@ -180,9 +178,9 @@ def test_a_hub_data_sets_subset_stands_after_a_colon(
 ) -> None:
     asked: list[tuple[str, str | None, str]] = []
 
-    def load(name: str, subset: str | None, split: str) -> list[dict[str, str]]:
+    def load(name: str, subset: str | None, split: str) -> datasets.Dataset:
         asked.append((name, subset, split))
-        return [{"text": "a"}]
+        return datasets.Dataset.from_list([{"text": "a"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert read_rows(source, "validation", ["text"]) == [Row({"text": "a"}, f"{source} row 0")]
@@ -273,8 +271,8 @@ def test_values_given_in_python_are_checked_like_a_files() -> None:
     given_values = {"text": "a", "label": 3}
     assert as_row(given_values, "row 0", ["text", "label"]).values == {"text": "a", "label": "3"}
     assert given_values["label"] == 3
-    with pytest.raises(DataError, match=r"row 0: column 'text' holds 0.5; expected text"):
-        as_row({"text": 0.5}, "row 0", ["text"])
+    with pytest.raises(DataError, match=r"row 0: column 'text' holds \[\]; expected text"):
+        as_row({"text": []}, "row 0", ["text"])
 
 
 # Batches

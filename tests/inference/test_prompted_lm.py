@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import pandas
 import pytest
 import torch
 from conftest import ASSETS
@@ -622,3 +623,19 @@ def test_eight_prompts_answer_real_reviews_in_one_batch_as_each_alone(real_backb
     lm, names = PromptedLM(real_backbone, prompts), [str(i % 8) for i in range(16)]
     alone = [lm.classify([row], name)[0].probabilities["positive"] for row, name in zip(rows, names, strict=True)]
     assert [each.probabilities["positive"] for each in lm.classify(rows, names)] == pytest.approx(alone, abs=1e-4)
+
+
+def test_a_frame_texts_and_a_generator_are_answered_like_rows(lm):
+    texts = [row["text"] for row in ROWS]
+    expected = lm.classify(ROWS, "sentiment")
+    for given in (pandas.DataFrame(ROWS), texts, iter(ROWS)):
+        assert lm.classify(given, "sentiment") == expected
+    assert lm.generate(texts, "free", max_new_tokens=2) == lm.generate(ROWS, "free", max_new_tokens=2)
+    answered = [{**row, "label": "negative"} for row in ROWS]
+    assert lm.log_probs(pandas.DataFrame(answered), "sentiment") == lm.log_probs(answered, "sentiment")
+
+
+@pytest.mark.parametrize(("given", "told"), [("a film", "str 'a film'"), ({"text": "a film"}, "dict")])
+def test_one_text_or_one_row_by_itself_is_told(lm, given, told):
+    with pytest.raises(DataError, match=f"{told}.*; expected a list of rows"):
+        lm.classify(given, "sentiment")

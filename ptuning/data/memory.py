@@ -1,0 +1,59 @@
+"""Rows as a program holds them: mappings, texts, data frames, data sets.
+
+Knows nothing of files, templates or models, nor of the libraries whose tables it reads.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+from ptuning.errors import DataError
+
+Rows: TypeAlias = Iterable[Any]
+"""Mappings with a row's columns; or texts, for a template with one column; a pandas or polars frame, an Arrow table, or
+a `datasets.Dataset`."""
+
+
+def records(rows: Rows) -> list[Mapping[str, Any] | str]:
+    """Each row's columns, or its text alone.
+
+    Args:
+        rows: As above. The numbers of a `ClassLabel` column become its names.
+
+    Raises:
+        DataError: For anything else.
+    """
+    if isinstance(rows, str | bytes | Mapping):
+        raise DataError(_told(rows), "a list of rows, each a mapping with the columns", "Put it in a list")
+    found = list(_iterated(rows))
+    for i, each in enumerate(found):
+        if not isinstance(each, str | Mapping):
+            raise DataError(f"row {i}: {_told(each)}", "a mapping with the columns, or a text", "Give one for each row")
+    return found
+
+
+def _iterated(rows: Any) -> Iterable[Any]:
+    for name in ("to_dicts", "to_pylist"):  # polars, Arrow
+        if hasattr(rows, name):
+            return list(getattr(rows, name)())
+    if hasattr(rows, "columns") and hasattr(rows, "to_dict"):  # pandas
+        return list(rows.to_dict("records"))
+    if hasattr(rows, "features"):
+        return records_of_dataset(rows)
+    try:
+        return iter(rows)
+    except TypeError:
+        raise DataError(_told(rows), "a list of rows, each a mapping with the columns", "Give such a list") from None
+
+
+def records_of_dataset(dataset: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a `datasets.Dataset`, the numbers of `ClassLabel` columns as their names."""
+    names = {name: each.int2str for name, each in (dataset.features or {}).items() if hasattr(each, "int2str")}
+    for values in dataset:
+        named = {name: of(values[name]) for name, of in names.items() if isinstance(values[name], int)}
+        yield {**values, **named}
+
+
+def _told(value: Any) -> str:
+    """What was given, briefly."""
+    shown = repr(value)
+    return f"{type(value).__name__} {shown if len(shown) < 60 else shown[:56] + ' ...'}"

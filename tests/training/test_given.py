@@ -1,0 +1,89 @@
+"""A run whose rows and model a program gives, and which calls the program back."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+import torch
+from conftest import review_rows
+from running import log, trained
+
+import ptuning
+from ptuning.errors import DataError
+
+ROWS = {"train": review_rows(64), "validation": review_rows(16), "test": review_rows(24)}
+
+
+@pytest.fixture
+def bare(run_config: Path) -> ptuning.RunConfig:
+    """The small run without files of rows."""
+    config = ptuning.RunConfig.from_yaml(run_config, ["--train.max_steps=4"])
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, train=None, validation=None, test=None))
+
+
+def test_rows_of_a_program_give_the_prompt_that_a_files_rows_give(
+    bare: ptuning.RunConfig, run_config: Path, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {**ROWS, "train": pandas.DataFrame(ROWS["train"])}
+    result = ptuning.train(bare, rows=given)
+    of_files = trained(run_config, "--train.max_steps=4", f"--train.output_dir={tmp_path}/files")
+    assert torch.equal(result.prompt.embeddings_PH, of_files.prompt.embeddings_PH)
+    assert result.metrics["results"] == of_files.metrics["results"]
+
+
+def test_validation_rows_are_set_aside_of_a_programs_rows(
+    bare: ptuning.RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = ptuning.train(bare, rows={"train": ROWS["train"]})
+    assert result.prompt.training["rows"] == 51
+    assert "13 of 64 training rows are set aside as validation rows" in caplog.text
+
+
+def test_a_loaded_model_is_used_as_it_is(bare: ptuning.RunConfig, tmp_path: Path) -> None:
+    backbone = ptuning.Backbone.from_pretrained(bare.model.name_or_path, "float32", "cpu")
+    elsewhere = dataclasses.replace(bare, model=dataclasses.replace(bare.model, name_or_path=str(tmp_path / "none")))
+    result = ptuning.train(elsewhere, rows=ROWS, backbone=backbone)
+    assert result.prompt.base_name == backbone.name
+
+
+def test_a_program_is_called_after_steps_and_evaluations(bare: ptuning.RunConfig, tmp_path: Path) -> None:
+    steps, evaluations = list[int](), list[dict[str, Any]]()
+    ptuning.train(bare, rows=ROWS, on_step=lambda step: steps.append(step.step), on_evaluate=evaluations.append)
+    assert steps == [1, 2, 3, 4]
+    assert evaluations == [record for record in log(tmp_path / "run") if "eval_loss" in record]
+    assert [record["step"] for record in evaluations] == [0, 4]
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (
+            {"training": ROWS["train"]},
+            r"rows of training; expected a mapping .*\. Name the splits train, validation, test",
+        ),
+        (ROWS["train"], r"rows: list; expected a mapping from a split to its rows"),
+        ({"test": ROWS["test"]}, r"no training rows; expected data\.train in the config, or rows from a program"),
+        ({"train": [{"text": "a", "label": None}]}, r"train row 0: column 'label' holds None"),
+        (None, r"no training rows"),
+    ],
+)
+def test_rows_that_cannot_be_trained_on_are_told_in_a_line(bare: ptuning.RunConfig, rows: Any, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        ptuning.train(bare, rows=rows)
+    assert not Path(bare.train.output_dir).exists()
+
+
+def test_a_run_of_a_programs_rows_goes_on_with_the_same_ones_only(bare: ptuning.RunConfig) -> None:
+    def stop(record: Any) -> None:
+        if record.step == 3:
+            raise KeyboardInterrupt
+
+    saved_often = dataclasses.replace(bare, train=dataclasses.replace(bare.train, save_steps=1))
+    with pytest.raises(KeyboardInterrupt):
+        ptuning.train(saved_often, rows=ROWS, on_step=stop)
+    other = {**ROWS, "train": ROWS["train"][::-1]}
+    with pytest.raises(ptuning.PTuningError, match=r"--resume of .* with other training rows"):
+        ptuning.train(saved_often, resume=True, rows=other)
+    assert ptuning.train(saved_often, resume=True, rows=ROWS).prompt.training["steps"] == 4
