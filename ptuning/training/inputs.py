@@ -40,11 +40,6 @@ class Given:
         if unknown:
             raise DataError(f"rows of {', '.join(unknown)}", "a mapping from a split to its rows", remedy)
 
-    @property
-    def has_validation(self) -> bool:
-        """Whether there are rows that validate."""
-        return self.rows is not None and self.rows.get("validation") is not None
-
 
 _NOTHING = Given()
 
@@ -66,6 +61,8 @@ class Inputs:
     """The same rows as token ids."""
     start_PH: Tensor
     """The initial embeddings, `[P, H]`."""
+    has_own_validation: bool
+    """Whether validation rows were named or given, rather than set aside from the training rows."""
 
     @classmethod
     def load(cls, config: RunConfig, device: str, given: Given = _NOTHING) -> Self:
@@ -81,6 +78,9 @@ class Inputs:
         """
         data, settings = config.data, config.train
         rows, backbone = _read(config, given), given.backbone
+        has_own_validation = "validation" in rows
+        if not has_own_validation:
+            rows = _with_some_set_aside(config, rows)
         if backbone is None:
             backbone = Backbone.from_pretrained(**{**dataclasses.asdict(config.model), "device": device})
         require_path(backbone, settings.forward)
@@ -91,17 +91,17 @@ class Inputs:
             names = [row.where for row in rows[split]]
             require_small(each, TokenLimit(settings.max_batch_tokens).num_tokens, num_new_tokens, names)
         start_PH = start_embeddings(config, backbone, coder, examples["train"])
-        return cls(backbone, backbone.weights_sha256(), coder, rows, examples, start_PH)
+        return cls(backbone, backbone.weights_sha256(), coder, rows, examples, start_PH, has_own_validation)
 
 
-def told_of_split(config: RunConfig, given: Given, rows: Mapping[str, Sequence[Row]]) -> str | None:
+def told_of_split(config: RunConfig, inputs: Inputs) -> str | None:
     """One sentence on which rows validate where none are named or given; None where some are, or none are wanted."""
-    data, num_train = config.data, len(rows["train"])
-    if data.validation is not None or given.has_validation or data.validation_split == 0:
+    data, num_train = config.data, len(inputs.rows["train"])
+    if inputs.has_own_validation or data.validation_split == 0:
         return None
-    if "validation" not in rows:
+    if "validation" not in inputs.rows:
         return f"no validation rows: {num_train} training rows are too few to set any aside; data.validation names some"
-    num_validation = len(rows["validation"])
+    num_validation = len(inputs.rows["validation"])
     how = f"a share of each label of {data.task.label_column}" if data.verbalizer else "at random"
     return (
         f"{num_validation:,} of {num_train + num_validation:,} training rows are set aside as validation rows ({how}, "
@@ -110,7 +110,7 @@ def told_of_split(config: RunConfig, given: Given, rows: Mapping[str, Sequence[R
 
 
 def _read(config: RunConfig, given: Given) -> dict[str, Sequence[Row]]:
-    """Split -> rows, as in `Inputs.rows`."""
+    """Split -> the rows that are named or given."""
     data, columns = config.data, config.data.task.columns
     rows: dict[str, Sequence[Row]]
     if given.rows is None:
@@ -121,13 +121,17 @@ def _read(config: RunConfig, given: Given) -> dict[str, Sequence[Row]]:
         rows = {split: rows_of(each, f"{split} row", columns) for split, each in held.items() if each is not None}
     if "train" not in rows:
         raise DataError("no training rows", "data.train in the config, or rows from a program", "Give some")
-    if "validation" not in rows:
-        label_column = data.task.label_column if data.task.is_classification else None
-        train, validation = split_off(rows["train"], data.validation_split, config.train.seed, label_column)
-        rows |= {"train": train, "validation": validation} if validation else {}
-        if not validation:
-            _require_none_needed(config, len(train))
     return rows
+
+
+def _with_some_set_aside(config: RunConfig, rows: Mapping[str, Sequence[Row]]) -> dict[str, Sequence[Row]]:
+    """The rows with some of the training rows as validation rows, where there are enough."""
+    data = config.data
+    label_column = data.task.label_column if data.task.is_classification else None
+    train, validation = split_off(rows["train"], data.validation_split, config.train.seed, label_column)
+    if not validation:
+        _require_none_needed(config, len(train))
+    return {**rows, "train": train, **({"validation": validation} if validation else {})}
 
 
 def _require_none_needed(config: RunConfig, num_rows: int) -> None:

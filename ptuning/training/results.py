@@ -68,7 +68,7 @@ def soft_prompt_of(
             "data": {name: source for name in inputs.examples if (source := getattr(config.data, name))},
             "rows": len(inputs.examples["train"]),
             "validation_rows": len(inputs.examples.get("validation", ())),
-            "results_of": told_of_results(split, config) if split else "no rows",
+            "results_of": told_of_results(split, inputs) if split else "no rows",
             "rows_cut": num_cut(inputs.examples["train"]),
             "trainable_parameters": sum(each.numel() for each in encoder.parameters()),
             "dtype": str(inputs.backbone.dtype).removeprefix("torch."),
@@ -80,9 +80,9 @@ def soft_prompt_of(
     )
 
 
-def told_of_results(split: str, config: RunConfig) -> str:
+def told_of_results(split: str, inputs: Inputs) -> str:
     """Which rows the results are of, and whether they are for that reason too good."""
     if split != "validation":
         return f"{split} rows"
-    told = "validation rows" if config.data.validation else "validation rows set aside from the training rows"
+    told = "validation rows" if inputs.has_own_validation else "validation rows set aside from the training rows"
     return f"{told}, which also chose the checkpoint"

@@ -130,7 +130,7 @@ class Trainer:
         self, config: RunConfig, directory: RunDirectory, resume: bool = False, given: Given | None = None
     ) -> None:
         self.config, self.directory, self.settings, self._is_resumed = config, directory, config.train, resume
-        self._given = given = given or Given()
+        given = given or Given()
         self.accelerator = accelerator(config, given.backbone.device if given.backbone else None)
         self._require_alone(self._speaks and directory.lock.is_held_elsewhere)
         set_seed(self.settings.seed)
@@ -187,7 +187,7 @@ class Trainer:
             self.accelerator.init_trackers("ptuning")
 
     def _tell_split(self) -> None:
-        told = told_of_split(self.config, self._given, self.inputs.rows)
+        told = told_of_split(self.config, self.inputs)
         if told:
             _log.warning(told)
 

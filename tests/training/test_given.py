@@ -23,11 +23,18 @@ def bare(run_config: Path) -> ptuning.RunConfig:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, train=None, validation=None, test=None))
 
 
+def bare_in(config: ptuning.RunConfig, directory: Path) -> ptuning.RunConfig:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, output_dir=str(directory)))
+
+
 def test_rows_of_a_program_give_the_prompt_that_a_files_rows_give(
     bare: ptuning.RunConfig, run_config: Path, tmp_path: Path
 ) -> None:
     given: dict[str, Any] = {**ROWS, "train": pandas.DataFrame(ROWS["train"])}
     result = ptuning.train(bare, rows=given)
+    without_test = {**given, "test": None}
+    own = ptuning.train(bare_in(bare, tmp_path / "validated"), rows=without_test).prompt.training
+    assert own["results_of"] == "validation rows, which also chose the checkpoint"
     of_files = trained(run_config, "--train.max_steps=4", f"--train.output_dir={tmp_path}/files")
     assert torch.equal(result.prompt.embeddings_PH, of_files.prompt.embeddings_PH)
     assert result.metrics["results"] == of_files.metrics["results"]
@@ -38,6 +45,7 @@ def test_validation_rows_are_set_aside_of_a_programs_rows(
 ) -> None:
     result = ptuning.train(bare, rows={"train": ROWS["train"]})
     assert result.prompt.training["rows"] == 51
+    assert result.prompt.training["results_of"].startswith("validation rows set aside from the training rows")
     assert "13 of 64 training rows are set aside as validation rows" in caplog.text
 
 
