@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ptuning.config import RunConfig as RunConfig
     from ptuning.data import Task as Task
     from ptuning.errors import PTuningError as PTuningError
+    from ptuning.estimators import PromptClassifier as PromptClassifier
+    from ptuning.estimators import PromptGenerator as PromptGenerator
     from ptuning.forward import objective as objective
     from ptuning.inference import Ensemble as Ensemble
     from ptuning.inference import PromptedLM as PromptedLM
@@ -31,6 +33,7 @@ __getattr__, __dir__, __all__ = lazily(
         "config": ("RunConfig",),
         "data": ("Task",),
         "errors": ("PTuningError",),
+        "estimators": ("PromptClassifier", "PromptGenerator"),
         "forward": ("objective",),
         "inference": ("Ensemble", "PromptedLM"),
         "inspection": ("inspect",),

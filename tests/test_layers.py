@@ -20,7 +20,8 @@ FLOORS = {
     **dict.fromkeys(("evaluation", "inference"), 5),
     "training": 6,
     "inspection": 7,
-    "cli": 8,
+    "estimators": 8,
+    "cli": 9,
 }
 FILES_ON_THE_GROUND = {"errors", "files", "lazy"}
 

@@ -29,7 +29,14 @@ def add(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> None:
     """Prints the metrics."""
     from ptuning.data import read_rows
-    from ptuning.evaluation import WITH, WrittenMetrics, evaluate_rows, prediction_records, write_predictions
+    from ptuning.evaluation import (
+        WITH,
+        WrittenMetrics,
+        evaluate_rows,
+        prediction_records,
+        results_report,
+        write_predictions,
+    )
     from ptuning.files import require_writable
 
     if parsed.predictions:
@@ -57,21 +64,7 @@ def run(parsed: argparse.Namespace) -> None:
         told = {"prompt": parsed.prompt, "data": source, "results": results}
         print(json.dumps({**told, "capabilities": lm.backbone.capabilities}))
     else:
-        print("\n".join(_lines(metrics, compared, labels)))
-
-
-def _lines(metrics: Mapping[str, Any], compared: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
-    """What is printed for people: the table of results, then a part for each side."""
-    from ptuning.evaluation import class_report
-    from ptuning.prompts import results_table
-
-    lines = results_table({name: each.as_dict() for name, each in metrics.items()})
-    for name, each in metrics.items():
-        if labels:
-            lines += ["", f"{name}:", *class_report(each, labels)]
-        elif name in compared:
-            lines += ["", f"{name}: {compared[name]}"]
-    return lines
+        print("\n".join(results_report(metrics, labels, compared)))
 
 
 def _written(lm: Any, rows: Sequence[Any], found: Mapping[str, Any], max_new_tokens: int | None) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def _load_embeddings(parsed: argparse.Namespace) -> tuple[Any, Any]:
 
 def run(parsed: argparse.Namespace) -> None:
     """Prints the report."""
-    from ptuning.inspection import inspect, lines, table_lines, write_page
+    from ptuning.inspection import inspect, table_lines
 
     if parsed.wayward is not None and parsed.data is None:
         raise DataError("--wayward without --data", "rows to measure on", "Give them with --data")
@@ -82,13 +82,13 @@ def run(parsed: argparse.Namespace) -> None:
         options=read_options(parsed, progress=parsed.data is not None),
     )
     if not parsed.json:
-        print("\n".join(lines(report)), flush=True)
+        print(report, flush=True)
     if parsed.html:
-        write_page(report, parsed.html, parsed.prompt)
+        report.save_html(parsed.html, parsed.prompt)
     more = _more(parsed, prompt, backbone, train, rows, others)
     report = report.with_measures(*more)
     if parsed.html and more:
-        write_page(report, parsed.html, parsed.prompt)
+        report.save_html(parsed.html, parsed.prompt)
     if parsed.json:
         print(json.dumps(report.as_dict()))
         return

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ptuning.evaluation.metrics import RowScores as RowScores
     from ptuning.evaluation.predictions import prediction_records as prediction_records
     from ptuning.evaluation.predictions import write_predictions as write_predictions
+    from ptuning.evaluation.report import results_report as results_report
     from ptuning.evaluation.scoring import WITH as WITH
     from ptuning.evaluation.scoring import WITHOUT as WITHOUT
     from ptuning.evaluation.scoring import Evaluation as Evaluation
@@ -42,6 +43,7 @@ __getattr__, __dir__, __all__ = lazily(
         "comparison": ("Comparison",),
         "metrics": ("Metrics", "RowScores"),
         "predictions": ("prediction_records", "write_predictions"),
+        "report": ("results_report",),
         "scoring": ("WITH", "WITHOUT", "Evaluation", "evaluate", "evaluate_rows", "score_rows", "with_and_without"),
         "table": ("Table",),
         "written": ("WrittenMetrics",),

@@ -14,10 +14,8 @@ if TYPE_CHECKING:
     from ptuning.inspection.measures.verbalise import verbalise as verbalise
     from ptuning.inspection.measures.wayward import Settings as Settings
     from ptuning.inspection.measures.wayward import wayward as wayward
-    from ptuning.inspection.page import write_page as write_page
     from ptuning.inspection.report import Report as Report
     from ptuning.inspection.report import inspect as inspect
-    from ptuning.inspection.terminal import lines as lines
     from ptuning.inspection.terminal import table_lines as table_lines
     from ptuning.inspection.verdict import DECORATIVE as DECORATIVE
     from ptuning.inspection.verdict import ECHO as ECHO
@@ -32,9 +30,8 @@ __getattr__, __dir__, __all__ = lazily(
         "measures.stability": ("stability",),
         "measures.verbalise": ("require_layers", "verbalise"),
         "measures.wayward": ("Settings", "wayward"),
-        "page": ("write_page",),
         "report": ("Report", "inspect"),
-        "terminal": ("lines", "table_lines"),
+        "terminal": ("table_lines",),
         "verdict": ("DECORATIVE", "ECHO", "FAITHFUL", "NO_EFFECT", "PARTIAL"),
         "vocabulary.embeddings": ("Vocabulary",),
     },

@@ -10,8 +10,8 @@ from typing import Any
 
 from ptuning.evaluation import Table
 from ptuning.files import whole_file
+from ptuning.inspection.contents import Contents
 from ptuning.inspection.measures.protocol import Cell, Chart, Grid, Measured
-from ptuning.inspection.report import Report
 
 _STYLE = """
 :root{color-scheme:light dark;--paper:#fff;--ink:#1c1e21;--soft:#5d646b;--line:#d9dde1;--accent:#1b6ca8;--other:#c8553d;
@@ -40,14 +40,14 @@ svg text{fill:var(--ink)}svg .number{fill:var(--soft)}
 """
 
 
-def write_page(report: Report, path: str | Path, name: str = "soft prompt") -> Path:
+def write_page(report: Contents, path: str | Path, name: str = "soft prompt") -> Path:
     """Writes the page; replaces an older one."""
     with whole_file(Path(path)) as beside:
         beside.write_text(page(report, name), encoding="utf-8")
     return Path(path)
 
 
-def page(report: Report, name: str = "soft prompt") -> str:
+def page(report: Contents, name: str = "soft prompt") -> str:
     """The page as text."""
     figures = "".join(map(_figure, report.measures.values()))
     return (
@@ -59,7 +59,7 @@ def page(report: Report, name: str = "soft prompt") -> str:
     )
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: Contents) -> str:
     """The verdict with its numbers, thresholds and caveats."""
     verdict = report.verdict
     row = f"<p>The prompt for {escape(str(dict(report.row)))}.</p>" if report.row else ""

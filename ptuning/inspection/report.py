@@ -1,10 +1,10 @@
-"""The whole inspection of a prompt: a verdict, and the results of all measures by name.
+"""The whole inspection of a prompt: makes the measures, judges, and gives a report that shows itself.
 
-Knows nothing of single measures except what the verdict rests on, nor of how any of them is shown.
+Knows nothing of single measures except what the verdict rests on.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,15 @@ from torch import Tensor
 from ptuning.data import Row, Rows, as_row, rows_of
 from ptuning.errors import PromptError
 from ptuning.forward import ReadOptions, as_batch_prompt
+from ptuning.inspection.contents import Contents
 from ptuning.inspection.measures import nearest_tokens
 from ptuning.inspection.measures.catalogue import MEASURES
 from ptuning.inspection.measures.ladder import NAME as LADDER
 from ptuning.inspection.measures.ladder import Ladder
 from ptuning.inspection.measures.nearest_tokens import FIDELITY_NOTE
 from ptuning.inspection.measures.protocol import Measured, Subject
+from ptuning.inspection.page import page, write_page
+from ptuning.inspection.terminal import lines
 from ptuning.inspection.verdict import Thresholds, Verdict, judge
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.inspection.vocabulary.neighbours import Metric
@@ -33,47 +36,25 @@ _BASE_NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a prompt says, and how far it can be believed.
+class Report(Contents):
+    """An inspection that shows itself: as lines (`print`), as a page, in a notebook."""
 
-    Each measure is an attribute too, by its name: `report.ladder.table`; None where it was not made.
-    """
+    def __str__(self) -> str:
+        return "\n".join(lines(self))
 
-    verdict: Verdict
-    """The answer."""
-    measures: Mapping[str, Measured] = field(default_factory=dict)
-    """Name -> result, in the order in which they are shown."""
-    num_rows: int | None = None
-    """Rows that the verdict rests on; None where none were given."""
-    row: Mapping[str, str] | None = None
-    """The row whose own prompt was decoded; None for a prompt that is the same for all rows, or for a base."""
-    metric: Metric = "cosine"
-    """How distance to tokens was measured in the decoding."""
-    note: str = FIDELITY_NOTE
-    """What a decoding can and cannot say."""
+    def save_html(self, path: str | Path, name: str = "soft prompt") -> Path:
+        """Writes the page that `ptuning inspect --html` writes, in place of an older one.
 
-    def __getattr__(self, name: str) -> Any:
-        """The result of a measure; None for one of the catalogue that was not made."""
-        made = vars(self).get("measures", {})
-        if name not in made and name not in MEASURES:
-            raise AttributeError(f"a report has no {name!r}")
-        return made.get(name)
+        Args:
+            path: The file.
+            name: What the prompt is called on the page.
+        """
+        return write_page(self, path, name)
 
-    def with_measures(self, *more: Measured) -> "Report":
-        """The report with further results behind its own."""
-        return replace(self, measures={**self.measures, **{each.name: each for each in more}})
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as plain data; measures that were not made are None."""
-        return {
-            "verdict": self.verdict.as_dict(),
-            "metric": self.metric,
-            "note": self.note,
-            "row": self.row and dict(self.row),
-            **dict.fromkeys(MEASURES),
-            **{name: each.as_dict() for name, each in self.measures.items()},
-        }
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, for a notebook."""
+        frame = "width:100%;height:48rem;border:0"
+        return f'<iframe title="inspection" style="{frame}" srcdoc="{escape(page(self), quote=True)}"></iframe>'
 
 
 @torch.no_grad()

@@ -6,10 +6,10 @@ Knows nothing of how anything was measured.
 from typing import Any
 
 from ptuning.evaluation import Table
-from ptuning.inspection.report import Report
+from ptuning.inspection.contents import Contents
 
 
-def lines(report: Report) -> list[str]:
+def lines(report: Contents) -> list[str]:
     """The report for a terminal: the verdict, then every measure that has lines."""
     verdict = report.verdict
     found = [f"the prompt for {dict(report.row)}"] if report.row else []

@@ -1,5 +1,6 @@
 """The page is one file that fetches and runs nothing, says everything in words too, and fits on a phone."""
 
+import html
 import re
 import shutil
 from html.parser import HTMLParser
@@ -13,6 +14,7 @@ from test_ladder import ROWS, tuned
 
 from ptuning.inspection.page import page, write_page
 from ptuning.inspection.report import Report, inspect
+from ptuning.inspection.terminal import lines
 from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.training.run_directory import RunDirectory
 
@@ -108,6 +110,14 @@ def test_page_is_written_whole(report, tmp_path: Path):
     path = write_page(report, tmp_path / "deep" / "report.html", "runs/a")
     assert path.read_text(encoding="utf-8") == page(report, "runs/a")
     assert [each.name for each in path.parent.iterdir()] == ["report.html"]
+
+
+def test_a_report_shows_itself(report, tmp_path: Path):
+    assert report.save_html(tmp_path / "report.html").read_text(encoding="utf-8") == page(report)
+    assert str(report) == "\n".join(lines(report))
+    frame = read(report._repr_html_())
+    assert frame.tags == ["iframe"]
+    assert html.unescape(re.search('srcdoc="(.*)"', report._repr_html_(), re.DOTALL)[1]) == page(report)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")

@@ -1,0 +1,108 @@
+"""`PromptGenerator`: learns to write an answer to each row."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from ptuning.data import Rows, Template
+from ptuning.errors import ConfigError, PromptError
+from ptuning.estimators.estimator import Measured, PromptEstimator, with_answers
+from ptuning.estimators.wording import with_slot
+from ptuning.inspection import Report, inspect
+from ptuning.prompts import SoftPrompt
+
+ANSWER = "answer"
+
+
+class PromptGenerator(PromptEstimator):
+    """Writes with a soft prompt. Its arguments are those of `PromptEstimator`; the template is needed."""
+
+    def fit(
+        self,
+        rows: Rows,
+        answer: Any = ANSWER,
+        *,
+        validation: Rows | None = None,
+        on_step: Callable[[Any], None] | None = None,
+        on_evaluate: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Self:
+        """Trains a prompt.
+
+        Args:
+            rows: Rows with the template's columns; or texts, for a template with one column.
+            answer: The name of the column with the answers, or an answer for each row.
+            validation: Rows with answers in that column, which choose the best checkpoint; None: some are set aside.
+            on_step: As in `ptuning.train`.
+            on_evaluate: As in `ptuning.train`.
+
+        Raises:
+            PTuningError: As `ptuning.train`, and without a template.
+        """
+        if self.template is None:
+            raise ConfigError(
+                "a PromptGenerator without a template", "the words of a row", 'Give one, such as "{text}"'
+            )
+        column = answer if isinstance(answer, str) else ANSWER
+        template, space = with_slot(self.template, self.num_virtual_tokens), ""
+        if not (Template.parse(template).ending or " ").endswith((" ", "\n", "\t")):
+            space = " "
+        given = {"train": with_answers(rows, answer, column, self._text_column())}
+        if validation is not None:
+            given["validation"] = with_answers(validation, column, column, self._text_column())
+        task = {"template": template, "answer": f"{space}{{{column}}}"}
+        self._train(self._backbone(), task, given, on_step, on_evaluate)
+        return self
+
+    def generate(self, rows: Rows, **options: Any) -> Any:
+        """Writes an answer to each row, or streams them: as `PromptedLM.generate`.
+
+        Args:
+            rows: Rows or texts.
+            options: As there, such as max_new_tokens and stream.
+        """
+        self._require_fitted()
+        written = self.lm_.generate(rows, **options)
+        return written if options.get("stream") else [str(each).strip() for each in written]
+
+    def predict(self, rows: Rows) -> list[str]:
+        """The answers that greedy generation writes.
+
+        Args:
+            rows: Rows or texts.
+        """
+        found: list[str] = self.generate(rows)
+        return found
+
+    def evaluate(self, rows: Rows, answer: Any = ANSWER) -> Measured:
+        """Measures the prompt, beside the same words without it.
+
+        Args:
+            rows: Rows or texts.
+            answer: As in `fit`.
+        """
+        return self._evaluated(self._answered(rows, answer))
+
+    def inspect(self, rows: Rows | None = None, answer: Any = ANSWER, **options: Any) -> Report:
+        """Says what the prompt decodes to, and how far that can be believed.
+
+        Args:
+            rows: Rows on which the verdict rests; None: nothing is judged.
+            answer: As in `fit`.
+            options: As in `ptuning.inspect`.
+        """
+        self._require_fitted()
+        given = None if rows is None else self._answered(rows, answer)
+        return inspect(self.prompt_, self.lm_.backbone, given, **options)
+
+    def _answered(self, rows: Rows, answer: Any) -> list[dict[str, Any]]:
+        """Rows with their answers in the prompt's own column."""
+        self._require_fitted()
+        (column,) = Template.parse(self.lm_.task("prompt").answer).field_names
+        return with_answers(rows, answer, column, self._text_column())
+
+    @classmethod
+    def _require_own(cls, prompt: SoftPrompt, directory: Path) -> None:
+        if prompt.task is None or prompt.task.is_classification:
+            raise PromptError(
+                f"{directory}, a prompt with labels or no task", "a writer's", "Load it with PromptClassifier"
+            )

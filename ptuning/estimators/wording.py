@@ -1,0 +1,55 @@
+"""Words for a task that comes as columns and labels alone: a template, and a text for each label.
+
+Knows nothing of models, training or estimators.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ptuning.data import Template, Verbalizer
+from ptuning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ASKED = "Label:"
+_END = "."
+
+
+def template_for(columns: Sequence[str], num_virtual_tokens: int) -> str:
+    r"""A template that shows a row's columns and asks for its label: `"{prompt:20}{text}\nLabel:"`.
+
+    Args:
+        columns: The columns that are shown; more than one are told apart by their names.
+        num_virtual_tokens: Virtual tokens in front.
+
+    Raises:
+        ConfigError: For a column whose name no template can hold.
+    """
+    for name in columns:
+        if any(character in name for character in "{}:!") or not name.strip():
+            raise ConfigError(
+                f"the column {name!r}", "a name without braces, colons or '!'", "Rename it or leave it out"
+            )
+    shown = [f"{{{name}}}\n" if len(columns) == 1 else f"{name}: {{{name}}}\n" for name in columns]
+    return f"{{prompt:{num_virtual_tokens}}}{''.join(shown)}{_ASKED}"
+
+
+def with_slot(template: str, num_virtual_tokens: int) -> str:
+    """The template, with virtual tokens in front if it has none."""
+    return template if Template.parse(template).num_virtual_tokens else f"{{prompt:{num_virtual_tokens}}}{template}"
+
+
+def verbalizer_for(labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:
+    """A text for each label: the label behind a space; with an end mark where one would begin another.
+
+    Args:
+        labels: The labels.
+        tokenizer: The base model's, which decides what begins what.
+    """
+    plain = {label: f" {label}" for label in labels}
+    try:
+        Verbalizer(plain).token_ids(tokenizer, _ASKED)
+    except ConfigError:
+        return {label: f"{text}{_END}" for label, text in plain.items()}
+    return plain
