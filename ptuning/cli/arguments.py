@@ -6,8 +6,10 @@ Knows nothing of what a command does.
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
+from ptuning.data import require_source
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
 
 
@@ -22,7 +24,7 @@ class Parser(argparse.ArgumentParser):
 def prompt_command(commands: Any, name: str, help_: str, run: Any) -> argparse.ArgumentParser:
     """Adds a command that takes a saved prompt."""
     parser = commands.add_parser(name, help=help_, description=help_)
-    parser.add_argument("prompt", metavar="PROMPT_DIR", help="a saved prompt's directory")
+    parser.add_argument("prompt", metavar="PROMPT_DIR", help="a saved prompt's directory, or a run's")
     parser.add_argument("--model", help="the base model (default: the one that the prompt names)")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     parser.add_argument(
@@ -38,6 +40,28 @@ def prompt_command(commands: Any, name: str, help_: str, run: Any) -> argparse.A
     parser.add_argument("--max-batch-tokens", type=positive, help="tokens read at once (default: no limit)")
     parser.set_defaults(run=run)
     return parser
+
+
+def with_dashes(arguments: Sequence[str]) -> list[str]:
+    """The arguments with flags as they are written here: `--max_new_tokens` is `--max-new-tokens`.
+
+    A setting of a config, such as `--train.max-steps`, is written with underscores.
+    """
+    found = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            name = f"--{name[2:].replace('-', '_')}" if "." in name else name.replace("_", "-")
+        found.append(f"{name}{equals}{value}")
+    return found
+
+
+def require_paths(parsed: argparse.Namespace) -> None:
+    """Raises `PTuningError` for a prompt or rows that do not exist, before a model is loaded for them."""
+    if not Path(parsed.prompt).is_dir():
+        raise PromptError(f"prompt directory {parsed.prompt} does not exist", "a saved prompt", "Check the path")
+    if parsed.data is not None:
+        require_source(parsed.data)
 
 
 def positive(text: str) -> int:

@@ -122,9 +122,10 @@ def _require_possible(parsed: argparse.Namespace, prompt: Any, backbone: Any) ->
 
 def _run_of(prompt: str) -> Path | None:
     """The training run that a prompt's directory is in, if it kept snapshots."""
+    from ptuning.prompts import prompt_directory
     from ptuning.training import RunDirectory
 
-    found = Path(prompt).absolute().parent
+    found = prompt_directory(Path(prompt)).absolute().parent
     return found if RunDirectory(found).has_snapshots else None
 
 

@@ -9,8 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+import ptuning
 from ptuning.cli import evaluate, inspect, predict, train
-from ptuning.cli.arguments import Parser
+from ptuning.cli.arguments import Parser, require_paths, with_dashes
 from ptuning.errors import PTuningError
 
 # transformers imports torchao where it is installed, and torchao warns about kernels for other machines.
@@ -18,18 +19,30 @@ _NOISY = ("torchao", "torch.utils._pytree")
 
 
 _DESCRIPTION = "Soft-prompt tuning for frozen language models."
+_EXAMPLES = """\
+examples:
+  ptuning train --config configs/movie_reviews.yaml      train a soft prompt; it lies in runs/movie-reviews/prompt
+  ptuning evaluate runs/movie-reviews --baseline         its accuracy, beside that of the same words without it
+  ptuning predict runs/movie-reviews --input "a gripping film"
+  ptuning inspect runs/movie-reviews --data assets/movie_reviews/test.csv --html report.html
+
+'ptuning COMMAND --help' explains a command.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = with_dashes(sys.argv[1:] if arguments is None else arguments)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         if given[:1] == ["train"]:
             train.run(given[1:])
+        elif given in ([], ["help"]):
+            _parser().print_help()
         else:
             parsed = _parser().parse_args(given)
+            require_paths(parsed)
             parsed.run(parsed)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
@@ -44,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="ptuning", description=_DESCRIPTION)
-    commands = parser.add_subparsers(required=True, metavar="train | evaluate | predict | inspect", parser_class=Parser)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="ptuning", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=layout)
+    parser.add_argument("--version", action="version", version=f"ptuning {ptuning.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     commands.add_parser("train", help="train a soft prompt (ptuning train --help shows every setting)")
     for command in (evaluate, predict, inspect):
         command.add(commands)

@@ -8,7 +8,7 @@ from ptuning.errors import ConfigError
 _DESCRIPTION = "Train a soft prompt."
 _FLAGS = {
     "--resume": "continue exactly from the last checkpoint",
-    "--print_config": "print the whole config, defaults included, and stop",
+    "--print-config": "print the whole config, defaults included, and stop",
 }
 
 
@@ -23,8 +23,8 @@ def run(arguments: list[str]) -> None:
     if {"-h", "--help"} & set(overrides):
         parser(RunConfig, _DESCRIPTION, _FLAGS).print_help()
         return
-    print_config = "--print_config" in overrides
-    overrides = [each for each in overrides if each != "--print_config"]
+    print_config = "--print-config" in overrides
+    overrides = [each for each in overrides if each != "--print-config"]
     if parsed.config is None:
         raise ConfigError("ptuning train without --config", "a config file", "See configs/ for examples")
     config = RunConfig.from_yaml(parsed.config, overrides)

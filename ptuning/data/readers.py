@@ -42,9 +42,8 @@ def read_rows(source: str, split: str, columns: Iterable[str]) -> list[Row]:
     Raises:
         DataError: When the source is missing or empty, lacks a column, or has a value that is not text.
     """
+    require_source(source)
     kind, names = Path(source).suffix.lower(), list(columns)
-    if kind in _READERS and not Path(source).is_file():
-        raise DataError(f"data file {source} does not exist", "a csv, json(l) or parquet file", "Check the path")
     records = _READERS[kind](source) if kind in _READERS else _read_hub(source, split)
     try:
         rows = [as_row(values, where, names) for values, where in records]
@@ -57,6 +56,12 @@ def read_rows(source: str, split: str, columns: Iterable[str]) -> list[Row]:
     if not rows:
         raise DataError(f"{source} has no rows", "one row or more", "Check the file")
     return rows
+
+
+def require_source(source: str) -> None:
+    """Raises `DataError` for a data file that does not exist, before anything is loaded that would read it."""
+    if Path(source).suffix.lower() in _READERS and not Path(source).is_file():
+        raise DataError(f"data file {source} does not exist", "a csv, json(l) or parquet file", "Check the path")
 
 
 def rows_of(rows: Rows, name: str, columns: Iterable[str]) -> list[Row]:
@@ -134,7 +139,8 @@ def _is_unicode(text: str) -> bool:
 def _read_csv(source: str) -> Iterator[Record]:
     csv.field_size_limit(sys.maxsize)
     with Path(source).open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if source.lower().endswith(".tsv") else ",", strict=True)
+        reader = csv.DictReader(file, delimiter=_delimiter(source, file.readline()), strict=True)
+        file.seek(0)
         try:
             names = list(reader.fieldnames or ())
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -151,6 +157,13 @@ def _read_csv(source: str) -> Iterator[Record]:
             raise DataError(
                 f"{source} line {reader.line_num + 1} is not CSV ({error})", "one cell per column", "Correct it"
             ) from error
+
+
+def _delimiter(source: str, header: str) -> str:
+    """What stands between a file's cells: a tab in .tsv; else a comma, or what the header has where it has no comma."""
+    if source.lower().endswith(".tsv"):
+        return "\t"
+    return "," if "," in header else max(_DELIMITERS, key=header.count)
 
 
 def _read_json(source: str) -> Iterator[Record]:
@@ -226,6 +239,7 @@ def _quietly() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
+_DELIMITERS = (",", ";", "\t", "|")
 _READERS: dict[str, Callable[[str], Iterator[Record]]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ptuning.prompts.soft_prompt import SoftPrompt as SoftPrompt
     from ptuning.prompts.storage import Summary as Summary
     from ptuning.prompts.storage import is_prompt_directory as is_prompt_directory
+    from ptuning.prompts.storage import prompt_directory as prompt_directory
 
 __getattr__, __dir__, __all__ = lazily(
     __name__,
@@ -24,6 +25,6 @@ __getattr__, __dir__, __all__ = lazily(
         "encoders": ("PromptEncoder",),
         "model_card": ("results_table",),
         "soft_prompt": ("SoftPrompt",),
-        "storage": ("Summary", "is_prompt_directory"),
+        "storage": ("Summary", "is_prompt_directory", "prompt_directory"),
     },
 )

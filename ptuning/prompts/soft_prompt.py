@@ -176,7 +176,7 @@ class SoftPrompt:
 
     @classmethod
     def load(cls, directory: str | Path) -> "SoftPrompt":
-        """Reads a prompt's directory, saved by ptuning, or by PEFT for prompt tuning or P-tuning.
+        """Reads a prompt's directory, saved by ptuning, or by PEFT for prompt tuning or P-tuning; or a run's directory.
 
         Raises:
             PromptError: If it is missing, truncated or of another kind.

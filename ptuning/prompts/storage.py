@@ -26,6 +26,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 PEFT_FILE = "adapter_config.json"
 OWN_FILE = "ptuning.json"
 CARD_FILE = "README.md"
+RUN_PROMPT = "prompt"  # where a run's directory holds its prompt
 ENCODER_FILE = "encoder.safetensors"
 EMBEDDINGS = "prompt_embeddings"  # PEFT's name for the tensor
 _PEFT_TYPES = ("PROMPT_TUNING", "P_TUNING")
@@ -85,14 +86,25 @@ def write(
         (beside / CARD_FILE).write_text(model_card(own, placement), encoding="utf-8")
 
 
+def prompt_directory(path: Path) -> Path:
+    """The directory of a saved prompt: the path itself, or the prompt in it if it is a run's directory.
+
+    Raises:
+        PromptError: If there is no such directory.
+    """
+    if not path.is_dir():
+        raise PromptError(f"prompt directory {path} does not exist", "a saved prompt", "Check the path")
+    own = path / RUN_PROMPT
+    return own if not is_prompt_directory(path) and is_prompt_directory(own) else path
+
+
 def read(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads a prompt's directory: its tensors as in `write`, and fields of `SoftPrompt`.
+    """Reads a prompt's directory, or that of its run: its tensors as in `write`, and fields of `SoftPrompt`.
 
     Raises:
         PromptError: If it is missing, truncated or of another kind.
     """
-    if not directory.is_dir():
-        raise PromptError(f"prompt directory {directory} does not exist", "a saved prompt", "Check the path")
+    directory = prompt_directory(directory)
     is_encoder = (directory / ENCODER_FILE).exists()
     tensors = _read_tensors(directory / ENCODER_FILE) if is_encoder else {EMBEDDINGS: _read_embeddings(directory)}
     known = _read_fields(directory)

@@ -172,6 +172,16 @@ def test_a_hub_name_that_cannot_be_reached_is_one_clear_error(name: str, capfd: 
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_what_stands_between_cells_is_found_in_the_header(tmp_path: Path, delimiter: str) -> None:
+    path = tmp_path / "a.csv"
+    lines = [["label", "text"], ["x", '"a, b; c | d"']]
+    path.write_text("\ufeff" + "\n".join(delimiter.join(line) for line in lines), encoding="utf-8")
+    assert [row.values for row in read_rows(str(path), "train", ["text", "label"])] == [
+        {"label": "x", "text": "a, b; c | d"}
+    ]
+
+
 @pytest.mark.parametrize(("source", "subset"), [("owner/data", None), ("owner/data:french", "french")])
 def test_a_hub_data_sets_subset_stands_after_a_colon(
     source: str, subset: str | None, monkeypatch: pytest.MonkeyPatch
