@@ -57,20 +57,20 @@ def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
-def review_rows(count: int) -> list[dict[str, str]]:
+def review_rows(count: int, first: int = 0) -> list[dict[str, str]]:
     """A task that a tiny model can learn: the label follows from one word."""
     kinds = [("good", "positive"), ("bad", "negative")]
     return [
         {"text": f"{i} the film was {'very ' * (i % 4)}{kinds[i % 2][0]}", "label": kinds[i % 2][1]}
-        for i in range(count)
+        for i in range(first, first + count)
     ]
 
 
 @pytest.fixture
 def run_config(tmp_path: Path, model_directory: Path) -> Path:
     """A whole small run: config, data and model, in a directory of its own."""
-    for split, count in (("train", 64), ("validation", 16), ("test", 24)):
-        write_csv(tmp_path / f"{split}.csv", review_rows(count))
+    for split, count, first in (("train", 64, 0), ("validation", 16, 64), ("test", 24, 80)):
+        write_csv(tmp_path / f"{split}.csv", review_rows(count, first))
     config = tmp_path / "config.yaml"
     config.write_text(f"""
 model: {{name_or_path: {model_directory}, dtype: float32, device: cpu}}

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ptuning.data.batches import moved as moved
     from ptuning.data.batches import padded as padded
     from ptuning.data.batches import positions as positions
+    from ptuning.data.checks import doubts as doubts
+    from ptuning.data.checks import require_sound as require_sound
     from ptuning.data.coder import Coder as Coder
     from ptuning.data.examples import Example as Example
     from ptuning.data.examples import num_cut as num_cut
@@ -61,6 +63,7 @@ __getattr__, __dir__, __all__ = lazily(
             "padded",
             "positions",
         ),
+        "checks": ("doubts", "require_sound"),
         "coder": ("Coder",),
         "examples": ("Example", "num_cut", "prefix_ids", "warn_of_cut", "with_answer"),
         "memory": ("Rows", "records"),

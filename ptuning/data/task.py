@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ptuning.data.template import Field, Template
+from ptuning.data.tokenizer import RunningText, Stretch
 from ptuning.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-from ptuning.data.template import Field, Template
-from ptuning.data.tokenizer import RunningText, Stretch
+
+_MOST_PAIRS = 5  # that one message tells
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,19 @@ class Verbalizer:
             before: The text that the labels follow; "" where it is unknown, None where there is none.
         """
         ids = RunningText(tokenizer).ids([Stretch(text, before) for text in self.texts.values()])
-        for label, label_ids in zip(self.labels, ids, strict=True):
-            for other, other_ids in zip(self.labels, ids, strict=True):
-                if label != other and other_ids[: len(label_ids)] == label_ids:
-                    raise ConfigError(
-                        f"verbalizer text {self.texts[label]!r} of {label!r} begins {self.texts[other]!r} of {other!r}",
-                        "texts none of which begins another, since the shorter would always win",
-                        "Choose other words for one of the two labels",
-                    )
+        pairs = [
+            f"{self.texts[label]!r} of {label!r} begins {self.texts[other]!r} of {other!r}"
+            for label, label_ids in zip(self.labels, ids, strict=True)
+            for other, other_ids in zip(self.labels, ids, strict=True)
+            if label != other and other_ids[: len(label_ids)] == label_ids
+        ]
+        if pairs:
+            more = f", and {len(pairs) - _MOST_PAIRS} others" if len(pairs) > _MOST_PAIRS else ""
+            raise ConfigError(
+                f"verbalizer text {', '.join(pairs[:_MOST_PAIRS])}{more}",
+                "texts none of which begins another, since the shorter would always win",
+                "End every text with the same mark, such as a full stop, or choose other words",
+            )
         return ids
 
 

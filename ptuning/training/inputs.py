@@ -12,7 +12,7 @@ from typing import Self
 from torch import Tensor
 
 from ptuning.config import RunConfig
-from ptuning.data import Coder, Example, Row, Rows, read_rows, require_small, rows_of, split_off
+from ptuning.data import Coder, Example, Row, Rows, read_rows, require_small, require_sound, rows_of, split_off
 from ptuning.errors import DataError
 from ptuning.forward import require_path
 from ptuning.model import Backbone
@@ -78,6 +78,7 @@ class Inputs:
         """
         data, settings = config.data, config.train
         rows, backbone = _read(config, given), given.backbone
+        require_sound(data.task, rows)
         has_own_validation = "validation" in rows
         if not has_own_validation:
             rows = _with_some_set_aside(config, rows)

@@ -16,7 +16,7 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from ptuning.config import RunConfig
-from ptuning.data import Rows, warn_of_cut
+from ptuning.data import Rows, doubts, warn_of_cut
 from ptuning.errors import DiskFullError, OutOfMemoryError, TrainingError
 from ptuning.evaluation import prediction_records, write_predictions
 from ptuning.forward import BatchPrompt, as_batch_prompt
@@ -31,6 +31,7 @@ from ptuning.training.interrupts import Interrupted, noted_interrupts
 from ptuning.training.loop import Loop, NotFiniteError, StepRecord
 from ptuning.training.memory import out_of_memory
 from ptuning.training.outcome import Outcome, measured
+from ptuning.training.plan import told_of_run
 from ptuning.training.prompt_steps import PromptSteps
 from ptuning.training.recipe import learning_rate, loop_settings
 from ptuning.training.results import TrainResult, soft_prompt_of
@@ -179,7 +180,12 @@ class Trainer:
         if self._speaks:
             self.directory.start(self.config, self.loop.progress.step)
             if checkpoint is None:
+                print(
+                    *told_of_run(self.config, self.inputs, self.encoder, self.loop.settings), sep="\n", file=sys.stderr
+                )
                 self._save_snapshot()
+                for doubt in doubts(self.config.data.task, self.inputs.rows):
+                    _log.warning(doubt)
                 self._tell_split()
             for split, examples in self.inputs.examples.items():
                 warn_of_cut(split, examples)

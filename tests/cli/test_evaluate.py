@@ -124,8 +124,10 @@ def test_model_that_cannot_generate_is_evaluated_without(evaluated, monkeypatch,
 
 def test_predictions_that_cannot_be_written_are_refused_before_the_model_is_loaded(made_prompt, tmp_path, capsys):
     prompt = made_prompt.save(tmp_path / "prompt")
-    (tmp_path / "file").write_text("")
-    assert cli.main(["evaluate", str(prompt), "--data", "none.csv", "--predictions", str(tmp_path / "file" / "p")]) == 2
+    for name in ("file", "rows.csv"):
+        (tmp_path / name).write_text("")
+    data, predictions = str(tmp_path / "rows.csv"), str(tmp_path / "file" / "p")
+    assert cli.main(["evaluate", str(prompt), "--data", data, "--predictions", predictions]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"ptuning: {tmp_path}/file/p cannot be written")
     assert err.count("\n") == 1

@@ -13,7 +13,7 @@ from running import log, trained
 import ptuning
 from ptuning.errors import DataError
 
-ROWS = {"train": review_rows(64), "validation": review_rows(16), "test": review_rows(24)}
+ROWS = {"train": review_rows(64), "validation": review_rows(16, 64), "test": review_rows(24, 80)}
 
 
 @pytest.fixture
@@ -62,6 +62,19 @@ def test_a_program_is_called_after_steps_and_evaluations(bare: ptuning.RunConfig
     assert steps == [1, 2, 3, 4]
     assert evaluations == [record for record in log(tmp_path / "run") if "eval_loss" in record]
     assert [record["step"] for record in evaluations] == [0, 4]
+
+
+def test_a_run_first_says_what_it_will_do(bare: ptuning.RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    ptuning.train(bare, rows=ROWS)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:6] == [
+        f"base: {bare.model.name_or_path}, float32 on cpu, frozen",
+        "prompt: 4 virtual tokens, embedding encoder, 128 trained parameters; saved as 1 kB",
+        "train: 64 rows: positive 32, negative 32",
+        "validation: 16 rows: positive 8, negative 8",
+        "test: 24 rows: positive 12, negative 12",
+        "steps: 4 of 8 rows, rate 0.01",
+    ]
 
 
 @pytest.mark.parametrize(

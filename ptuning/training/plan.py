@@ -1,0 +1,46 @@
+"""Says what a run is about to do, before it begins.
+
+Knows nothing of how it is done.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from ptuning.config import RunConfig
+from ptuning.prompts import PromptEncoder
+from ptuning.training.inputs import Inputs
+from ptuning.training.loop import LoopSettings
+
+_MOST_LABELS = 12  # that are counted in a line
+
+
+def told_of_run(config: RunConfig, inputs: Inputs, encoder: PromptEncoder, how: LoopSettings) -> Iterator[str]:
+    """Lines on the base model, the prompt, the rows and the steps.
+
+    Args:
+        config: The run.
+        inputs: What it trains with.
+        encoder: What is trained.
+        how: How steps are made.
+    """
+    backbone, size = inputs.backbone, config.train.per_device_train_batch_size
+    precision = str(backbone.dtype).removeprefix("torch.")
+    yield f"base: {backbone.name}, {precision} on {backbone.device}, frozen"
+    trained = sum(each.numel() for each in encoder.parameters())
+    yield (
+        f"prompt: {encoder.num_virtual_tokens} virtual tokens, {config.prompt.encoder} encoder, {trained:,} trained "
+        f"parameters; saved as {encoder.num_virtual_tokens * encoder.width * 4 / 1000:,.0f} kB"
+    )
+    for split, rows in inputs.rows.items():
+        yield f"{split}: {len(rows):,} rows{_labels(config, inputs, split)}"
+    yield f"steps: {how.max_steps:,} of {size * config.train.gradient_accumulation_steps} rows, rate {how.learning_rate:.3g}"
+
+
+def _labels(config: RunConfig, inputs: Inputs, split: str) -> str:
+    """How many rows each label has, the commonest first."""
+    task = config.data.task
+    if not task.is_classification:
+        return ""
+    counts = Counter(row.values[task.label_column] for row in inputs.rows[split]).most_common()
+    told = ", ".join(f"{label} {count:,}" for label, count in counts[:_MOST_LABELS])
+    return f": {told}{', ...' if len(counts) > _MOST_LABELS else ''}"
