@@ -23,7 +23,8 @@ def told_of_run(config: RunConfig, inputs: Inputs, encoder: PromptEncoder, how: 
         encoder: What is trained.
         how: How steps are made.
     """
-    backbone, size = inputs.backbone, config.train.per_device_train_batch_size
+    backbone, settings = inputs.backbone, config.train
+    size = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     precision = str(backbone.dtype).removeprefix("torch.")
     yield f"base: {backbone.name}, {precision} on {backbone.device}, frozen"
     trained = sum(each.numel() for each in encoder.parameters())
@@ -33,7 +34,7 @@ def told_of_run(config: RunConfig, inputs: Inputs, encoder: PromptEncoder, how: 
     )
     for split, rows in inputs.rows.items():
         yield f"{split}: {len(rows):,} rows{_labels(config, inputs, split)}"
-    yield f"steps: {how.max_steps:,} of {size * config.train.gradient_accumulation_steps} rows, rate {how.learning_rate:.3g}"
+    yield f"steps: {how.max_steps:,} of {size} rows, rate {how.learning_rate:.3g}"
 
 
 def _labels(config: RunConfig, inputs: Inputs, split: str) -> str:
