@@ -58,7 +58,7 @@ def with_dashes(arguments: Sequence[str]) -> list[str]:
 
 def require_paths(parsed: argparse.Namespace) -> None:
     """Raises `PTuningError` for a prompt or rows that do not exist, before a model is loaded for them."""
-    if not Path(parsed.prompt).is_dir():
+    if parsed.prompt is not None and not Path(parsed.prompt).is_dir():
         raise PromptError(f"prompt directory {parsed.prompt} does not exist", "a saved prompt", "Check the path")
     if parsed.data is not None:
         require_source(parsed.data)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import ptuning
-from ptuning.cli import evaluate, inspect, predict, train
+from ptuning.cli import evaluate, init, inspect, predict, train
 from ptuning.cli.arguments import Parser, require_paths, with_dashes
 from ptuning.errors import PTuningError
 
@@ -21,6 +21,7 @@ _NOISY = ("torchao", "torch.utils._pytree")
 _DESCRIPTION = "Soft-prompt tuning for frozen language models."
 _EXAMPLES = """\
 examples:
+  ptuning init tickets.csv                               write a commented config for your own data: tickets.yaml
   ptuning train --config configs/movie_reviews.yaml      train a soft prompt; it lies in runs/movie-reviews/prompt
   ptuning evaluate runs/movie-reviews --baseline         its accuracy, beside that of the same words without it
   ptuning predict runs/movie-reviews --input "a gripping film"
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ptuning {ptuning.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     commands.add_parser("train", help="train a soft prompt (ptuning train --help shows every setting)")
-    for command in (evaluate, predict, inspect):
+    for command in (init, evaluate, predict, inspect):
         command.add(commands)
     return parser
 

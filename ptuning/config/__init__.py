@@ -1,7 +1,7 @@
 """What a run is told: frozen sections, read from YAML and dotted overrides, every mistake told at once.
 
-`sections` are the settings, `run` is a training run's whole config, `reading` reads any such config class. Knows
-nothing of models or rows.
+`sections` are the settings, `run` is a training run's whole config, `reading` reads any such config class, `proposal`
+writes one for rows that nobody has described. Knows nothing of models.
 """
 
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ptuning.lazy import lazily
 
 if TYPE_CHECKING:
+    from ptuning.config.proposal import Proposal as Proposal
     from ptuning.config.reading import defaults as defaults
     from ptuning.config.reading import from_settings as from_settings
     from ptuning.config.reading import from_yaml as from_yaml
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
+        "proposal": ("Proposal",),
         "reading": ("defaults", "from_settings", "from_yaml", "parser", "to_yaml"),
         "run": ("RunConfig",),
         "sections": ("DataConfig", "ModelConfig", "PromptConfig", "TrainConfig"),

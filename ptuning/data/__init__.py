@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from ptuning.data.tokenizer import Stretch as Stretch
     from ptuning.data.tokenizer import frame_ids as frame_ids
     from ptuning.data.tokenizer import text_ids as text_ids
+    from ptuning.data.wording import template_for as template_for
+    from ptuning.data.wording import verbalizer_for as verbalizer_for
+    from ptuning.data.wording import with_slot as with_slot
 
 __getattr__, __dir__, __all__ = lazily(
     __name__,
@@ -73,5 +76,6 @@ __getattr__, __dir__, __all__ = lazily(
         "task": ("Task", "Verbalizer"),
         "template": ("Template",),
         "tokenizer": ("RunningText", "Stretch", "frame_ids", "text_ids"),
+        "wording": ("template_for", "verbalizer_for", "with_slot"),
     },
 )

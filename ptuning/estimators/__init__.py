@@ -1,7 +1,6 @@
 """Fit and predict: a prompt is trained on rows from memory and answers rows, in the manners of scikit-learn.
 
-Thin over `training`, `inference` and `inspection`; `wording` finds a template and labels' texts where none are given.
-Knows nothing of the command line.
+Thin over `training`, `inference` and `inspection`. Knows nothing of the command line.
 """
 
 from typing import TYPE_CHECKING

@@ -8,10 +8,9 @@ from typing import Any, Self
 import numpy
 from numpy.typing import NDArray
 
-from ptuning.data import Rows
+from ptuning.data import Rows, template_for, verbalizer_for, with_slot
 from ptuning.errors import DataError, PromptError
 from ptuning.estimators.estimator import Measured, PromptEstimator, with_answers
-from ptuning.estimators.wording import template_for, verbalizer_for, with_slot
 from ptuning.inspection import Report, inspect
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt

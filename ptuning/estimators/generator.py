@@ -4,10 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from ptuning.data import Rows, Template
+from ptuning.data import Rows, Template, with_slot
 from ptuning.errors import ConfigError, PromptError
 from ptuning.estimators.estimator import Measured, PromptEstimator, with_answers
-from ptuning.estimators.wording import with_slot
 from ptuning.inspection import Report, inspect
 from ptuning.prompts import SoftPrompt
 

@@ -19,7 +19,7 @@ from ptuning.prompts.storage import prompt_directory
 def test_no_command_shows_help_with_examples(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(given) == 0
     out = capsys.readouterr().out
-    assert "examples:\n  ptuning train --config configs/movie_reviews.yaml" in out
+    assert "examples:\n  ptuning init tickets.csv" in out
     assert all(command in out for command in ("train", "evaluate", "predict", "inspect"))
 
 

@@ -1,0 +1,38 @@
+"""`ptuning init`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ptuning.errors import DataError
+
+_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the parser."""
+    about = "write a commented config for your own data"
+    parser = commands.add_parser("init", help=about, description=about)
+    parser.add_argument("data", metavar="DATA_FILE", help="rows with answers: csv, tsv, json(l) or parquet")
+    parser.add_argument("--model", default=_MODEL, help=f"the base model (default: {_MODEL})")
+    parser.add_argument("--output", metavar="FILE", help="the config (default: the data file's name, .yaml, here)")
+    parser.set_defaults(run=run, prompt=None)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Writes the config, and says what it found."""
+    from ptuning.config import Proposal
+    from ptuning.data import read_rows
+    from ptuning.files import whole_file
+
+    data = Path(parsed.data)
+    target = Path(parsed.output or f"{data.stem}.yaml")
+    if target.exists():
+        raise DataError(f"{target} exists", "a new file", "Name another with --output, or move it away")
+    rows = read_rows(parsed.data, "train", ())
+    proposal = Proposal.of(rows)
+    with whole_file(target) as beside:
+        beside.write_text(proposal.config(data, parsed.model, len(rows)), encoding="utf-8")
+    kind = f"one of {len(proposal.labels)} labels" if proposal.labels else "written"
+    print(f"{len(rows):,} rows; shown: {', '.join(proposal.shown)}; asked for: {proposal.asked}, {kind}")
+    print(f"saved: {target}\nlook at it, then: ptuning train --config {target}")

@@ -1,0 +1,108 @@
+"""Proposes a commented config for rows that nobody has described: which column is asked for, and in which words.
+
+Knows nothing of files beyond their names, or of models.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ptuning.data import Row, template_for, verbalizer_for
+from ptuning.errors import DataError
+
+_LABEL_NAMES = ("label", "labels", "class", "category", "topic", "sentiment", "intent", "target", "y")
+_ANSWER_NAMES = ("answer", "output", "response", "completion", "summary", "target", "reply")
+_MOST_LABELS = 77
+_FEWEST_ROWS_A_LABEL = 3  # a column with fewer rows a value is no label
+_NUM_VIRTUAL_TOKENS = 20
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the rows seem to be."""
+
+    asked: str
+    """The column with the answers."""
+    shown: tuple[str, ...]
+    """The columns that are shown."""
+    labels: Counter[str] | None
+    """Label -> rows; None where answers are written."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> "Proposal":
+        """Looks at rows; raises `DataError` where there is nothing to show or to ask for."""
+        names = [name for name in rows[0].values if name]
+        if len(names) < 2:
+            raise DataError(
+                f"rows with the columns {', '.join(names) or 'none'}", "a text and an answer", "Add a column of answers"
+            )
+        counts = {name: Counter(str(row.values.get(name, "")) for row in rows) for name in names}
+        labels = [name for name in names if _are_labels(counts[name], len(rows))]
+        if labels:
+            asked = next(
+                (name for name in labels if name.lower() in _LABEL_NAMES),
+                min(labels, key=lambda name: len(counts[name])),
+            )
+        else:
+            asked = next((name for name in names if name.lower() in _ANSWER_NAMES), names[-1])
+        shown = tuple(name for name in names if name != asked and (name in labels or _is_text(counts[name])))
+        return cls(asked, shown or tuple(name for name in names if name != asked), counts[asked] if labels else None)
+
+    def config(self, data: Path, model: str, num_rows: int) -> str:
+        """The config as commented YAML.
+
+        Args:
+            data: The rows' file.
+            model: The base model.
+            num_rows: How many rows there are.
+        """
+        asked = self.asked.replace("_", " ").strip().capitalize()
+        template = template_for(self.shown, _NUM_VIRTUAL_TOKENS, asked)
+        answer = f"{{{self.asked}}}" if self.labels else f" {{{self.asked}}}"
+        told = f"{num_rows:,} rows; shown: {', '.join(self.shown)}; asked for: {self.asked}"
+        lines = [
+            f"# ptuning train --config {data.stem}.yaml",
+            f"# Proposed by ptuning init for {data.name} ({told}). Every line may be changed.",
+            "model:",
+            f"  name_or_path: {_quoted(model)}  # a directory, or a name on the hub",
+            "data:",
+            f"  train: {_quoted(str(data))}",
+            "  # validation: FILE  # chooses the best prompt; without it a fifth of the training rows is set aside",
+            "  # test: FILE  # reported at the end, with the prompt and without it",
+            "  # {prompt:20} are the virtual tokens; they may stand anywhere, also in several places",
+            f"  template: {_quoted(template)}",
+            f"  answer: {_quoted(answer)}",
+            *self._verbalizer(),
+            "train:",
+            f"  output_dir: {_quoted(f'runs/{data.stem}')}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _verbalizer(self) -> list[str]:
+        if self.labels is None:
+            return ["  # no verbalizer: the answer is written, word by word"]
+        texts = verbalizer_for(sorted(self.labels))
+        told = "  # label -> the words that stand for it; words that mean what the label means learn best"
+        lines = [
+            f"    {_quoted(label)}: {_quoted(text)}  # {self.labels[label]:,} rows" for label, text in texts.items()
+        ]
+        return [told, "  verbalizer:", *lines]
+
+
+def _are_labels(counts: Counter[str], num_rows: int) -> bool:
+    """Whether a column's values are few and come again."""
+    return 2 <= len(counts) <= _MOST_LABELS and num_rows >= _FEWEST_ROWS_A_LABEL * len(counts)
+
+
+def _is_text(counts: Counter[str]) -> bool:
+    """Whether a column's values are words rather than numbers, dates or ids."""
+    values = [value for value in counts if value.strip()]
+    worded = sum(any(character.isalpha() for character in value) and " " in value.strip() for value in values)
+    return 2 * worded >= len(values) > 0
+
+
+def _quoted(text: str) -> str:
+    """Text in double quotes, which YAML reads as JSON does."""
+    return json.dumps(text, ensure_ascii=False)

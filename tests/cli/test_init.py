@@ -1,0 +1,91 @@
+"""`ptuning init` proposes a config that trains, for rows that nobody has described."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ptuning.cli.main import main
+from ptuning.config.run import RunConfig
+
+TOPICS = ("cancel", "cancel booking", "refund", "invoice", "other")
+
+
+@pytest.fixture
+def tickets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A spreadsheet's CSV: a byte-order mark, semicolons, an id, a date, two texts and a label."""
+    monkeypatch.chdir(tmp_path)
+    lines = ["id;date;subject;body;topic"]
+    for i in range(60):
+        lines.append(f'{i};2026-01-{i % 28 + 1:02};"the {i}th; subject";please help me {i};{TOPICS[i % 5]}')
+    path = tmp_path / "tickets.csv"
+    path.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_labels_and_texts_are_found(tickets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "tickets.csv", "--model", "base"]) == 0
+    assert capsys.readouterr().out == (
+        "60 rows; shown: subject, body; asked for: topic, one of 5 labels\n"
+        "saved: tickets.yaml\nlook at it, then: ptuning train --config tickets.yaml\n"
+    )
+    config = RunConfig.from_yaml("tickets.yaml")
+    assert (config.model.name_or_path, config.data.train, config.train.output_dir) == (
+        "base",
+        "tickets.csv",
+        "runs/tickets",
+    )
+    assert config.data.template == "{prompt:20}subject: {subject}\nbody: {body}\nTopic:"
+    assert config.data.answer == "{topic}"
+    assert config.data.verbalizer == {label: f" {label}." for label in sorted(TOPICS)}
+    text = Path("tickets.yaml").read_text()
+    assert '"refund": " refund."  # 12 rows' in text
+    assert text.startswith("# ptuning train --config tickets.yaml\n")
+
+
+def test_a_proposed_config_trains(tickets: Path, model_directory: Path) -> None:
+    assert main(["init", "tickets.csv", "--model", str(model_directory), "--output", "mine.yaml"]) == 0
+    short = ["--train.max_steps=2", "--model.dtype=float32", "--model.device=cpu"]
+    assert main(["train", "--config", "mine.yaml", *short]) == 0
+    assert json.loads(Path("runs/tickets/metrics.json").read_text())["training"]["rows"] == 48
+
+
+def test_answers_that_do_not_come_again_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"title": f"a film about {i} goats", "slug": f"goats-{i}"} for i in range(20)]
+    Path("slugs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["init", "slugs.jsonl"]) == 0
+    config = RunConfig.from_yaml("slugs.yaml")
+    assert (config.data.template, config.data.answer) == ("{prompt:20}{title}\nSlug:", " {slug}")
+    assert config.data.verbalizer is None
+
+
+def test_a_column_called_label_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = ["lang,text,label", *(f"{'en' if i % 2 else 'de'},some words {i},{'abc'[i % 3]}" for i in range(30))]
+    Path("rows.csv").write_text("\n".join(lines))
+    assert main(["init", "rows.csv"]) == 0
+    config = RunConfig.from_yaml("rows.yaml")
+    assert config.data.answer == "{label}"
+    assert config.data.template == "{prompt:20}lang: {lang}\ntext: {text}\nLabel:"
+    assert config.data.verbalizer == {"a": " a", "b": " b", "c": " c"}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["tickets.csv", "--output", "tickets.csv"], "tickets.csv exists; expected a new file"),
+        (["none.csv"], "data file none.csv does not exist"),
+        (["one.csv"], "rows with the columns text; expected a text and an answer"),
+    ],
+)
+def test_what_cannot_be_proposed_is_told(
+    tickets: Path, given: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("one.csv").write_text("text\na film\n")
+    before = tickets.read_bytes()
+    assert main(["init", *given]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"ptuning: {told}")
+    assert err.count("\n") == 1
+    assert tickets.read_bytes() == before
