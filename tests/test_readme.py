@@ -1,8 +1,9 @@
-"""The README's examples and commands run as they are written, on a tiny model in place of the real one."""
+"""The documents' examples and commands run as they are written, on a tiny model in place of the real one."""
 
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,15 @@ from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.training.run import train
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = ("README.md", "ptuning/README.md", "ptuning/inspection/README.md", "configs/README.md", "scripts/README.md")
+TEXTS = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in DOCUMENTS}
+README = TEXTS["README.md"]
+FEW = ".set_params(max_steps=3).fit(texts, labels)"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, documents: Sequence[str] = DOCUMENTS) -> list[str]:
+    found = (re.findall(rf"```{language}\n(.*?)```", TEXTS[name], flags=re.DOTALL) for name in documents)
+    return [block for blocks in found for block in blocks]
 
 
 def in_place(text: str, tmp_path: Path, model_directory: Path) -> str:
@@ -30,7 +35,8 @@ def in_place(text: str, tmp_path: Path, model_directory: Path) -> str:
         "runs/movie-reviews": tmp_path / "run",
         '"runs"': f'"{tmp_path}"',
         '"movie-reviews"': '"run"',
-        "report.html": tmp_path / "report.html",
+        '"report.html"': f'"{tmp_path}/report.html"',
+        "prompts/film": tmp_path / "prompts" / "film",
         "runs/mine": tmp_path / "mine",
         "runs/loop": tmp_path / "loop",
     }
@@ -48,17 +54,21 @@ def test_python_examples_run(
 ) -> None:
     trained_run(run_config)
     examples = blocks("python")
-    assert len(examples) >= 2
+    assert len(examples) >= 5
     for example in examples:
-        shorter = in_place(example, tmp_path, model_directory).replace("range(320)", "range(3)")
+        shorter = in_place(example, tmp_path, model_directory)
+        for old, new in (("range(320)", "range(3)"), ("max_steps=60", "max_steps=3"), (".fit(texts, labels)", FEW)):
+            shorter = shorter.replace(old, new)
         exec(compile(shorter, "README.md", "exec"), {})
-    assert any("range(320)" in example for example in examples)
+    assert all(
+        any(each in example for example in examples) for each in ("range(320)", "max_steps=60", ".fit(texts, labels)")
+    )
     assert "Classification(label=" in capsys.readouterr().out
     assert (tmp_path / "loop" / "prompt" / "adapter_config.json").exists()
 
 
 def test_yaml_example_is_a_config(run_config: Path, tmp_path: Path, model_directory: Path) -> None:
-    (example,) = blocks("yaml")
+    (example,) = blocks("yaml", ["README.md"])
     written = tmp_path / "example.yaml"
     written.write_text(example)
     assert RunConfig.from_yaml(written).data.verbalizer == {"negative": " negative", "positive": " positive"}
@@ -66,14 +76,20 @@ def test_yaml_example_is_a_config(run_config: Path, tmp_path: Path, model_direct
 
 
 def test_commands_run(
-    run_config: Path, tmp_path: Path, model_directory: Path, capsys: pytest.CaptureFixture[str]
+    run_config: Path,
+    tmp_path: Path,
+    model_directory: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trained_run(run_config)
+    monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("ptuning ")]
-    assert {command.split()[1] for command in commands} == {"train", "evaluate", "predict", "inspect"}
+    assert {command.split()[1] for command in commands} == {"init", "train", "evaluate", "predict", "inspect"}
     for command in commands:
-        words = shlex.split(in_place(command.partition("  #")[0], tmp_path, model_directory))
+        shorter = command.partition("  #")[0].replace("max_steps 320", "max_steps 3")
+        words = shlex.split(in_place(shorter, tmp_path, model_directory))
         assert cli.main(words[1:]) == 0, capsys.readouterr().err
         printed = capsys.readouterr().out
         assert printed
@@ -81,7 +97,14 @@ def test_commands_run(
             assert json.loads(printed)
 
 
-def test_scripts_that_the_readme_names_exist() -> None:
-    scripts = re.findall(r"scripts/\w+\.\w+", README)
-    assert {"scripts/demo.sh", "scripts/test.sh", "scripts/conformance.sh"} <= set(scripts)
+def test_what_the_documents_name_exists() -> None:
+    scripts = {each for text in TEXTS.values() for each in re.findall(r"scripts/\w+\.\w+", text)}
+    assert {"scripts/demo.sh", "scripts/test.sh", "scripts/conformance.sh"} <= scripts
     assert all((REPOSITORY / script).exists() for script in scripts)
+    links = [(name, link) for name, text in TEXTS.items() for link in re.findall(r"\]\(([^)#]+)", text)]
+    assert len(links) > 5
+    assert all(((REPOSITORY / name).parent / link).exists() for name, link in links), links
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 160
