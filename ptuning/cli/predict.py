@@ -1,40 +1,107 @@
 """`ptuning predict`."""
 
 import argparse
+import csv
 import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ptuning.cli.arguments import load_model, one_row, positive, prompt_command
+from ptuning.errors import ConfigError, DataError
+from ptuning.files import require_writable, whole_file
 
 
 def add(commands: Any) -> None:
     """Adds the command to the parser."""
     parser = prompt_command(commands, "predict", "answer a text, or every row of a file", run)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", help="the text, for a template with one column")
+    source.add_argument(
+        "--input", action="append", metavar="TEXT", help="a text, for a template with one column; repeatable"
+    )
     source.add_argument("--data", help="rows to answer, one answer per row")
+    parser.add_argument(
+        "--output", metavar="FILE", help="write the rows with their answers: .csv, .tsv or .jsonl (default: on stdout)"
+    )
+    parser.add_argument("--id", metavar="COLUMN", help="with --output: of the rows' own columns, write this one only")
     parser.add_argument("--max-new-tokens", type=positive, default=50, help="length of written answers (default: 50)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends a written answer; repeatable")
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Prints one answer per row."""
+    """Prints or writes one answer per row."""
+    output = parsed.output and Path(parsed.output)
+    if parsed.id is not None and not output:
+        raise ConfigError("--id without --output", "both", "Name a file with --output")
+    if output:
+        if output.suffix not in _WRITERS:
+            raise ConfigError(f"--output {output}", f"a file of {', '.join(_WRITERS)}", "Give it such an ending")
+        require_writable(output)
     lm = load_model(parsed)
     rows = _rows(parsed, lm)
     if lm.task("prompt").is_classification:
         answers = [{"label": each.label, "probabilities": each.probabilities} for each in lm.classify(rows)]
         lines = [f"{each['label']} {each['probabilities'][each['label']]:.3f}" for each in answers]
     else:
-        lines = lm.generate(rows, max_new_tokens=parsed.max_new_tokens, stop_strings=parsed.stop)
-        answers = [{"text": text} for text in lines]
-    print(json.dumps({"answers": answers}) if parsed.json else "\n".join(" ".join(line.split()) for line in lines))
+        texts = lm.generate(rows, max_new_tokens=parsed.max_new_tokens, stop_strings=parsed.stop)
+        answers = [{"text": text} for text in texts]
+        lines = texts if len(texts) == 1 else [" ".join(text.split()) for text in texts]  # a row is a line
+    if output:
+        records = [{**own, **_named(answer, own)} for own, answer in zip(_own(parsed, rows), answers, strict=True)]
+        _WRITERS[output.suffix](output, records)
+        lines = [f"saved: {output}, {len(records):,} rows"]
+    print(json.dumps({"answers": answers}) if parsed.json else "\n".join(lines))
 
 
 def _rows(parsed: argparse.Namespace, lm: Any) -> list[Any]:
-    """The rows of --data, or the one of --input."""
+    """The rows of --data, or those of --input."""
     columns = lm.columns("prompt")
     if parsed.data is not None:
         from ptuning.data import read_rows
 
         return [row.values for row in read_rows(parsed.data, "test", columns)]
-    return [one_row(parsed.input, columns)]
+    return [one_row(text, columns) for text in parsed.input]
+
+
+def _own(parsed: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What is written of the rows' own columns."""
+    if parsed.id is None:
+        return [dict(row) for row in rows]
+    missing = [i for i, row in enumerate(rows) if parsed.id not in row]
+    if missing:
+        received = f"--id {parsed.id}: row {missing[0]} has no such column"
+        raise DataError(received, f"one of {', '.join(rows[missing[0]])}", "Correct it")
+    return [{parsed.id: row[parsed.id]} for row in rows]
+
+
+def _named(answer: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer under names that the row does not have: a row's own `label` stays beside `predicted_label`."""
+    return {(f"predicted_{name}" if name in own else name): value for name, value in answer.items()}
+
+
+def _write_table(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Writes CSV or TSV: of a label's probabilities its own, under `probability`."""
+    flat = []
+    for record in records:
+        cells = {name: value for name, value in record.items() if name != "probabilities"}
+        if "probabilities" in record:
+            cells["probability"] = f"{max(record['probabilities'].values()):.6f}"
+        flat.append(cells)
+    with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, flat[0], delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writeheader()
+        writer.writerows(flat)
+
+
+def _write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Writes an object a line."""
+    with whole_file(path) as beside, beside.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+_WRITERS: dict[str, Callable[[Path, Sequence[Mapping[str, Any]]], None]] = {
+    ".csv": _write_table,
+    ".tsv": _write_table,
+    ".jsonl": _write_lines,
+}
+"""Ending of a file's name -> what writes it."""

@@ -1,0 +1,95 @@
+"""`ptuning predict` answers texts and files, and writes answers beside the rows' own columns."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_csv
+from families import tiny_backbone
+
+from ptuning.cli.main import main
+from ptuning.data.task import Task
+from ptuning.prompts.soft_prompt import SoftPrompt
+
+LABELS = {"negative": " negative", "positive": " positive"}
+ROWS = [{"id": str(i), "text": f'film {i}, "good"', "label": "?"} for i in range(3)]
+
+
+@pytest.fixture
+def prompts(tmp_path: Path, model_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a classifier's prompt, a writer's, and rows."""
+    monkeypatch.chdir(tmp_path)
+    backbone, drawn = tiny_backbone(), torch.randn(2, tiny_backbone().width)
+    for name, task in (
+        ("labels", Task("{prompt:2}{text}", verbalizer=LABELS)),
+        ("words", Task("{prompt:2}{text} is", " {x}")),
+    ):
+        SoftPrompt(drawn, task, str(model_directory), backbone.fingerprint).save(tmp_path / name)
+    write_csv(tmp_path / "rows.csv", ROWS)
+    return tmp_path
+
+
+def test_several_texts_are_answered_in_order(prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "labels", "--input", "a film", "--input", "two hours", "--json"]) == 0
+    answers = json.loads(capsys.readouterr().out)["answers"]
+    assert main(["predict", "labels", "--input", "two hours"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == f"{answers[1]['label']} {answers[1]['probabilities'][answers[1]['label']]:.3f}"
+    assert len(answers) == 2
+
+
+@pytest.mark.parametrize("name", ["answers.csv", "answers.tsv", "answers.jsonl"])
+@pytest.mark.parametrize("more", [[], ["--id", "id"]])
+def test_rows_are_written_with_their_answers(
+    prompts: Path, name: str, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "labels", "--data", "rows.csv", "--output", name, *more]) == 0
+    assert capsys.readouterr().out == f"saved: {name}, 3 rows\n"
+    with Path(name).open(newline="") as file:
+        if name.endswith("jsonl"):
+            written = list(map(json.loads, file))
+            assert all(sum(each.pop("probabilities").values()) == pytest.approx(1) for each in written)
+        else:
+            written = list(csv.DictReader(file, delimiter="\t" if name.endswith("tsv") else ","))
+            assert all(0.5 <= float(each.pop("probability")) <= 1 for each in written)
+    answer = "label" if more else "predicted_label"
+    assert {each.pop(answer) for each in written} <= set(LABELS)
+    assert written == ([{"id": row["id"]} for row in ROWS] if more else ROWS)
+
+
+def test_new_lines_of_an_answer_are_kept(
+    prompts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "ptuning.inference.prompted_lm.PromptedLM.generate", lambda self, rows, **o: ["a\nb"] * len(rows)
+    )
+    assert main(["predict", "words", "--input", "x"]) == 0
+    assert capsys.readouterr().out == "a\nb\n"
+    assert main(["predict", "words", "--data", "rows.csv"]) == 0
+    assert capsys.readouterr().out == "a b\n" * 3
+    assert main(["predict", "words", "--data", "rows.csv", "--output", "written.jsonl"]) == 0
+    assert [json.loads(line)["predicted_text"] for line in Path("written.jsonl").read_text().splitlines()] == [
+        "a\nb"
+    ] * 3
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--output", "answers.xlsx"], r"--output answers.xlsx; expected a file of .csv, .tsv, .jsonl"),
+        (["--id", "id"], r"--id without --output; expected both"),
+        (
+            ["--output", "a.csv", "--id", "number"],
+            r"--id number: row 0 has no such column; expected one of id, text, label",
+        ),
+    ],
+)
+def test_what_cannot_be_written_is_told(
+    prompts: Path, given: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "labels", "--data", "rows.csv", *given]) == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert err.startswith(f"ptuning: {told}")
+    assert not Path("a.csv").exists()
