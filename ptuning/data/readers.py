@@ -4,15 +4,17 @@ Knows nothing of templates, tokens or models.
 """
 
 import csv
+import gzip
+import io
 import json
 import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TextIO, TypeAlias
 
 from ptuning.data.memory import Rows, records, records_of_dataset
 from ptuning.errors import DataError
@@ -35,16 +37,18 @@ def read_rows(source: str, split: str, columns: Iterable[str]) -> list[Row]:
     """Reads a data file, or a hub data set's split.
 
     Args:
-        source: Path of a csv, tsv, json, jsonl or parquet file; or a hub name, `org/name` or `org/name:subset`.
-        split: The split to take of a hub data set.
+        source: Path of a csv, tsv, json, jsonl (each also as .gz) or parquet file, or of a folder that `datasets`
+            saved; or a hub name, `org/name` or `org/name:subset`. Behind a folder or a name `@train[:90%]` takes that
+            split.
+        split: The split to take of a folder or a hub data set that names none.
         columns: The columns that are needed; their values must be text or numbers, which become their text.
 
     Raises:
         DataError: When the source is missing or empty, lacks a column, or has a value that is not text.
     """
     require_source(source)
-    kind, names = Path(source).suffix.lower(), list(columns)
-    records = _READERS[kind](source) if kind in _READERS else _read_hub(source, split)
+    kind, names = _kind(source), list(columns)
+    records = _READERS[kind](source) if kind in _READERS else _read_dataset(source, split)
     try:
         rows = [as_row(values, where, names) for values, where in records]
     except UnicodeDecodeError as error:
@@ -60,8 +64,23 @@ def read_rows(source: str, split: str, columns: Iterable[str]) -> list[Row]:
 
 def require_source(source: str) -> None:
     """Raises `DataError` for a data file that does not exist, before anything is loaded that would read it."""
-    if Path(source).suffix.lower() in _READERS and not Path(source).is_file():
+    if _kind(source) in _READERS and not Path(source).is_file():
         raise DataError(f"data file {source} does not exist", "a csv, json(l) or parquet file", "Check the path")
+
+
+def _kind(source: str) -> str:
+    """The ending of a file's name, without that of compression."""
+    return Path(source.lower().removesuffix(".gz")).suffix
+
+
+@contextmanager
+def _opened(source: str) -> Iterator[TextIO]:
+    """A text file, unpacked if it is compressed; a byte-order mark is left out."""
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(Path(source).open("rb"))
+        if source.lower().endswith(".gz"):
+            file = stack.enter_context(gzip.open(file))
+        yield stack.enter_context(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
 
 
 def rows_of(rows: Rows, name: str, columns: Iterable[str]) -> list[Row]:
@@ -138,7 +157,7 @@ def _is_unicode(text: str) -> bool:
 
 def _read_csv(source: str) -> Iterator[Record]:
     csv.field_size_limit(sys.maxsize)
-    with Path(source).open(encoding="utf-8-sig", newline="") as file:
+    with _opened(source) as file:
         reader = csv.DictReader(file, delimiter=_delimiter(source, file.readline()), strict=True)
         file.seek(0)
         try:
@@ -161,14 +180,14 @@ def _read_csv(source: str) -> Iterator[Record]:
 
 def _delimiter(source: str, header: str) -> str:
     """What stands between a file's cells: a tab in .tsv; else a comma, or what the header has where it has no comma."""
-    if source.lower().endswith(".tsv"):
+    if _kind(source) == ".tsv":
         return "\t"
     return "," if "," in header else max(_DELIMITERS, key=header.count)
 
 
 def _read_json(source: str) -> Iterator[Record]:
-    with Path(source).open(encoding="utf-8-sig") as file:
-        if source.lower().endswith(".json"):
+    with _opened(source) as file:
+        if _kind(source) == ".json":
             yield from _json_records(source, file.read())
             return
         for number, line in enumerate(file, 1):
@@ -202,12 +221,38 @@ def _read_parquet(source: str) -> Iterator[Record]:
     return _read_table(source, lambda: datasets.Dataset.from_parquet(source), "a parquet file")
 
 
-def _read_hub(source: str, split: str) -> Iterator[Record]:
+def _read_dataset(source: str, split: str) -> Iterator[Record]:
+    """The rows of a folder that `datasets` saved, or of a hub data set."""
     import datasets
 
-    name, _, subset = source.partition(":")
-    expected = f"a data file ({', '.join(_READERS)}) or a hub data set with a split {split!r}"
-    return _read_table(source, lambda: datasets.load_dataset(name, subset or None, split=split), expected)
+    place, _, own = source.partition("@")
+    name, _, subset = place.partition(":")
+    wanted = own or split
+    if Path(place).is_dir():
+        expected = f"a folder that datasets saved, with a split {wanted!r}"
+        return _read_table(source, lambda: _saved(place, wanted), expected)
+    expected = f"a data file ({', '.join(_READERS)}) or a hub data set with a split {wanted!r}"
+    return _read_table(source, lambda: datasets.load_dataset(name, subset or None, split=wanted), expected)
+
+
+def _saved(folder: str, split: str) -> Any:
+    """A saved data set's split, such as `train[:90%]`; a folder of one split is that split."""
+    import datasets
+
+    found = datasets.load_from_disk(folder)
+    name, bracket, share = split.partition("[")
+    table = found[name] if isinstance(found, datasets.DatasetDict) else found
+    if not bracket:
+        return table
+    low, high = (_row(each, len(table)) for each in share.rstrip("]").split(":"))
+    return table.select(range(len(table))[low:high])
+
+
+def _row(limit: str, num_rows: int) -> int | None:
+    """A row's number in a slice: `10`, `90%`, or nothing."""
+    if not limit.strip():
+        return None
+    return round(float(limit.rstrip("% ")) / 100 * num_rows) if "%" in limit else int(limit)
 
 
 def _read_table(source: str, load: Callable[[], Any], expected: str) -> Iterator[Record]:

@@ -1,5 +1,6 @@
 """Reading rows, encoding them, and batches of them."""
 
+import gzip
 import itertools
 import json
 from collections.abc import Sequence
@@ -170,6 +171,51 @@ def test_a_hub_name_that_cannot_be_reached_is_one_clear_error(name: str, capfd: 
         read_rows(name, "test", ["text"])
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv.gz", "text,label\na,x\n"),
+        ("a.jsonl.gz", '{"text": "a", "label": "x"}\n'),
+        ("A.TSV.GZ", "text\tlabel\na\tx"),
+    ],
+)
+def test_compressed_files_are_read(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+    assert [row.values for row in read_rows(str(tmp_path / name), "train", ["text", "label"])] == [
+        {"text": "a", "label": "x"}
+    ]
+
+
+def test_a_compressed_file_that_is_broken_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.csv.gz").write_bytes(b"text,label")
+    with pytest.raises(DataError, match=r"a.csv.gz cannot be read \(.*\); expected a data file"):
+        read_rows(str(tmp_path / "a.csv.gz"), "train", ["text"])
+
+
+@pytest.mark.parametrize(
+    ("behind", "texts"),
+    [
+        ("", "01234"),
+        ("@train", "01234"),
+        ("@test", "56"),
+        ("@train[:40%]", "01"),
+        ("@train[3:]", "34"),
+        ("@train[1:-1]", "123"),
+    ],
+)
+def test_folders_that_datasets_saved_are_read_by_split(tmp_path: Path, behind: str, texts: str) -> None:
+    tables = {"train": "01234", "test": "56"}
+    saved = {split: datasets.Dataset.from_dict({"text": list(each)}) for split, each in tables.items()}
+    datasets.DatasetDict(saved).save_to_disk(str(tmp_path / "saved"))
+    rows = read_rows(f"{tmp_path}/saved{behind}", "train", ["text"])
+    assert "".join(row.values["text"] for row in rows) == texts
+
+
+def test_a_folder_without_a_data_set_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected a folder that datasets saved, with a split 'train'"):
+        read_rows(str(tmp_path), "train", ["text"])
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
