@@ -77,8 +77,8 @@ class DataConfig:
 
     train: str | None = None
     """csv, tsv, json(l) (also .gz) or parquet file, a folder that datasets saved, or a hub data set (org/name or
-    org/name:subset), of which this key's split is taken or the one behind @, as in org/name@train[:90%]; null only where
-    a program gives the rows."""
+    org/name:subset), of which this key's split is taken or the one behind @, as in org/name@train[:90%]; null only
+    where a program gives the rows."""
     template: str = field(kw_only=True)
     """The text before the answer, with a slot for the soft prompt: "{prompt:20}Review: {text}\\nSentiment:"."""
     validation: str | None = None
