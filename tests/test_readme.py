@@ -67,6 +67,19 @@ def test_python_examples_run(
     assert (tmp_path / "loop" / "prompt" / "adapter_config.json").exists()
 
 
+def test_the_notebook_runs(run_config: Path, tmp_path: Path, model_directory: Path) -> None:
+    cells = json.loads((REPOSITORY / "scripts" / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    codes = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert len(codes) == 6
+    names: dict[str, object] = {}
+    for code in codes:
+        shorter = in_place(code, tmp_path, model_directory).replace(
+            "PromptClassifier(base)", "PromptClassifier(base, max_steps=3)"
+        )
+        exec(compile(shorter.replace("max_steps=60", "max_steps=3"), "quickstart.ipynb", "exec"), names)
+    assert (tmp_path / "prompts" / "film" / "ptuning.json").exists()
+
+
 def test_yaml_example_is_a_config(run_config: Path, tmp_path: Path, model_directory: Path) -> None:
     (example,) = blocks("yaml", ["README.md"])
     written = tmp_path / "example.yaml"
