@@ -81,7 +81,7 @@ def _verdict(report: Contents) -> str:
     rows = "" if report.num_rows is None else f", on {report.num_rows:,} rows"
     return (
         f'{row}<div class="verdict" id="verdict"><strong>{escape(verdict.word)}</strong>'
-        f"{escape(verdict.sentence)}</div>"
+        f'{escape(verdict.sentence)}</div><p id="advice"><strong>What to do.</strong> {escape(verdict.advice)}</p>'
         f'<p class="note">{escape(report.note)}</p>{table}<p class="note">Thresholds: {limits}. {gains}{rows}; '
         "brackets hold 95 % intervals.</p>"
     )

@@ -13,7 +13,7 @@ def lines(report: Contents) -> list[str]:
     """The report for a terminal: the verdict, then every measure that has lines."""
     verdict = report.verdict
     found = [f"the prompt for {dict(report.row)}"] if report.row else []
-    found.append(f"{verdict.word}: {verdict.sentence}")
+    found += [f"{verdict.word}: {verdict.sentence}", verdict.advice]
     if verdict.measure is not None:
         found.append(f"decoding fidelity F ({verdict.measure}) {verdict.fidelity}; discretisation gap {verdict.gap}")
     for measured in report.measures.values():

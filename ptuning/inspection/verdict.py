@@ -17,6 +17,18 @@ NO_EFFECT, NOT_JUDGED = "NO EFFECT", "NOT JUDGED"
 _MORE_ROWS = " With more rows that could change."
 WORDS = (FAITHFUL, PARTIAL, ECHO, DECORATIVE, NO_EFFECT, NOT_JUDGED)
 
+_OWN_WORDS = "Do not quote them; a prompt in words of your own, scored beside it (--human), is the readable one."
+ADVICE = {
+    FAITHFUL: "The decoded text does what the prompt does: it may stand in its place as a plain prompt.",
+    PARTIAL: "Keep the soft prompt, and take its words as a hint: part of what it does is not in them.",
+    ECHO: f"The prompt works, but its words cannot say why: they are where it began. {_OWN_WORDS}",
+    DECORATIVE: f"The prompt works, but its words do not do what it does. {_OWN_WORDS}",
+    NO_EFFECT: "Do not use this prompt yet: train it longer, at another learning rate or on more rows, or use the same "
+    "words without it, which are not shown to be worse.",
+    NOT_JUDGED: "Give rows with answers (--data, or rows in Python): the verdict rests on them.",
+}
+"""Word -> what to do."""
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -66,9 +78,14 @@ class Verdict:
     thresholds: Mapping[str, float]
     """Where one verdict ends and the next begins."""
 
+    @property
+    def advice(self) -> str:
+        """What the word means for whoever uses the prompt, and what to do."""
+        return ADVICE[self.word]
+
     def as_dict(self) -> dict[str, Any]:
         """The verdict as plain data."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "advice": self.advice}
 
 
 def judge(

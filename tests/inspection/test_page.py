@@ -102,6 +102,7 @@ def test_tokens_are_escaped():
 def test_page_without_rows_leaves_out_what_was_not_measured(backbone):
     text = page(inspect(SoftPrompt(torch.randn(4, backbone.width)), backbone))
     assert "NOT JUDGED" in text
+    assert '<p id="advice"><strong>What to do.</strong> Give rows with answers' in text
     assert [name for name in FIGURES if f'<figure id="{name}">' in text] == ["decoding", "geometry", "atoms"]
     read(text)
 

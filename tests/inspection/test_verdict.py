@@ -8,12 +8,14 @@ from ptuning.evaluation.bootstrap import Resampled, Scores
 from ptuning.evaluation.metrics import RowScores
 from ptuning.inspection.measures.ladder import EMBEDDED, INIT_TEXT, NONE, RANDOM, RANDOM_TEXT, SOFT, TEXT, UNTRAINED
 from ptuning.inspection.verdict import (
+    ADVICE,
     DECORATIVE,
     ECHO,
     FAITHFUL,
     NO_EFFECT,
     NOT_JUDGED,
     PARTIAL,
+    WORDS,
     Thresholds,
     judge,
 )
@@ -144,3 +146,9 @@ def test_generated_answers_are_judged_by_their_loss():
     verdict = judge(Resampled(kinds), 0.0)
     assert (verdict.word, verdict.measure) == (FAITHFUL, "loss")
     assert verdict.gain.value == pytest.approx(2.0)
+
+
+def test_every_verdict_says_what_to_do() -> None:
+    assert set(ADVICE) == set(WORDS)
+    verdict = judge(None, 1.0)
+    assert verdict.advice == ADVICE[verdict.word] == verdict.as_dict()["advice"]
