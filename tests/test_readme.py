@@ -38,6 +38,7 @@ def in_place(text: str, tmp_path: Path, model_directory: Path) -> str:
         '"report.html"': f'"{tmp_path}/report.html"',
         "prompts/film": tmp_path / "prompts" / "film",
         "runs/mine": tmp_path / "mine",
+        "runs/memory": tmp_path / "memory",
         "runs/loop": tmp_path / "loop",
     }
     for old, new in places.items():

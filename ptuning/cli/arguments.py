@@ -4,6 +4,7 @@ Knows nothing of what a command does.
 """
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,7 @@ def with_dashes(arguments: Sequence[str]) -> list[str]:
     found = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
-        if name.startswith("--"):
+        if re.fullmatch(r"--[A-Za-z][\w.-]*", name):
             name = f"--{name[2:].replace('-', '_')}" if "." in name else name.replace("_", "-")
         found.append(f"{name}{equals}{value}")
     return found

@@ -37,7 +37,7 @@ def _iterated(rows: Any) -> Iterable[Any]:
             return list(getattr(rows, name)())
     if hasattr(rows, "columns") and hasattr(rows, "to_dict"):  # pandas
         return list(rows.to_dict("records"))
-    if hasattr(rows, "features"):
+    if isinstance(getattr(rows, "features", None), Mapping):  # a column of a data set has features of another kind
         return records_of_dataset(rows)
     try:
         return iter(rows)

@@ -1,7 +1,7 @@
 """`PromptClassifier`: learns labels of texts or of rows with several columns."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -107,9 +107,11 @@ class PromptClassifier(PromptEstimator):
             raise DataError(
                 f"{len(rows)} rows with {len(keys)} label", "two labels or more", "Add rows of another label"
             )
+        shown = [name for name in rows[0] if name != column]
+        _require_hidden(rows, column, shown if self.template is None else [])
         backbone, words = self._backbone(), {str(label): text for label, text in (self.verbalizer or {}).items()}
         task = {
-            "template": self._template([name for name in rows[0] if name != column]),
+            "template": self._template(shown),
             "answer": f"{{{column}}}",
             "verbalizer": words or verbalizer_for(keys, backbone.tokenizer),
         }
@@ -155,8 +157,9 @@ class PromptClassifier(PromptEstimator):
             sample_weight: What each row counts; None: 1.
         """
         rows = self._labelled(X, y)
-        truth = numpy.asarray([row[self._column] for row in rows])
-        return float(numpy.average(self.predict(rows) == truth, weights=sample_weight))
+        found = [str(each) for each in self.predict(rows).tolist()]
+        is_right = [own == str(row[self._column]) for own, row in zip(found, rows, strict=True)]
+        return float(numpy.average(is_right, weights=sample_weight))
 
     def evaluate(self, X: Rows, y: Any = LABEL) -> Measured:
         """Measures the prompt, beside the same words without it.
@@ -210,3 +213,14 @@ class PromptClassifier(PromptEstimator):
             classifier_tags=ClassifierTags(),
             input_tags=InputTags(one_d_array=True, two_d_array=False, string=True),
         )
+
+
+def _require_hidden(rows: Sequence[Mapping[str, Any]], column: str, shown: Sequence[str]) -> None:
+    """Raises `DataError` where a column that is to be shown tells every label."""
+    for name in shown:
+        if all(str(row.get(name)) == str(row[column]) for row in rows):
+            raise DataError(
+                f"labels that stand in the rows too, in the column {name!r}",
+                "rows that do not show the label",
+                f"Give the column's name in place of the labels: fit(rows, {name!r})",
+            )

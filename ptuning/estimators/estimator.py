@@ -143,7 +143,10 @@ class PromptEstimator(Parameters):
 
     def _text_column(self) -> str:
         """The column of a row that is a text alone: the template's, if it has one column."""
-        names = Template.parse(self.template or "").field_names
+        template = self.template
+        if template is None and hasattr(self, "prompt_") and self.prompt_.task:
+            template = self.prompt_.task.template
+        names = Template.parse(template or "").field_names
         return names[0] if len(names) == 1 else "text"
 
     def _evaluated(self, rows: Rows) -> Measured:

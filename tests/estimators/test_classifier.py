@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy
 import pandas
 import pytest
@@ -155,6 +156,11 @@ def test_a_classifier_must_be_fitted_first(base: str) -> None:
         (TEXTS, ["positive"] * 64, "64 rows with 1 label; expected two labels or more"),
         ("a film", LABELS, "str 'a film'; expected a list of rows"),
         (ROWS, "topic", "row 0 has no column 'topic'; expected the answers"),
+        (
+            pandas.DataFrame({"text": TEXTS, "topic": LABELS}),
+            LABELS,
+            r"labels that stand in the rows too, in the column 'topic'; .*fit\(rows, 'topic'\)",
+        ),
         ([{"text": None}] * 64, LABELS, "column 'text' holds None"),
     ],
 )
@@ -186,6 +192,21 @@ def test_a_saved_prompt_is_loaded_by_the_command_line_too(fitted: PromptClassifi
     assert loaded.evaluate(TEXTS, LABELS).report() == fitted.evaluate(TEXTS, LABELS).report()
     with pytest.raises(PromptError, match=r"a prompt with labels .*Load it with PromptClassifier"):
         ptuning.PromptGenerator.load(tmp_path / "prompt")
+
+
+def test_a_prompt_of_the_command_line_is_scored_like_one_of_ones_own(base: str, tmp_path: Path) -> None:
+    labels = [int(label == "positive") for label in LABELS]
+    own = PromptClassifier(base, output_dir=tmp_path / "run", **{**QUICK, "max_steps": 3})
+    own.fit(pandas.DataFrame({"review": TEXTS}), labels)
+    assert own.score(TEXTS, labels) == own.score([{"review": text} for text in TEXTS], labels)
+    loaded = PromptClassifier.load(tmp_path / "run", own.lm_.backbone)
+    assert loaded.score(TEXTS, labels) == own.score(TEXTS, labels)
+
+
+def test_columns_of_a_data_set_are_texts_and_labels(base: str) -> None:
+    table = datasets.Dataset.from_list(ROWS)
+    classifier = PromptClassifier(base, **{**QUICK, "max_steps": 2}).fit(table["text"], table["label"])
+    assert classifier.classes_.tolist() == ["negative", "positive"]
 
 
 def test_a_run_may_keep_its_files_and_call_back(base: str, tmp_path: Path) -> None:
