@@ -61,4 +61,4 @@ def test_it_has_every_module_and_says_that_it_is_typed(installed: Path) -> None:
 def test_its_command_runs(installed: Path) -> None:
     script = installed / "bin" / "ptuning"
     told = output_of(sys.executable, str(script), "--help", cwd=installed.parent, PYTHONPATH=str(installed))
-    assert "train | evaluate | predict | inspect" in told
+    assert "examples:" in told
