@@ -32,7 +32,7 @@ def run(parsed: argparse.Namespace) -> None:
     rows = read_rows(parsed.data, "train", ())
     proposal = Proposal.of(rows)
     with whole_file(target) as beside:
-        beside.write_text(proposal.config(data, parsed.model, len(rows)), encoding="utf-8")
+        beside.write_text(proposal.config(data, parsed.model, len(rows), target), encoding="utf-8")
     kind = f"one of {len(proposal.labels)} labels" if proposal.labels else "written"
     print(f"{len(rows):,} rows; shown: {', '.join(proposal.shown)}; asked for: {proposal.asked}, {kind}")
     print(f"saved: {target}\nlook at it, then: ptuning train --config {target}")

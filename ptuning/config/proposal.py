@@ -50,20 +50,21 @@ class Proposal:
         shown = tuple(name for name in names if name != asked and (name in labels or _is_text(counts[name])))
         return cls(asked, shown or tuple(name for name in names if name != asked), counts[asked] if labels else None)
 
-    def config(self, data: Path, model: str, num_rows: int) -> str:
+    def config(self, data: Path, model: str, num_rows: int, target: Path) -> str:
         """The config as commented YAML.
 
         Args:
             data: The rows' file.
             model: The base model.
             num_rows: How many rows there are.
+            target: The config's own file, for the command in its first line.
         """
         asked = self.asked.replace("_", " ").strip().capitalize()
         template = template_for(self.shown, _NUM_VIRTUAL_TOKENS, asked)
         answer = f"{{{self.asked}}}" if self.labels else f" {{{self.asked}}}"
         told = f"{num_rows:,} rows; shown: {', '.join(self.shown)}; asked for: {self.asked}"
         lines = [
-            f"# ptuning train --config {data.stem}.yaml",
+            f"# ptuning train --config {target}",
             f"# Proposed by ptuning init for {data.name} ({told}). Every line may be changed.",
             "model:",
             f"  name_or_path: {_quoted(model)}  # a directory, or a name on the hub",

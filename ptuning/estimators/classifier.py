@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ptuning.data import Rows, template_for, verbalizer_for, with_slot
 from ptuning.errors import DataError, PromptError
-from ptuning.estimators.estimator import Measured, PromptEstimator, with_answers
+from ptuning.estimators.estimator import Evaluated, PromptEstimator, with_answers
 from ptuning.inspection import Report, inspect
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt
@@ -161,7 +161,7 @@ class PromptClassifier(PromptEstimator):
         is_right = [own == str(row[self._column]) for own, row in zip(found, rows, strict=True)]
         return float(numpy.average(is_right, weights=sample_weight))
 
-    def evaluate(self, X: Rows, y: Any = LABEL) -> Measured:
+    def evaluate(self, X: Rows, y: Any = LABEL) -> Evaluated:
         """Measures the prompt, beside the same words without it.
 
         Args:

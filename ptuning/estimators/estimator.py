@@ -21,7 +21,7 @@ from ptuning.prompts import SoftPrompt
 from ptuning.training import train
 
 
-class Measured(dict[str, Evaluation]):
+class Evaluated(dict[str, Evaluation]):
     """An evaluation: side -> what was measured, with the prompt and with the same words without it."""
 
     def __init__(self, sides: Mapping[str, Evaluation], labels: Sequence[str]) -> None:
@@ -149,11 +149,11 @@ class PromptEstimator(Parameters):
         names = Template.parse(template or "").field_names
         return names[0] if len(names) == 1 else "text"
 
-    def _evaluated(self, rows: Rows) -> Measured:
+    def _evaluated(self, rows: Rows) -> Evaluated:
         task, backbone = self.lm_.task("prompt"), self.lm_.backbone
         checked = rows_of(rows, "row", task.columns)
         found = evaluate_rows(backbone, self.prompt_.on(backbone.device), task, checked, with_baseline=True)
-        return Measured(found, tuple(task.verbalizer or ()))
+        return Evaluated(found, tuple(task.verbalizer or ()))
 
     def save(self, directory: str | Path) -> Path:
         """Writes the prompt's directory, which the command line reads too; replaces an older one."""

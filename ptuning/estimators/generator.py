@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from ptuning.data import Rows, Template, with_slot
 from ptuning.errors import ConfigError, PromptError
-from ptuning.estimators.estimator import Measured, PromptEstimator, with_answers
+from ptuning.estimators.estimator import Evaluated, PromptEstimator, with_answers
 from ptuning.inspection import Report, inspect
 from ptuning.prompts import SoftPrompt
 
@@ -72,7 +72,7 @@ class PromptGenerator(PromptEstimator):
         found: list[str] = self.generate(rows)
         return found
 
-    def evaluate(self, rows: Rows, answer: Any = ANSWER) -> Measured:
+    def evaluate(self, rows: Rows, answer: Any = ANSWER) -> Evaluated:
         """Measures the prompt, beside the same words without it.
 
         Args:

@@ -63,6 +63,8 @@ class Inputs:
     """The initial embeddings, `[P, H]`."""
     has_own_validation: bool
     """Whether validation rows were named or given, rather than set aside from the training rows."""
+    sources: Mapping[str, str]
+    """Split -> what the config names for it; empty where a program gave the rows."""
 
     @classmethod
     def load(cls, config: RunConfig, device: str, given: Given = _NOTHING) -> Self:
@@ -92,7 +94,9 @@ class Inputs:
             names = [row.where for row in rows[split]]
             require_small(each, TokenLimit(settings.max_batch_tokens).num_tokens, num_new_tokens, names)
         start_PH = start_embeddings(config, backbone, coder, examples["train"])
-        return cls(backbone, backbone.weights_sha256(), coder, rows, examples, start_PH, has_own_validation)
+        sources = _sources(config) if given.rows is None else {}
+        sha256 = backbone.weights_sha256()
+        return cls(backbone, sha256, coder, rows, examples, start_PH, has_own_validation, sources)
 
 
 def told_of_split(config: RunConfig, inputs: Inputs) -> str | None:
@@ -112,17 +116,22 @@ def told_of_split(config: RunConfig, inputs: Inputs) -> str | None:
 
 def _read(config: RunConfig, given: Given) -> dict[str, Sequence[Row]]:
     """Split -> the rows that are named or given."""
-    data, columns = config.data, config.data.task.columns
+    columns = config.data.task.columns
     rows: dict[str, Sequence[Row]]
     if given.rows is None:
-        sources = {"train": data.train, "validation": data.validation, "test": data.test}
-        rows = {split: read_rows(each, split, columns) for split, each in sources.items() if each}
+        rows = {split: read_rows(each, split, columns) for split, each in _sources(config).items()}
     else:
         held = {split: given.rows.get(split) for split in SPLITS}
         rows = {split: rows_of(each, f"{split} row", columns) for split, each in held.items() if each is not None}
     if "train" not in rows:
         raise DataError("no training rows", "data.train in the config, or rows from a program", "Give some")
     return rows
+
+
+def _sources(config: RunConfig) -> dict[str, str]:
+    """Split -> what the config names for it."""
+    named = {split: getattr(config.data, split) for split in SPLITS}
+    return {split: source for split, source in named.items() if source}
 
 
 def _with_some_set_aside(config: RunConfig, rows: Mapping[str, Sequence[Row]]) -> dict[str, Sequence[Row]]:

@@ -14,7 +14,9 @@ from ptuning.training.loop import LoopSettings
 _MOST_LABELS = 12  # that are counted in a line
 
 
-def told_of_run(config: RunConfig, inputs: Inputs, encoder: PromptEncoder, how: LoopSettings) -> Iterator[str]:
+def told_of_run(
+    config: RunConfig, inputs: Inputs, encoder: PromptEncoder, how: LoopSettings, batches_per_step: int
+) -> Iterator[str]:
     """Lines on the base model, the prompt, the rows and the steps.
 
     Args:
@@ -22,15 +24,18 @@ def told_of_run(config: RunConfig, inputs: Inputs, encoder: PromptEncoder, how: 
         inputs: What it trains with.
         encoder: What is trained.
         how: How steps are made.
+        batches_per_step: Batches that all processes together read in a step.
     """
-    backbone, settings = inputs.backbone, config.train
-    size = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    backbone, size = inputs.backbone, config.train.per_device_train_batch_size * batches_per_step
     precision = str(backbone.dtype).removeprefix("torch.")
     yield f"base: {backbone.name}, {precision} on {backbone.device}, frozen"
     trained = sum(each.numel() for each in encoder.parameters())
+    saved = (
+        sum(each.numel() for each in encoder.state_dict().values()) if encoder.reads_text else encoder.base_PH.numel()
+    )
     yield (
         f"prompt: {encoder.num_virtual_tokens} virtual tokens, {config.prompt.encoder} encoder, {trained:,} trained "
-        f"parameters; saved as {encoder.num_virtual_tokens * encoder.width * 4 / 1000:,.0f} kB"
+        f"parameters; saved as {4 * saved / 1000:,.0f} kB"
     )
     for split, rows in inputs.rows.items():
         yield f"{split}: {len(rows):,} rows{_labels(config, inputs, split)}"

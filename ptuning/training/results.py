@@ -65,7 +65,7 @@ def soft_prompt_of(
             "steps": loop.progress.step,
             "best_step": best.step if best.is_known else loop.progress.step,
             "seconds": round(loop.progress.seconds, 1),
-            "data": {name: source for name in inputs.examples if (source := getattr(config.data, name))},
+            "data": dict(inputs.sources),
             "rows": len(inputs.examples["train"]),
             "validation_rows": len(inputs.examples.get("validation", ())),
             "results_of": told_of_results(split, inputs) if split else "no rows",

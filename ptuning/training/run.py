@@ -180,9 +180,7 @@ class Trainer:
         if self._speaks:
             self.directory.start(self.config, self.loop.progress.step)
             if checkpoint is None:
-                print(
-                    *told_of_run(self.config, self.inputs, self.encoder, self.loop.settings), sep="\n", file=sys.stderr
-                )
+                self._tell_plan()
                 self._save_snapshot()
                 for doubt in doubts(self.config.data.task, self.inputs.rows):
                     _log.warning(doubt)
@@ -191,6 +189,10 @@ class Trainer:
                 warn_of_cut(split, examples)
         if self.settings.report_to != "none":
             self.accelerator.init_trackers("ptuning")
+
+    def _tell_plan(self) -> None:
+        how, batches = self.loop.settings, self.steps.batches_per_step
+        print(*told_of_run(self.config, self.inputs, self.encoder, how, batches), sep="\n", file=sys.stderr)
 
     def _tell_split(self) -> None:
         told = told_of_split(self.config, self.inputs)

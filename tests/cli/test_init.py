@@ -45,6 +45,7 @@ def test_labels_and_texts_are_found(tickets: Path, tmp_path: Path, capsys: pytes
 
 def test_a_proposed_config_trains(tickets: Path, model_directory: Path) -> None:
     assert main(["init", "tickets.csv", "--model", str(model_directory), "--output", "mine.yaml"]) == 0
+    assert Path("mine.yaml").read_text().startswith("# ptuning train --config mine.yaml\n")
     short = ["--train.max_steps=2", "--model.dtype=float32", "--model.device=cpu"]
     assert main(["train", "--config", "mine.yaml", *short]) == 0
     assert json.loads(Path("runs/tickets/metrics.json").read_text())["training"]["rows"] == 48

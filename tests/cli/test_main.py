@@ -37,9 +37,27 @@ def test_the_module_is_the_command() -> None:
 
 
 def test_flags_may_be_written_with_underscores_and_settings_with_dashes() -> None:
-    given = ["predict", "my_run", "--max_new_tokens", "a_b", "--data=my_file.csv", "--train.max-steps=5_0", "-h"]
+    given = [
+        "predict",
+        "my_run",
+        "--max_new_tokens",
+        "a_b",
+        "--data=my_file.csv",
+        "--train.max-steps=5_0",
+        "-- so_so",
+        "-h",
+    ]
     assert with_dashes(given) == [
-        *("predict", "my_run", "--max-new-tokens", "a_b", "--data=my_file.csv", "--train.max_steps=5_0", "-h")
+        *(
+            "predict",
+            "my_run",
+            "--max-new-tokens",
+            "a_b",
+            "--data=my_file.csv",
+            "--train.max_steps=5_0",
+            "-- so_so",
+            "-h",
+        )
     ]
 
 

@@ -56,6 +56,13 @@ def test_a_loaded_model_is_used_as_it_is(bare: ptuning.RunConfig, tmp_path: Path
     assert result.prompt.base_name == backbone.name
 
 
+def test_a_prompt_names_the_files_that_it_was_trained_on_and_no_others(run_config: Path, tmp_path: Path) -> None:
+    names = {split: f"{tmp_path}/{split}.csv" for split in ROWS}
+    assert trained(run_config, "--train.max_steps=2").prompt.training["data"] == names
+    config = ptuning.RunConfig.from_yaml(run_config, ["--train.max_steps=2", f"--train.output_dir={tmp_path}/given"])
+    assert ptuning.train(config, rows=ROWS).prompt.training["data"] == {}
+
+
 def test_a_program_is_called_after_steps_and_evaluations(bare: ptuning.RunConfig, tmp_path: Path) -> None:
     steps, evaluations = list[int](), list[dict[str, Any]]()
     ptuning.train(bare, rows=ROWS, on_step=lambda step: steps.append(step.step), on_evaluate=evaluations.append)
