@@ -84,6 +84,14 @@ def test_a_run_first_says_what_it_will_do(bare: ptuning.RunConfig, capsys: pytes
     ]
 
 
+def test_the_rows_of_a_step_are_those_of_all_its_batches(
+    bare: ptuning.RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accumulated = dataclasses.replace(bare.train, gradient_accumulation_steps=2)
+    ptuning.train(dataclasses.replace(bare, train=accumulated), rows=ROWS)
+    assert "steps: 4 of 16 rows, rate 0.01" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
