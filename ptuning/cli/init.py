@@ -21,12 +21,12 @@ def add(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     """Writes the config, and says what it found."""
-    from ptuning.config import Proposal
+    from ptuning.config import Proposal, stem
     from ptuning.data import read_rows
     from ptuning.files import whole_file
 
     data = Path(parsed.data)
-    target = Path(parsed.output or f"{data.stem}.yaml")
+    target = Path(parsed.output or f"{stem(data)}.yaml")
     if target.exists():
         raise DataError(f"{target} exists", "a new file", "Name another with --output, or move it away")
     rows = read_rows(parsed.data, "train", ())
@@ -35,4 +35,7 @@ def run(parsed: argparse.Namespace) -> None:
         beside.write_text(proposal.config(data, parsed.model, len(rows), target), encoding="utf-8")
     kind = f"one of {len(proposal.labels)} labels" if proposal.labels else "written"
     print(f"{len(rows):,} rows; shown: {', '.join(proposal.shown)}; asked for: {proposal.asked}, {kind}")
+    num_without = len(rows) - proposal.labels.total() if proposal.labels else 0
+    if num_without:
+        print(f"{num_without:,} rows have no {proposal.asked}: remove them before training")
     print(f"saved: {target}\nlook at it, then: ptuning train --config {target}")

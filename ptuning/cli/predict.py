@@ -37,6 +37,8 @@ def run(parsed: argparse.Namespace) -> None:
         if output.suffix not in _WRITERS:
             raise ConfigError(f"--output {output}", f"a file of {', '.join(_WRITERS)}", "Give it such an ending")
         require_writable(output)
+        if parsed.data is not None and Path(parsed.data).exists() and output.exists() and output.samefile(parsed.data):
+            raise ConfigError(f"--output {output}, the rows' own file", "another file", "Name a new one")
     lm = load_model(parsed)
     rows = _rows(parsed, lm)
     if lm.task("prompt").is_classification:
@@ -47,9 +49,8 @@ def run(parsed: argparse.Namespace) -> None:
         answers = [{"text": text} for text in texts]
         lines = texts if len(texts) == 1 else [" ".join(text.split()) for text in texts]  # a row is a line
     if output:
-        records = [{**own, **_named(answer, own)} for own, answer in zip(_own(parsed, rows), answers, strict=True)]
-        _WRITERS[output.suffix](output, records)
-        lines = [f"saved: {output}, {len(records):,} rows"]
+        _WRITERS[output.suffix](output, _own(parsed, rows), answers)
+        lines = [f"saved: {output}, {len(rows):,} rows"]
     print(json.dumps({"answers": answers}) if parsed.json else "\n".join(lines))
 
 
@@ -74,32 +75,39 @@ def _own(parsed: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> list[
     return [{parsed.id: row[parsed.id]} for row in rows]
 
 
-def _named(answer: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """An answer under names that the row does not have: a row's own `label` stays beside `predicted_label`."""
-    return {(f"predicted_{name}" if name in own else name): value for name, value in answer.items()}
+def _beside(own: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with their answers, under names that no row has: rows' own `label` stays beside `predicted_label`."""
+    taken = {name for row in own for name in row}
+    names = {name: f"predicted_{name}" if name in taken else name for answer in answers for name in answer}
+    return [
+        {**row, **{names[name]: value for name, value in answer.items()}}
+        for row, answer in zip(own, answers, strict=True)
+    ]
 
 
-def _write_table(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+def _write_table(path: Path, own: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> None:
     """Writes CSV or TSV: of a label's probabilities its own, under `probability`."""
-    flat = []
-    for record in records:
-        cells = {name: value for name, value in record.items() if name != "probabilities"}
-        if "probabilities" in record:
-            cells["probability"] = f"{max(record['probabilities'].values()):.6f}"
-        flat.append(cells)
+    flat = [
+        {"label": each["label"], "probability": f"{each['probabilities'][each['label']]:.6f}"}
+        if "label" in each
+        else each
+        for each in answers
+    ]
+    records = _beside(own, flat)
+    columns = dict.fromkeys(name for record in records for name in record)
     with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, flat[0], delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer = csv.DictWriter(file, columns, delimiter="\t" if path.suffix == ".tsv" else ",")
         writer.writeheader()
-        writer.writerows(flat)
+        writer.writerows(records)
 
 
-def _write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Writes an object a line."""
+def _write_lines(path: Path, own: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> None:
+    """Writes JSONL: one object a row; what JSON has no type for, such as a date, as its text."""
     with whole_file(path) as beside, beside.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        file.writelines(json.dumps(each, ensure_ascii=False, default=str) + "\n" for each in _beside(own, answers))
 
 
-_WRITERS: dict[str, Callable[[Path, Sequence[Mapping[str, Any]]], None]] = {
+_WRITERS: dict[str, Callable[[Path, Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], None]] = {
     ".csv": _write_table,
     ".tsv": _write_table,
     ".jsonl": _write_lines,

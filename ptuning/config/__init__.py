@@ -10,7 +10,9 @@ from ptuning.lazy import lazily
 
 if TYPE_CHECKING:
     from ptuning.config.proposal import Proposal as Proposal
+    from ptuning.config.proposal import stem as stem
     from ptuning.config.reading import defaults as defaults
+    from ptuning.config.reading import dotted as dotted
     from ptuning.config.reading import from_settings as from_settings
     from ptuning.config.reading import from_yaml as from_yaml
     from ptuning.config.reading import parser as parser
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
-        "proposal": ("Proposal",),
-        "reading": ("defaults", "from_settings", "from_yaml", "parser", "to_yaml"),
+        "proposal": ("Proposal", "stem"),
+        "reading": ("defaults", "dotted", "from_settings", "from_yaml", "parser", "to_yaml"),
         "run": ("RunConfig",),
         "sections": ("DataConfig", "ModelConfig", "PromptConfig", "TrainConfig"),
     },

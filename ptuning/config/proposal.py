@@ -5,11 +5,11 @@ Knows nothing of files beyond their names, or of models.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptuning.data import Row, template_for, verbalizer_for
+from ptuning.data import Row, can_be_field, template_for, verbalizer_for
 from ptuning.errors import DataError
 
 _LABEL_NAMES = ("label", "labels", "class", "category", "topic", "sentiment", "intent", "target", "y")
@@ -33,22 +33,24 @@ class Proposal:
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "Proposal":
         """Looks at rows; raises `DataError` where there is nothing to show or to ask for."""
-        names = [name for name in rows[0].values if name]
+        names = [name for name in rows[0].values if can_be_field(name)]
         if len(names) < 2:
+            unusable = [name for name in rows[0].values if not can_be_field(name)]
+            others = f" (and {', '.join(map(repr, unusable))}, which no template can name)" if unusable else ""
             raise DataError(
-                f"rows with the columns {', '.join(names) or 'none'}", "a text and an answer", "Add a column of answers"
+                f"rows with the columns {', '.join(names) or 'none'}{others}",
+                "a text and an answer",
+                "Add a column of answers, or rename the columns",
             )
-        counts = {name: Counter(str(row.values.get(name, "")) for row in rows) for name in names}
+        counts = {name: _values(rows, name) for name in names}
         labels = [name for name in names if _are_labels(counts[name], len(rows))]
-        if labels:
-            asked = next(
-                (name for name in labels if name.lower() in _LABEL_NAMES),
-                min(labels, key=lambda name: len(counts[name])),
-            )
-        else:
-            asked = next((name for name in names if name.lower() in _ANSWER_NAMES), names[-1])
+        asked = _asked(names, labels, counts)
         shown = tuple(name for name in names if name != asked and (name in labels or _is_text(counts[name])))
-        return cls(asked, shown or tuple(name for name in names if name != asked), counts[asked] if labels else None)
+        return cls(
+            asked,
+            shown or tuple(name for name in names if name != asked),
+            counts[asked] if asked in labels else None,
+        )
 
     def config(self, data: Path, model: str, num_rows: int, target: Path) -> str:
         """The config as commented YAML.
@@ -77,7 +79,7 @@ class Proposal:
             f"  answer: {_quoted(answer)}",
             *self._verbalizer(),
             "train:",
-            f"  output_dir: {_quoted(f'runs/{data.stem}')}",
+            f"  output_dir: {_quoted(f'runs/{stem(data)}')}",
         ]
         return "\n".join(lines) + "\n"
 
@@ -92,6 +94,26 @@ class Proposal:
         return [told, "  verbalizer:", *lines]
 
 
+def stem(data: Path) -> str:
+    """A data file's name without its endings."""
+    return Path(data.name.removesuffix(".gz")).stem
+
+
+def _values(rows: Sequence[Row], name: str) -> Counter[str]:
+    """A column's values, without empty ones."""
+    values = (row.values.get(name) for row in rows)
+    return Counter(str(value) for value in values if value is not None and str(value).strip())
+
+
+def _asked(names: Sequence[str], labels: Sequence[str], counts: Mapping[str, Counter[str]]) -> str:
+    """The column to ask for: by its name, else the one with the fewest labels, else the last."""
+    named = [name for name in labels if name.lower() in _LABEL_NAMES]
+    named += [name for name in names if name.lower() in _ANSWER_NAMES]
+    if named:
+        return named[0]
+    return min(labels, key=lambda name: len(counts[name])) if labels else names[-1]
+
+
 def _are_labels(counts: Counter[str], num_rows: int) -> bool:
     """Whether a column's values are few and come again."""
     return 2 <= len(counts) <= _MOST_LABELS and num_rows >= _FEWEST_ROWS_A_LABEL * len(counts)
@@ -99,9 +121,13 @@ def _are_labels(counts: Counter[str], num_rows: int) -> bool:
 
 def _is_text(counts: Counter[str]) -> bool:
     """Whether a column's values are words rather than numbers, dates or ids."""
-    values = [value for value in counts if value.strip()]
-    worded = sum(any(character.isalpha() for character in value) and " " in value.strip() for value in values)
-    return 2 * worded >= len(values) > 0
+    worded = sum(_is_worded(value.strip()) for value in counts)
+    return 2 * worded >= len(counts) > 0
+
+
+def _is_worded(value: str) -> bool:
+    """Whether a value has letters, and is more than a mark such as A12."""
+    return any(map(str.isalpha, value)) and (" " in value or not any(map(str.isdecimal, value)))
 
 
 def _quoted(text: str) -> str:

@@ -64,9 +64,7 @@ def from_settings(kind: type[Config], settings: Mapping[str, Any], source: str) 
     Raises:
         ConfigError: With everything that is wrong with the settings, in one line.
     """
-    names = _names(kind)
-    nested = {key: value for key, value in settings.items() if key in names}
-    settings = {**_flat(nested), **{key: value for key, value in settings.items() if key not in names}}
+    settings = dotted(kind, settings)
     values, problems = _checked(kind, settings)
     missing = [key for key in _required(kind) if key not in values]
     unusable = {key for key in settings if key not in values} | set(missing)
@@ -90,6 +88,13 @@ def from_settings(kind: type[Config], settings: Mapping[str, Any], source: str) 
     if problems:
         raise ConfigError.together(problems, source, f"Correct them; {kind.command} --help shows every setting")
     return kind(**sections)
+
+
+def dotted(kind: type[Config], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their dotted keys; those that are nested as in YAML are taken out of their sections."""
+    names = _names(kind)
+    nested = {key: value for key, value in settings.items() if key in names}
+    return {**_flat(nested), **{key: value for key, value in settings.items() if key not in names}}
 
 
 def to_yaml(config: Any) -> str:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ptuning.data.task import Task as Task
     from ptuning.data.task import Verbalizer as Verbalizer
     from ptuning.data.template import Template as Template
+    from ptuning.data.template import can_be_field as can_be_field
     from ptuning.data.tokenizer import RunningText as RunningText
     from ptuning.data.tokenizer import Stretch as Stretch
     from ptuning.data.tokenizer import frame_ids as frame_ids
@@ -74,7 +75,7 @@ __getattr__, __dir__, __all__ = lazily(
         "sampling": ("BatchStream", "FEWEST_BATCHES", "by_length", "require_small"),
         "splitting": ("split_off",),
         "task": ("Task", "Verbalizer"),
-        "template": ("Template",),
+        "template": ("Template", "can_be_field"),
         "tokenizer": ("RunningText", "Stretch", "frame_ids", "text_ids"),
         "wording": ("template_for", "verbalizer_for", "with_slot"),
     },

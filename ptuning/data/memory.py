@@ -24,11 +24,19 @@ def records(rows: Rows) -> list[Mapping[str, Any] | str]:
     """
     if isinstance(rows, str | bytes | Mapping):
         raise DataError(_told(rows), "a list of rows, each a mapping with the columns", "Put it in a list")
-    found = list(_iterated(rows))
+    found = [_own_columns(each) for each in _iterated(rows)]
     for i, each in enumerate(found):
         if not isinstance(each, str | Mapping):
             raise DataError(f"row {i}: {_told(each)}", "a mapping with the columns, or a text", "Give one for each row")
     return found
+
+
+def _own_columns(row: Any) -> Any:
+    """A row's columns by their names as text; of a `Row`, as files are read, its values."""
+    own = row if isinstance(row, Mapping) else getattr(row, "values", None)
+    if not isinstance(own, Mapping):
+        return row
+    return own if all(isinstance(name, str) for name in own) else {str(name): value for name, value in own.items()}
 
 
 def _iterated(rows: Any) -> Iterable[Any]:

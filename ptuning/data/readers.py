@@ -9,7 +9,9 @@ import io
 import json
 import logging
 import math
+import re
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -53,6 +55,8 @@ def read_rows(source: str, split: str, columns: Iterable[str]) -> list[Row]:
         rows = [as_row(values, where, names) for values, where in records]
     except UnicodeDecodeError as error:
         raise DataError(f"{source} is not UTF-8 text ({error})", "a UTF-8 file", "Convert it") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{source} is no whole gzip file ({error})", "a gzip file", "Copy it again") from error
     except OSError as error:
         raise DataError(
             f"{source} cannot be read ({error.strerror})", "a data file", "Check its permissions"
@@ -182,7 +186,8 @@ def _delimiter(source: str, header: str) -> str:
     """What stands between a file's cells: a tab in .tsv; else a comma, or what the header has where it has no comma."""
     if _kind(source) == ".tsv":
         return "\t"
-    return "," if "," in header else max(_DELIMITERS, key=header.count)
+    bare = re.sub(r'"[^"]*"', "", header)  # a quoted name may hold any of them
+    return "," if "," in bare else max(_DELIMITERS, key=bare.count)
 
 
 def _read_json(source: str) -> Iterator[Record]:
@@ -225,10 +230,10 @@ def _read_dataset(source: str, split: str) -> Iterator[Record]:
     """The rows of a folder that `datasets` saved, or of a hub data set."""
     import datasets
 
-    place, _, own = source.partition("@")
-    name, _, subset = place.partition(":")
+    place, _, own = (source, "", "") if "@" not in source or Path(source).is_dir() else source.rpartition("@")
+    name, _, subset = (place, "", "") if Path(place).is_dir() else place.partition(":")
     wanted = own or split
-    if Path(place).is_dir():
+    if any((Path(place) / file).is_file() for file in _SAVED_FILES):
         expected = f"a folder that datasets saved, with a split {wanted!r}"
         return _read_table(source, lambda: _saved(place, wanted), expected)
     expected = f"a data file ({', '.join(_READERS)}) or a hub data set with a split {wanted!r}"
@@ -284,6 +289,7 @@ def _quietly() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
+_SAVED_FILES = ("state.json", "dataset_dict.json")  # in a folder that `datasets` saved
 _DELIMITERS = (",", ";", "\t", "|")
 _READERS: dict[str, Callable[[str], Iterator[Record]]] = {
     ".csv": _read_csv,

@@ -20,6 +20,11 @@ _SLOT = "prompt"
 _CONTENT = "\ue000content\ue001"  # the user's turn while a chat template is applied
 
 
+def can_be_field(name: str) -> bool:
+    """Whether a template can hold a column of this name."""
+    return bool(name.strip()) and name != _SLOT and not any(character in name for character in "{}:!")
+
+
 @dataclass(frozen=True)
 class Literal:
     """Text that is the same in every row."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ptuning.data.task import Verbalizer
-from ptuning.data.template import Template
+from ptuning.data.template import Template, can_be_field
 from ptuning.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,9 +30,11 @@ def template_for(columns: Sequence[str], num_virtual_tokens: int, asked: str = "
         ConfigError: For a column whose name no template can hold.
     """
     for name in columns:
-        if any(character in name for character in "{}:!") or not name.strip():
+        if not can_be_field(name):
             raise ConfigError(
-                f"the column {name!r}", "a name without braces, colons or '!'", "Rename it or leave it out"
+                f"the column {name!r}",
+                "a name without braces, colons or '!', and not 'prompt', which names the virtual tokens",
+                "Rename it or leave it out",
             )
     shown = [f"{{{name}}}\n" if len(columns) == 1 else f"{name}: {{{name}}}\n" for name in columns]
     return f"{{prompt:{num_virtual_tokens}}}{''.join(shown)}{asked}:"

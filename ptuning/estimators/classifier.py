@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ptuning.data import Rows, template_for, verbalizer_for, with_slot
 from ptuning.errors import DataError, PromptError
 from ptuning.estimators.estimator import Evaluated, PromptEstimator, with_answers
-from ptuning.inspection import Report, inspect
+from ptuning.inspection import Report
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt
 
@@ -25,19 +25,19 @@ class PromptClassifier(PromptEstimator):
 
     Args:
         base: As in `PromptEstimator`.
-        template: As there; None: all columns, then `Label:`.
-        verbalizer: Label -> the text that stands for it; None: the labels themselves.
-        num_virtual_tokens: As in `PromptEstimator`, as the others are.
-        encoder: As there.
-        learning_rate: As there.
-        max_steps: As there.
-        batch_size: As there.
-        validation_split: As there.
-        dtype: As there.
-        device: As there.
-        seed: As there.
-        output_dir: As there.
-        settings: As there.
+        template: The words of a row, as in `PromptEstimator`; None: all columns, then `Label:`.
+        verbalizer: Label -> the text that stands for it; None: the labels themselves. Labels without rows are left out.
+        num_virtual_tokens: Virtual tokens, where the template has no slot.
+        encoder: The prompt encoder.
+        learning_rate: Peak learning rate.
+        max_steps: Optimizer steps.
+        batch_size: Rows a step.
+        validation_split: Share of the rows that is set aside.
+        dtype: Precision of the base.
+        device: Where it runs.
+        seed: Seed of the initialisation and the order of rows.
+        output_dir: Where the run's files are written.
+        settings: Any other settings of `ptuning train`.
     """
 
     classes_: NDArray[Any]
@@ -81,7 +81,7 @@ class PromptClassifier(PromptEstimator):
     def fit(
         self,
         X: Rows,
-        y: Any = LABEL,
+        y: Any = None,
         *,
         validation: tuple[Rows, Any] | None = None,
         on_step: Callable[[Any], None] | None = None,
@@ -91,7 +91,8 @@ class PromptClassifier(PromptEstimator):
 
         Args:
             X: Texts; or rows with columns, as mappings, a data frame or a data set.
-            y: A label for each, or the name of the column of X that holds them.
+            y: A label for each, or the name of the column of X that holds them; None: `label`, or the column of the
+                prompt that was loaded.
             validation: Rows and labels that choose the best checkpoint; None: some of X are set aside.
             on_step: As in `ptuning.train`.
             on_evaluate: As in `ptuning.train`.
@@ -99,9 +100,9 @@ class PromptClassifier(PromptEstimator):
         Raises:
             PTuningError: As `ptuning.train`, and for labels that are one, or that look alike.
         """
-        column = y if isinstance(y, str) else LABEL
-        rows = with_answers(X, y, column, self._text_column())
-        classes = numpy.unique(numpy.asarray([row[column] for row in rows])).tolist()
+        column = y if isinstance(y, str) else self._fitted_column() or LABEL
+        rows = with_answers(X, column if y is None else y, column, self._text_column())
+        classes = _classes([row[column] for row in rows])
         keys = [str(each) for each in classes]
         if len(keys) < 2:
             raise DataError(
@@ -109,7 +110,8 @@ class PromptClassifier(PromptEstimator):
             )
         shown = [name for name in rows[0] if name != column]
         _require_hidden(rows, column, shown if self.template is None else [])
-        backbone, words = self._backbone(), {str(label): text for label, text in (self.verbalizer or {}).items()}
+        words = {str(label): text for label, text in (self.verbalizer or {}).items() if str(label) in keys}
+        backbone = self._backbone()
         task = {
             "template": self._template(shown),
             "answer": f"{{{column}}}",
@@ -148,53 +150,51 @@ class PromptClassifier(PromptEstimator):
         found: NDArray[Any] = self.classes_[best_N]
         return found
 
-    def score(self, X: Rows, y: Any = LABEL, sample_weight: Any = None) -> float:
+    def score(self, X: Rows, y: Any = None, sample_weight: Any = None) -> float:
         """Accuracy.
 
         Args:
             X: Texts or rows.
-            y: As in `fit`.
+            y: A label for each, or the name of the column of X that holds them; None: the column that was fitted.
             sample_weight: What each row counts; None: 1.
         """
-        rows = self._labelled(X, y)
+        rows = self._answered(X, y)
         found = [str(each) for each in self.predict(rows).tolist()]
         is_right = [own == str(row[self._column]) for own, row in zip(found, rows, strict=True)]
         return float(numpy.average(is_right, weights=sample_weight))
 
-    def evaluate(self, X: Rows, y: Any = LABEL) -> Evaluated:
+    def evaluate(self, X: Rows, y: Any = None) -> Evaluated:
         """Measures the prompt, beside the same words without it.
 
         Args:
             X: Texts or rows.
-            y: As in `fit`.
+            y: As in `score`.
         """
-        return self._evaluated(self._labelled(X, y))
+        return self._evaluated(X, y)
 
-    def inspect(self, X: Rows | None = None, y: Any = LABEL, **options: Any) -> Report:
+    def inspect(self, X: Rows | None = None, y: Any = None, **options: Any) -> Report:
         """Says what the prompt decodes to, and how far that can be believed.
 
         Args:
             X: Texts or rows on which the verdict rests; None: nothing is judged.
-            y: As in `fit`.
+            y: As in `score`.
             options: As in `ptuning.inspect`.
         """
-        self._require_fitted()
-        rows = None if X is None else self._labelled(X, y)
-        return inspect(self.prompt_, self.lm_.backbone, rows, **options)
+        return self._inspected(X, y, **options)
 
     @property
     def _column(self) -> str:
         return self.lm_.task("prompt").label_column
 
-    def _labelled(self, X: Rows, y: Any) -> list[dict[str, Any]]:
-        """Rows with their labels in the prompt's own column."""
-        self._require_fitted()
-        return with_answers(X, y, self._column, self._text_column())
-
     def _keep(self, backbone: Backbone, prompt: SoftPrompt) -> None:
         super()._keep(backbone, prompt)
         assert prompt.task is not None
         self.classes_ = numpy.asarray(prompt.training.get("classes", list(prompt.task.verbalizer or ())))
+
+    @classmethod
+    def _parameters_of(cls, prompt: SoftPrompt) -> dict[str, Any]:
+        assert prompt.task is not None
+        return {**super()._parameters_of(prompt), "verbalizer": prompt.task.verbalizer}
 
     @classmethod
     def _require_own(cls, prompt: SoftPrompt, directory: Path) -> None:
@@ -213,6 +213,15 @@ class PromptClassifier(PromptEstimator):
             classifier_tags=ClassifierTags(),
             input_tags=InputTags(one_d_array=True, two_d_array=False, string=True),
         )
+
+
+def _classes(labels: Sequence[Any]) -> list[Any]:
+    """The labels, each once, sorted; raises `DataError` for a row without one."""
+    missing = [i for i, label in enumerate(labels) if label is None or label != label]  # a missing number is no number
+    if missing:
+        raise DataError(f"row {missing[0]} has no label, as {len(missing):,} rows", "one for each", "Remove these rows")
+    found: list[Any] = numpy.unique(numpy.asarray(labels)).tolist()
+    return found
 
 
 def _require_hidden(rows: Sequence[Mapping[str, Any]], column: str, shown: Sequence[str]) -> None:

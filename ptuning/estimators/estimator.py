@@ -3,22 +3,27 @@
 Knows nothing of labels or of how answers are asked for.
 """
 
+import dataclasses
+import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import Any, Self
 
-from ptuning.config import RunConfig
+import numpy
+
+from ptuning.config import RunConfig, dotted
 from ptuning.data import Rows, Template, records, rows_of
-from ptuning.errors import DataError, PTuningError
+from ptuning.errors import ConfigError, DataError, PTuningError
 from ptuning.estimators.parameters import Parameters
 from ptuning.evaluation import WITH, Evaluation, evaluate_rows, results_report
 from ptuning.inference import PromptedLM
+from ptuning.inspection import Report, inspect
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt
-from ptuning.training import train
+from ptuning.training import Interrupted, train
 
 
 class Evaluated(dict[str, Evaluation]):
@@ -93,11 +98,21 @@ class PromptEstimator(Parameters):
         self.validation_split, self.dtype, self.device, self.seed = validation_split, dtype, device, seed
         self.output_dir, self.settings = output_dir, settings
 
+    def _settings(self) -> dict[str, Any]:
+        """The other settings, by their dotted keys."""
+        return dotted(RunConfig, self.settings or {})
+
     def _backbone(self) -> Backbone:
-        """The base, loaded."""
+        """The base, loaded as the parameters and settings say."""
+        own = {key: value for key, value in self._settings().items() if key.startswith("model.")}
         if isinstance(self.base, Backbone):
+            if own:
+                raise ConfigError(f"{', '.join(own)} with a loaded model", "a model's name", "Load it so yourself")
             return self.base
-        return Backbone.from_pretrained(self.base, dtype=self.dtype, device=self.device)
+        given = {"model.name_or_path": str(self.base), "model.dtype": self.dtype, "model.device": self.device, **own}
+        of_no_run = {"data.template": "{prompt:1}", "train.output_dir": "."}  # needed in every config
+        config = RunConfig.from_settings({**given, **of_no_run}, type(self).__name__)
+        return Backbone.from_pretrained(**dataclasses.asdict(config.model))
 
     def _train(
         self,
@@ -116,7 +131,7 @@ class PromptEstimator(Parameters):
             on_step: As in `train`.
             on_evaluate: As in `train`.
         """
-        with nullcontext(self.output_dir) if self.output_dir else tempfile.TemporaryDirectory() as directory:
+        with self._directory() as directory:
             settings = {
                 "model.name_or_path": backbone.name,
                 "prompt.encoder": self.encoder,
@@ -127,12 +142,28 @@ class PromptEstimator(Parameters):
                 "train.max_steps": self.max_steps,
                 "train.per_device_train_batch_size": self.batch_size,
                 "train.seed": self.seed,
-                **(self.settings or {}),
+                **self._settings(),
             }
-            config = RunConfig.from_settings(settings, type(self).__name__)
+            config = RunConfig.from_settings(
+                {key: _plain(value) for key, value in settings.items()}, type(self).__name__
+            )
             result = train(config, rows=rows, backbone=backbone, on_step=on_step, on_evaluate=on_evaluate)
         self._keep(backbone, result.prompt)
         self.metrics_ = result.metrics
+
+    @contextmanager
+    def _directory(self) -> Iterator[str | Path]:
+        """Where the run's files are written."""
+        if self.output_dir:
+            yield self.output_dir
+            return
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError("several processes without output_dir", "a directory that all see", "Give output_dir")
+        with tempfile.TemporaryDirectory() as directory:
+            try:
+                yield directory
+            except Interrupted:
+                raise Interrupted("interrupted; nothing is kept without output_dir") from None
 
     def _keep(self, backbone: Backbone, prompt: SoftPrompt) -> None:
         self.prompt_, self.lm_ = prompt, PromptedLM(backbone, {"prompt": prompt})
@@ -140,6 +171,13 @@ class PromptEstimator(Parameters):
     def _require_fitted(self) -> None:
         if not hasattr(self, "prompt_"):
             raise NotFittedError(f"a {type(self).__name__} that is not fitted", "a fitted one", "Call fit first")
+
+    def _fitted_column(self) -> str | None:
+        """The column with the answers that was fitted or loaded; None where there is none yet."""
+        if not hasattr(self, "prompt_"):
+            return None
+        names = Template.parse(self.lm_.task("prompt").answer).field_names
+        return names[0] if len(names) == 1 else None
 
     def _text_column(self) -> str:
         """The column of a row that is a text alone: the template's, if it has one column."""
@@ -149,7 +187,23 @@ class PromptEstimator(Parameters):
         names = Template.parse(template or "").field_names
         return names[0] if len(names) == 1 else "text"
 
-    def _evaluated(self, rows: Rows) -> Evaluated:
+    def _answered(self, rows: Rows, answers: Any) -> list[dict[str, Any]]:
+        """Rows with their answers in the prompt's own column, where they are looked for if none are given."""
+        self._require_fitted()
+        column = self._fitted_column()
+        if column is None:
+            raise ConfigError(
+                f"the answer {self.lm_.task('prompt').answer!r}", "one column", "Evaluate it with evaluate_rows"
+            )
+        return with_answers(rows, column if answers is None else answers, column, self._text_column())
+
+    def _inspected(self, rows: Rows | None, answers: Any, **options: Any) -> Report:
+        self._require_fitted()
+        given = None if rows is None else self._answered(rows, answers)
+        return inspect(self.prompt_, self.lm_.backbone, given, **options)
+
+    def _evaluated(self, rows: Rows, answers: Any) -> Evaluated:
+        rows = self._answered(rows, answers)
         task, backbone = self.lm_.task("prompt"), self.lm_.backbone
         checked = rows_of(rows, "row", task.columns)
         found = evaluate_rows(backbone, self.prompt_.on(backbone.device), task, checked, with_baseline=True)
@@ -174,9 +228,16 @@ class PromptEstimator(Parameters):
         """
         prompt = SoftPrompt.load(directory)
         cls._require_own(prompt, Path(directory))
-        found = cls(base or prompt.base_name or "", **parameters)
+        found = cls(base or prompt.base_name or "", **{**cls._parameters_of(prompt), **parameters})
         found._keep(found._backbone(), prompt)
         return found
+
+    @classmethod
+    def _parameters_of(cls, prompt: SoftPrompt) -> dict[str, Any]:
+        """The parameters that a prompt was tuned with, for another fit."""
+        assert prompt.task is not None
+        chat = {"settings": {"data.chat_template": True}} if prompt.task.chat_template else {}
+        return {"template": prompt.task.template, **chat}
 
     @classmethod
     def _require_own(cls, prompt: SoftPrompt, directory: Path) -> None:
@@ -199,6 +260,11 @@ class NotFittedError(PTuningError, ValueError, AttributeError):
     """An estimator that is used before it is fitted; scikit-learn's own is a ValueError and an AttributeError too."""
 
 
+def _plain(value: Any) -> Any:
+    """A numpy number, such as those of a search over parameters, as Python's own."""
+    return value.item() if isinstance(value, numpy.generic) else value
+
+
 def with_answers(rows: Rows, answers: Any, column: str, text_column: str = "text") -> list[dict[str, Any]]:
     """The rows as mappings, each with its answer.
 
@@ -213,6 +279,8 @@ def with_answers(rows: Rows, answers: Any, column: str, text_column: str = "text
     """
     found = [{text_column: each} if isinstance(each, str) else dict(each) for each in records(rows)]
     if not isinstance(answers, str):
+        if not isinstance(answers, Iterable):
+            raise DataError(f"answers {answers!r}", "one for each row, or the name of their column", "Give these")
         given = list(answers)
         if len(given) != len(found):
             raise DataError(f"{len(given)} answers for {len(found)} rows", "as many", "Give one for each row")

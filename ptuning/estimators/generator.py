@@ -7,7 +7,7 @@ from typing import Any, Self
 from ptuning.data import Rows, Template, with_slot
 from ptuning.errors import ConfigError, PromptError
 from ptuning.estimators.estimator import Evaluated, PromptEstimator, with_answers
-from ptuning.inspection import Report, inspect
+from ptuning.inspection import Report
 from ptuning.prompts import SoftPrompt
 
 ANSWER = "answer"
@@ -19,7 +19,7 @@ class PromptGenerator(PromptEstimator):
     def fit(
         self,
         rows: Rows,
-        answer: Any = ANSWER,
+        answer: Any = None,
         *,
         validation: Rows | None = None,
         on_step: Callable[[Any], None] | None = None,
@@ -29,7 +29,8 @@ class PromptGenerator(PromptEstimator):
 
         Args:
             rows: Rows with the template's columns; or texts, for a template with one column.
-            answer: The name of the column with the answers, or an answer for each row.
+            answer: The name of the column with the answers, or an answer for each row; None: `answer`, or the column of
+                the prompt that was loaded.
             validation: Rows with answers in that column, which choose the best checkpoint; None: some are set aside.
             on_step: As in `ptuning.train`.
             on_evaluate: As in `ptuning.train`.
@@ -41,11 +42,10 @@ class PromptGenerator(PromptEstimator):
             raise ConfigError(
                 "a PromptGenerator without a template", "the words of a row", 'Give one, such as "{text}"'
             )
-        column = answer if isinstance(answer, str) else ANSWER
-        template, space = with_slot(self.template, self.num_virtual_tokens), ""
-        if not (Template.parse(template).ending or " ").endswith((" ", "\n", "\t")):
-            space = " "
-        given = {"train": with_answers(rows, answer, column, self._text_column())}
+        column = answer if isinstance(answer, str) else self._fitted_column() or ANSWER
+        template = with_slot(self.template, self.num_virtual_tokens)
+        space = "" if self._settings().get("data.chat_template") else _space_after(template)
+        given = {"train": with_answers(rows, column if answer is None else answer, column, self._text_column())}
         if validation is not None:
             given["validation"] = with_answers(validation, column, column, self._text_column())
         task = {"template": template, "answer": f"{space}{{{column}}}"}
@@ -57,7 +57,7 @@ class PromptGenerator(PromptEstimator):
 
         Args:
             rows: Rows or texts.
-            options: As there, such as max_new_tokens and stream.
+            options: Those of `PromptedLM.generate`, such as max_new_tokens and stream.
         """
         self._require_fitted()
         written = self.lm_.generate(rows, **options)
@@ -72,32 +72,24 @@ class PromptGenerator(PromptEstimator):
         found: list[str] = self.generate(rows)
         return found
 
-    def evaluate(self, rows: Rows, answer: Any = ANSWER) -> Evaluated:
+    def evaluate(self, rows: Rows, answer: Any = None) -> Evaluated:
         """Measures the prompt, beside the same words without it.
 
         Args:
             rows: Rows or texts.
-            answer: As in `fit`.
+            answer: The name of the column with the answers, or an answer for each row; None: the fitted column.
         """
-        return self._evaluated(self._answered(rows, answer))
+        return self._evaluated(rows, answer)
 
-    def inspect(self, rows: Rows | None = None, answer: Any = ANSWER, **options: Any) -> Report:
+    def inspect(self, rows: Rows | None = None, answer: Any = None, **options: Any) -> Report:
         """Says what the prompt decodes to, and how far that can be believed.
 
         Args:
             rows: Rows on which the verdict rests; None: nothing is judged.
-            answer: As in `fit`.
+            answer: As in `evaluate`.
             options: As in `ptuning.inspect`.
         """
-        self._require_fitted()
-        given = None if rows is None else self._answered(rows, answer)
-        return inspect(self.prompt_, self.lm_.backbone, given, **options)
-
-    def _answered(self, rows: Rows, answer: Any) -> list[dict[str, Any]]:
-        """Rows with their answers in the prompt's own column."""
-        self._require_fitted()
-        (column,) = Template.parse(self.lm_.task("prompt").answer).field_names
-        return with_answers(rows, answer, column, self._text_column())
+        return self._inspected(rows, answer, **options)
 
     @classmethod
     def _require_own(cls, prompt: SoftPrompt, directory: Path) -> None:
@@ -105,3 +97,9 @@ class PromptGenerator(PromptEstimator):
             raise PromptError(
                 f"{directory}, a prompt with labels or no task", "a writer's", "Load it with PromptClassifier"
             )
+
+
+def _space_after(template: str) -> str:
+    """What stands between a template and an answer: a space, unless the template ends with one or has no text."""
+    ending = Template.parse(template).ending
+    return "" if ending is None or ending.endswith((" ", "\n", "\t")) else " "

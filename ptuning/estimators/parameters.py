@@ -4,6 +4,7 @@ Knows nothing of what is estimated. scikit-learn is not needed, but for the tags
 """
 
 import inspect
+from pathlib import PurePath
 from typing import Any, Self
 
 from ptuning.errors import ConfigError
@@ -50,5 +51,7 @@ class Parameters:
 
 
 def _told(value: Any) -> str:
+    if isinstance(value, PurePath):
+        return repr(str(value))
     name = getattr(value, "name", None)  # a loaded base model's
     return repr(name if isinstance(name, str) else value)

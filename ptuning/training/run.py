@@ -72,6 +72,8 @@ def train(
     config = directory.with_its_defaults(config) if resume else config
     directory.require_usable(config, resume)
     if directory.is_finished:
+        if rows is not None:
+            _log.warning(f"{directory.path} is finished and is only read, whatever rows are given")
         return _finished(config, directory)
     with _full_disk_explained():
         trainer = Trainer(config, directory, resume, Given(rows, backbone))

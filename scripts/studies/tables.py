@@ -5,7 +5,7 @@ Intervals are Student's, at 95 %, over seeds. Knows nothing of how a run is made
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 _QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 97.5 %, 1 to 9 degrees
@@ -21,7 +21,7 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def chosen(records: Records) -> dict[tuple[str, str], Records]:
-    """(task, method) -> the records, one a seed, of the settings with the best mean on validation rows."""
+    """(task, method) -> the records, one a seed, of the settings that are best on the validation rows of shared seeds."""
     by_settings: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         task, method, settings = record["group"]
@@ -30,12 +30,16 @@ def chosen(records: Records) -> dict[tuple[str, str], Records]:
 
 
 def _best(variants: Sequence[Records]) -> Records:
-    return variants[0] if len(variants) == 1 else max(variants, key=_validation)
+    if len(variants) == 1:
+        return variants[0]
+    shared = set.intersection(*({record["seed"] for record in each} for each in variants))
+    return max(variants, key=lambda each: _validation(each, shared))
 
 
-def _validation(records: Records) -> tuple[float, float]:
-    """Mean accuracy, then minus the mean loss, on validation rows."""
-    accuracy, loss = (statistics.mean(record["validation"][key] for record in records) for key in ("accuracy", "loss"))
+def _validation(records: Records, seeds: Collection[int]) -> tuple[float, float]:
+    """Mean accuracy, then minus the mean loss, on validation rows; over all seeds where none is shared."""
+    seen = [record["validation"] for record in records if record["seed"] in seeds or not seeds]
+    accuracy, loss = (statistics.mean(each[key] for each in seen) for key in ("accuracy", "loss"))
     return accuracy, -loss
 
 

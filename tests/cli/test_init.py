@@ -1,5 +1,6 @@
 """`ptuning init` proposes a config that trains, for rows that nobody has described."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -73,17 +74,58 @@ def test_a_column_called_label_is_asked_for(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
+    ("header", "row", "template", "answer"),
+    [
+        (
+            "question,answer,source",
+            "why is it {i},since {i} it is,{s}",
+            "question: {question}\nsource: {source}\nAnswer:",
+            None,
+        ),
+        ("prompt,text,label", "x {i},a film {i},{s}", "{text}\nLabel:", "{label}"),
+        ("city,a{{b,country", "{c}town,x,{c}land", "{city}\nCountry:", None),
+        ("text,kind", "電影{i}好看,{s}", "{text}\nKind:", "{kind}"),
+        ("code,text,kind", "A{i},two hours {i},{s}", "{text}\nKind:", "{kind}"),
+    ],
+)
+def test_columns_are_shown_or_asked_for_as_they_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: str, row: str, template: str, answer: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [row.format(i=i, s="ab"[i % 2], c=chr(97 + i)) for i in range(20)]
+    Path("rows.csv").write_text("\n".join([header.replace("{{", "{"), *lines]), encoding="utf-8")
+    assert main(["init", "rows.csv"]) == 0
+    config = RunConfig.from_yaml("rows.yaml")
+    assert config.data.template == "{prompt:20}" + template
+    assert (config.data.answer if config.data.verbalizer else None) == answer
+
+
+def test_rows_without_a_label_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with gzip.open("rows.csv.gz", "wt") as file:
+        file.write("\n".join(["text,kind", *(f"some words {i},{['a', 'b', ''][i % 3]}" for i in range(30))]))
+    assert main(["init", "rows.csv.gz"]) == 0
+    assert "10 rows have no kind: remove them before training\nsaved: rows.yaml" in capsys.readouterr().out
+    config = RunConfig.from_yaml("rows.yaml")
+    assert (config.data.verbalizer, config.train.output_dir) == ({"a": " a", "b": " b"}, "runs/rows")
+
+
+@pytest.mark.parametrize(
     ("given", "told"),
     [
         (["tickets.csv", "--output", "tickets.csv"], "tickets.csv exists; expected a new file"),
         (["none.csv"], "data file none.csv does not exist"),
         (["one.csv"], "rows with the columns text; expected a text and an answer"),
+        (["two.csv"], "rows with the columns text (and 'a:b', which no template can name); expected a text and an"),
     ],
 )
 def test_what_cannot_be_proposed_is_told(
     tickets: Path, given: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("one.csv").write_text("text\na film\n")
+    Path("two.csv").write_text("text,a:b\na film,good\n")
     before = tickets.read_bytes()
     assert main(["init", *given]) == 2
     err = capsys.readouterr().err

@@ -1,9 +1,11 @@
 """`ptuning predict` answers texts and files, and writes answers beside the rows' own columns."""
 
 import csv
+import datetime
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from conftest import write_csv
@@ -59,6 +61,25 @@ def test_rows_are_written_with_their_answers(
     assert written == ([{"id": row["id"]} for row in ROWS] if more else ROWS)
 
 
+@pytest.mark.parametrize("name", ["answers.csv", "answers.jsonl"])
+def test_rows_with_columns_of_their_own_are_written_whole(prompts: Path, name: str) -> None:
+    rows = [{"text": "a film", "probability": "p", "probabilities": "q"}, {"text": "x", "label": "l", "note": "n"}]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["predict", "labels", "--data", "rows.jsonl", "--output", name]) == 0
+    with Path(name).open(newline="") as file:
+        written = list(csv.DictReader(file)) if name.endswith("csv") else list(map(json.loads, file))
+    own = [{key: value for key, value in each.items() if value and key[:10] != "predicted_"} for each in written]
+    assert own == rows
+    of_answers = {key for each in written for key in each} - {key for row in rows for key in row}
+    assert of_answers == {"predicted_label", f"predicted_{'probability' if name.endswith('csv') else 'probabilities'}"}
+
+
+def test_dates_are_written_as_text(prompts: Path) -> None:
+    datasets.Dataset.from_dict({"text": ["x"], "day": [datetime.date(2026, 1, 2)]}).to_parquet("rows.parquet")
+    assert main(["predict", "labels", "--data", "rows.parquet", "--output", "answers.jsonl"]) == 0
+    assert json.loads(Path("answers.jsonl").read_text())["day"].startswith("2026-01-02")
+
+
 def test_new_lines_of_an_answer_are_kept(
     prompts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +100,7 @@ def test_new_lines_of_an_answer_are_kept(
     ("given", "told"),
     [
         (["--output", "answers.xlsx"], r"--output answers.xlsx; expected a file of .csv, .tsv, .jsonl"),
+        (["--output", "./rows.csv"], r"--output rows.csv, the rows' own file; expected another file"),
         (["--id", "id"], r"--id without --output; expected both"),
         (
             ["--output", "a.csv", "--id", "number"],

@@ -188,9 +188,13 @@ def test_compressed_files_are_read(tmp_path: Path, name: str, text: str) -> None
     ]
 
 
-def test_a_compressed_file_that_is_broken_is_told(tmp_path: Path) -> None:
-    (tmp_path / "a.csv.gz").write_bytes(b"text,label")
-    with pytest.raises(DataError, match=r"a.csv.gz cannot be read \(.*\); expected a data file"):
+_WHOLE = gzip.compress(b"text\n" + b"".join(b"row %d\n" % i for i in range(99)))
+
+
+@pytest.mark.parametrize("content", [b"text,label", _WHOLE[:-20], _WHOLE[:40] + b"\xff\xff" + _WHOLE[42:]])
+def test_a_compressed_file_that_is_broken_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.csv.gz").write_bytes(content)
+    with pytest.raises(DataError, match=r"a.csv.gz is no whole gzip file \(.*\); expected a gzip file"):
         read_rows(str(tmp_path / "a.csv.gz"), "train", ["text"])
 
 
@@ -208,23 +212,30 @@ def test_a_compressed_file_that_is_broken_is_told(tmp_path: Path) -> None:
 def test_folders_that_datasets_saved_are_read_by_split(tmp_path: Path, behind: str, texts: str) -> None:
     tables = {"train": "01234", "test": "56"}
     saved = {split: datasets.Dataset.from_dict({"text": list(each)}) for split, each in tables.items()}
-    datasets.DatasetDict(saved).save_to_disk(str(tmp_path / "saved"))
-    rows = read_rows(f"{tmp_path}/saved{behind}", "train", ["text"])
+    folder = tmp_path / "me@home"
+    datasets.DatasetDict(saved).save_to_disk(str(folder / "saved"))
+    rows = read_rows(f"{folder}/saved{behind}", "train", ["text"])
     assert "".join(row.values["text"] for row in rows) == texts
 
 
+def test_a_folder_of_data_files_is_read_as_the_hub_has_it(tmp_path: Path) -> None:
+    for split, text in (("train", "a"), ("test", "b")):
+        (tmp_path / f"{split}.csv").write_text(f"text\n{text}\n")
+    assert [row.values for row in read_rows(str(tmp_path), "test", ["text"])] == [{"text": "b"}]
+
+
 def test_a_folder_without_a_data_set_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected a folder that datasets saved, with a split 'train'"):
+    with pytest.raises(DataError, match="or a hub data set with a split 'train'"):
         read_rows(str(tmp_path), "train", ["text"])
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_what_stands_between_cells_is_found_in_the_header(tmp_path: Path, delimiter: str) -> None:
     path = tmp_path / "a.csv"
-    lines = [["label", "text"], ["x", '"a, b; c | d"']]
+    lines = [["label", '"the text, whole"'], ["x", '"a, b; c | d"']]
     path.write_text("\ufeff" + "\n".join(delimiter.join(line) for line in lines), encoding="utf-8")
-    assert [row.values for row in read_rows(str(path), "train", ["text", "label"])] == [
-        {"label": "x", "text": "a, b; c | d"}
+    assert [row.values for row in read_rows(str(path), "train", ["the text, whole", "label"])] == [
+        {"label": "x", "the text, whole": "a, b; c | d"}
     ]
 
 

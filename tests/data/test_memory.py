@@ -37,6 +37,11 @@ def test_rows_are_taken_from_what_holds_them(held: Any) -> None:
     assert [dict(each) for each in records(held)] == ROWS
 
 
+def test_names_of_columns_are_text() -> None:
+    assert records(pandas.DataFrame({0: ["a"]})) == [{"0": "a"}]
+    assert records([as_row({"text": "a"}, "row 0", ["text"])]) == [{"text": "a"}]
+
+
 @pytest.mark.parametrize("held", [["a", "b"], pandas.Series(["a", "b"]), numpy.array(["a", "b"])])
 def test_texts_are_rows_of_one_column(held: Any) -> None:
     assert [row.values for row in rows_of(held, "row", ["text"])] == [{"text": "a"}, {"text": "b"}]

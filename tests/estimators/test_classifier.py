@@ -1,5 +1,6 @@
 """A classifier of texts in scikit-learn's manners, and words that are found for its task."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy
 import pandas
 import pytest
 import torch
-from conftest import review_rows
+from conftest import review_rows, write_csv
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError as SklearnNotFitted
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -18,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import ptuning
 from ptuning import PromptClassifier, SoftPrompt
+from ptuning.data import read_rows
 from ptuning.errors import DataError, PromptError, PTuningError
 
 ROWS = review_rows(64)
@@ -102,6 +104,34 @@ def test_own_words_are_used(base: str) -> None:
     assert split.fit(TEXTS, LABELS).prompt_.num_virtual_tokens == 5
 
 
+def test_labels_without_rows_are_left_out(base: str) -> None:
+    words = {"negative": " bad", "positive": " good", "neutral": " so so"}
+    classifier = PromptClassifier(base, verbalizer=words, **{**QUICK, "max_steps": 2}).fit(TEXTS, LABELS)
+    assert classifier.classes_.tolist() == ["negative", "positive"]
+    numpy.testing.assert_allclose(classifier.predict_proba(TEXTS[:3]).sum(axis=1), 1, rtol=1e-6)
+
+
+def test_the_fitted_column_is_looked_at_where_no_labels_are_given(base: str) -> None:
+    frame = pandas.DataFrame({"text": TEXTS, "topic": LABELS})
+    classifier = PromptClassifier(base, **{**QUICK, "max_steps": 2}).fit(frame, "topic")
+    assert classifier.score(frame) == classifier.score(frame, "topic") == classifier.score(TEXTS, LABELS)
+    assert classifier.evaluate(frame).report() == classifier.evaluate(frame, "topic").report()
+    assert classifier.inspect(frame).num_rows == 64
+
+
+def test_columns_may_be_numbered(base: str) -> None:
+    classifier = PromptClassifier(base, **{**QUICK, "max_steps": 2}).fit(pandas.DataFrame({0: TEXTS}), LABELS)
+    assert classifier.prompt_.task is not None
+    assert classifier.prompt_.task.template == "{prompt:4}{0}\nLabel:"
+    assert classifier.predict(pandas.DataFrame({0: TEXTS})).tolist() == classifier.predict(TEXTS).tolist()
+
+
+def test_rows_of_a_file_are_learnt(base: str, tmp_path: Path) -> None:
+    write_csv(tmp_path / "rows.csv", ROWS)
+    rows = read_rows(str(tmp_path / "rows.csv"), "train", ["text", "label"])
+    assert PromptClassifier(base, **{**QUICK, "max_steps": 2}).fit(rows).classes_.tolist() == ["negative", "positive"]
+
+
 def test_labels_of_which_one_begins_another_get_an_end_mark(base: str) -> None:
     labels = ["cancel" if label == "negative" else "cancel booking" for label in LABELS]
     classifier = PromptClassifier(base, **{**QUICK, "max_steps": 2}).fit(TEXTS, labels)
@@ -136,8 +166,52 @@ def test_parameters_are_kept_as_they_are_given_and_copied(base: str) -> None:
     assert clone(classifier).get_params() == classifier.get_params()
     assert classifier.set_params(seed=4) is classifier
     assert repr(classifier) == f"PromptClassifier(base={base!r}, seed=4, settings={{'train.weight_decay': 0.1}})"
+    assert repr(PromptClassifier(Path("models/base"))) == "PromptClassifier(base='models/base')"
     with pytest.raises(PTuningError, match="the parameter rate of PromptClassifier; expected one of base, template"):
         classifier.set_params(rate=1)
+
+
+def test_settings_may_be_nested_and_reach_the_base(base: str, tmp_path: Path) -> None:
+    nested = {"train": {"max_steps": 3}, "model": {"dtype": "bfloat16"}}
+    quick = {key: value for key, value in QUICK.items() if key not in ("max_steps", "dtype")}
+    classifier = PromptClassifier(base, settings=nested, **quick).fit(TEXTS, LABELS)
+    assert classifier.prompt_.training["steps"] == 3
+    assert classifier.lm_.backbone.dtype == torch.bfloat16
+    loaded = PromptClassifier.load(classifier.save(tmp_path / "prompt"), settings={"model.dtype": "float32"})
+    assert loaded.lm_.backbone.dtype == torch.float32
+    with pytest.raises(PTuningError, match=r"PromptClassifier: unknown setting .*revison"):
+        PromptClassifier(base, settings={"model.revison": "main"}).fit(TEXTS, LABELS)
+    with pytest.raises(PTuningError, match=r"model.dtype with a loaded model; expected a model's name"):
+        PromptClassifier(loaded.lm_.backbone, settings={"model.dtype": "float16"}).fit(TEXTS, LABELS)
+
+
+def test_numbers_of_numpy_are_parameters_too(base: str) -> None:
+    found = {**QUICK, "max_steps": numpy.int64(2), "learning_rate": numpy.float64(0.1)}
+    assert PromptClassifier(base, **found).fit(TEXTS, LABELS).prompt_.training["steps"] == 2
+
+
+def test_a_loaded_classifier_is_fitted_anew_with_its_own_words(base: str, tmp_path: Path) -> None:
+    words = {"negative": " bad", "positive": " good"}
+    first = PromptClassifier(base, "Review: {review}\nIt is", words, **{**QUICK, "max_steps": 2}).fit(TEXTS, LABELS)
+    loaded = PromptClassifier.load(first.save(tmp_path / "prompt"), base, **{**QUICK, "max_steps": 3})
+    assert loaded.fit(TEXTS, LABELS).prompt_.task == first.prompt_.task
+    assert loaded.prompt_.training["steps"] == 3
+
+
+def test_an_interrupted_fit_keeps_nothing_without_a_directory(base: str, tmp_path: Path) -> None:
+    def interrupt(_: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted; nothing is kept without output_dir"):
+        PromptClassifier(base, **QUICK).fit(TEXTS, LABELS, on_step=interrupt)
+    with pytest.raises(KeyboardInterrupt, match=r"its checkpoint is in .*run: go on with --resume"):
+        PromptClassifier(base, output_dir=tmp_path / "run", **QUICK).fit(TEXTS, LABELS, on_step=interrupt)
+
+
+def test_several_processes_need_a_directory(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(PTuningError, match=r"several processes without output_dir"):
+        PromptClassifier(base, **QUICK).fit(TEXTS, LABELS)
 
 
 def test_a_classifier_must_be_fitted_first(base: str) -> None:
@@ -162,6 +236,8 @@ def test_a_classifier_must_be_fitted_first(base: str) -> None:
             r"labels that stand in the rows too, in the column 'topic'; .*fit\(rows, 'topic'\)",
         ),
         ([{"text": None}] * 64, LABELS, "column 'text' holds None"),
+        (TEXTS, [None, *LABELS[1:]], "row 0 has no label, as 1 rows"),
+        (TEXTS, 5, "answers 5; expected one for each row, or the name of their column"),
     ],
 )
 def test_what_cannot_be_learnt_is_told_in_a_line(base: str, texts: Any, labels: Any, told: str) -> None:

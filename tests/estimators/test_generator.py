@@ -38,6 +38,7 @@ def test_a_writer_is_measured_inspected_and_saved(writer: PromptGenerator, tmp_p
     measured = writer.evaluate(ROWS, answers)
     assert measured.as_dict()["soft prompt"]["accuracy"] > 0.7
     assert measured.report() == writer.evaluate(ROWS, "slug").report()
+    assert measured.report() == writer.evaluate(ROWS).report()
     assert writer.inspect(ROWS, "slug").num_rows == 24
     loaded = PromptGenerator.load(writer.save(tmp_path / "prompt"), dtype="float32", device="cpu")
     assert loaded.predict(ROWS[:2]) == writer.predict(ROWS[:2])
@@ -51,6 +52,22 @@ def test_an_answer_behind_a_space_gets_no_second_one(model_directory: Path) -> N
     assert task is not None
     assert task.answer == "{slug}"
     assert writer.prompt_.training["validation_rows"] == 3
+
+
+@pytest.mark.parametrize(
+    ("template", "settings", "answer"),
+    [
+        ("Slug of {title}", None, " {slug}"),
+        ("Slug of {title}", {"data": {"chat_template": True}}, "{slug}"),
+    ],
+)
+def test_an_answer_follows_a_space_unless_a_chat_frames_it(
+    model_directory: Path, template: str, settings: Any, answer: str
+) -> None:
+    writer = PromptGenerator(str(model_directory), template, settings=settings, **{**QUICK, "max_steps": 2})
+    task = writer.fit(ROWS, answer="slug").prompt_.task
+    assert task is not None
+    assert task.answer == answer
 
 
 def test_a_writer_needs_a_template(model_directory: Path) -> None:

@@ -81,6 +81,12 @@ def test_the_rate_is_chosen_on_validation_rows() -> None:
     assert {each["settings"]["train.learning_rate"] for each in tables.chosen(RECORDS)["a", "ours"]} == {0.1}
 
 
+def test_rates_are_compared_on_the_seeds_that_all_have() -> None:
+    easy = record("a", "ours", 0.1, 1, 0.99, 0.7)  # a seed on which anything is good decides nothing
+    found = [record("a", "ours", 0.1, 0, 0.6, 0.7), easy, record("a", "ours", 0.3, 0, 0.7, 0.8)]
+    assert [each["settings"]["train.learning_rate"] for each in tables.chosen(found)["a", "ours"]] == [0.3]
+
+
 def test_the_interval_is_students() -> None:
     values = [0.7, 0.8, 0.9]
     mean, half = tables.interval(values)
