@@ -21,7 +21,7 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def chosen(records: Records) -> dict[tuple[str, str], Records]:
-    """(task, method) -> the records, one a seed, of the settings that are best on the validation rows of shared seeds."""
+    """(task, method) -> the records, one a seed, of the settings that are best on validation rows."""
     by_settings: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         task, method, settings = record["group"]
