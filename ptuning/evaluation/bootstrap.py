@@ -127,6 +127,10 @@ class Resampled:
         """Whether all rows were scored over the same labels."""
         return all(each.labels_NKC is not None for each in self._scores.values())
 
+    def scores_of(self, name: str) -> Scores:
+        """The scores of a kind, row by row."""
+        return self._scores[name]
+
     def num_prompts(self, name: str) -> int:
         """How many prompts of a kind there are."""
         return self._scores[name].loss_NK.shape[1]

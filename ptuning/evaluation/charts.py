@@ -3,19 +3,22 @@
 Colours come from the page, light or dark. All text is escaped here. Knows nothing of prompts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-_LABEL, _ROW, _WIDTH = 160, 26, 400  # narrow enough for letters to stay legible on a phone
+_LABEL, _ROW, _WIDTH = 172, 26, 400  # narrow enough for letters to stay legible on a phone
+_LINE = 15  # height of a line of a label
+_LETTER = 7.0  # width of a letter, at most on average
+_MOST_LETTERS = 22  # of a line of a label; the whole is in its title
 
 
 @dataclass(frozen=True)
 class Bar:
     """A bar of a chart, drawn from 0."""
 
-    label: str
-    """The text beside it."""
+    labels: Sequence[str]
+    """The lines of text beside it."""
     value: float
     """Where the bar ends."""
     low: float | None = None
@@ -24,6 +27,11 @@ class Bar:
     """Upper end of its interval."""
     is_marked: bool = False
     """Whether it is drawn in the accent colour."""
+
+    @property
+    def height(self) -> int:
+        """How much of the chart's height it takes."""
+        return max(_ROW, 8 + _LINE * len(self.labels))
 
 
 @dataclass(frozen=True)
@@ -34,29 +42,52 @@ class Bars:
     """What the bars show, for readers who cannot see them."""
     bars: Sequence[Bar]
     """The bars, from top to bottom."""
+    line: tuple[str, float] | None = None
+    """A line across all bars, and what it stands for."""
 
     def svg(self) -> str:
         """The chart as SVG text."""
         ends = [each for bar in self.bars for each in (bar.value, bar.low, bar.high, 0.0) if each is not None]
+        ends += [self.line[1]] if self.line else []
         low, high = min(ends), max(ends)
-        span = (high - low) or 1.0
+        scale = (_WIDTH - _LABEL - 50) / ((high - low) or 1.0)
 
         def x(value: float) -> float:
-            return round(_LABEL + (value - low) / span * (_WIDTH - _LABEL - 50), 1)
+            return round(_LABEL + (value - low) * scale, 1)
 
-        parts = []
-        for i, bar in enumerate(self.bars):
-            y, left, right = 8 + i * _ROW, min(x(0.0), x(bar.value)), max(x(0.0), x(bar.value))
-            parts.append(f'<text x="{_LABEL - 8}" y="{y + 13}" text-anchor="end">{escape(bar.label)}</text>')
-            kind = "bar marked" if bar.is_marked else "bar"
-            parts.append(f'<rect class="{kind}" x="{left}" y="{y}" width="{max(right - left, 1):.1f}" height="18"/>')
-            end = right
-            if bar.low is not None and bar.high is not None:
-                caps = "".join(f"M{x(each)} {y + 4}v10" for each in (bar.low, bar.high))
-                parts.append(f'<path class="interval" d="M{x(bar.low)} {y + 9}H{x(bar.high)}{caps}"/>')
-                end = max(end, x(bar.high))
-            parts.append(f'<text class="number" x="{end + 6}" y="{y + 13}">{bar.value:.3f}</text>')
-        return _svg(self.title, 16 + len(self.bars) * _ROW, "".join(parts))
+        height, drawn = 8, list[str]()
+        for bar in self.bars:
+            drawn.append(_bar(bar, height, x))
+            height += bar.height
+        behind = ""
+        if self.line:
+            name, value = self.line
+            behind = f'<path class="line" d="M{x(value)} 4V{height}"/>'
+            told = f"{name} {value:.3f}"
+            left = max(4.0, min(x(value), _WIDTH - 4 - _LETTER * len(told)))
+            drawn.append(f'<text class="number" x="{left:.1f}" y="{height + 14}">{escape(told)}</text>')
+            height += 18
+        return _svg(self.title, height + 6, behind + "".join(drawn))
+
+
+def _bar(bar: Bar, top: int, x: Callable[[float], float]) -> str:
+    """A bar with its labels, its interval and its number."""
+    middle, (left, right) = top + (bar.height - 8) / 2, sorted((x(0.0), x(bar.value)))
+    parts, first = [], middle - _LINE * (len(bar.labels) - 1) / 2 + 4
+    for i, label in enumerate(bar.labels):
+        place = f'x="{_LABEL - 8}" y="{first + i * _LINE:g}" text-anchor="end"'
+        parts.append(f"<text {place}><title>{escape(label)}</title>{escape(_short(label))}</text>")
+    kind = "bar marked" if bar.is_marked else "bar"
+    parts.append(f'<rect class="{kind}" x="{left}" y="{middle - 9:g}" width="{max(right - left, 1):.1f}" height="18"/>')
+    if bar.low is not None and bar.high is not None:
+        caps = "".join(f"M{x(each)} {middle - 5:g}v10" for each in (bar.low, bar.high))
+        parts.append(f'<path class="interval" d="M{x(bar.low)} {middle:g}H{x(bar.high)}{caps}"/>')
+        right = max(right, x(bar.high))
+    return "".join([*parts, f'<text class="number" x="{right + 6}" y="{middle + 4:g}">{bar.value:.3f}</text>'])
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _MOST_LETTERS else f"{label[: _MOST_LETTERS - 1]}\u2026"
 
 
 @dataclass(frozen=True)
@@ -110,23 +141,39 @@ class Curves:
 
     def svg(self) -> str:
         """The chart as SVG text."""
-        strip, parts = 90, list[str]()
+        shown = [(name, values) for name, values in self.series if any(each is not None for each in values)]
         first, last = min(self.steps), max(self.steps)
-        for k, (name, values) in enumerate(self.series):
-            known = [(x, y) for x, y in zip(self.steps, values, strict=True) if y is not None]
-            if not known:
-                continue
-            low, high, base = min(y for _, y in known), max(y for _, y in known), (k + 1) * strip - 12
-            label = f"{escape(name)} {low:.3g} to {high:.3g}"
-            parts.append(f'<text x="{_LABEL - 12}" y="{base - 20}" text-anchor="end">{label}</text>')
-            places = []
-            for x, y in known:
-                across = (x - first) / ((last - first) or 1.0) * (_WIDTH - _LABEL - 30)
-                up = (y - low) / ((high - low) or 1.0) * (strip - 34)
-                places.append((f"{_LABEL + across:.1f}", f"{base - up:.1f}"))
-            parts.append(f'<path class="curve" d="M{"L".join(f"{x} {y}" for x, y in places)}"/>')
-            parts += [f'<circle class="virtual" cx="{x}" cy="{y}" r="3"/>' for x, y in places]
-        return _svg(self.title, len(self.series) * strip, "".join(parts))
+        parts = []
+        for k, (name, values) in enumerate(shown):
+            points = [(x, y) for x, y in zip(self.steps, values, strict=True) if y is not None]
+            parts.append(_curve(name, points, (first, last), (k + 1) * _STRIP - 12))
+        bottom = len(shown) * _STRIP
+        for x, step, anchor in ((_AXIS, first, "start"), (_WIDTH - 8, last, "end")):
+            parts.append(f'<text class="number" x="{x}" y="{bottom + 6}" text-anchor="{anchor}">step {step:g}</text>')
+        return _svg(self.title, bottom + 12, "".join(parts))
+
+
+_STRIP, _AXIS = 92, 62  # height of a curve with its name; where its steps begin
+
+
+def _curve(name: str, points: Sequence[tuple[float, float]], steps: tuple[float, float], base: float) -> str:
+    """A curve with its name above it, and its axes with their ends."""
+    (first, last), low, high = steps, min(y for _, y in points), max(y for _, y in points)
+    top = base - _STRIP + 34
+    places = []
+    for x, y in points:
+        across = (x - first) / ((last - first) or 1.0) * (_WIDTH - _AXIS - 14)
+        up = (y - low) / ((high - low) or 1.0) * (base - top)
+        places.append((f"{_AXIS + across:.1f}", f"{base - up:.1f}"))
+    parts = [
+        f'<text x="{_AXIS}" y="{top - 8}">{escape(name)}</text>',
+        f'<path class="axis" d="M{_AXIS - 4} {top}V{base}H{_WIDTH - 8}"/>',
+    ]
+    ends = [(low, base)] if low == high else [(low, base), (high, top)]
+    for value, y in ends:
+        parts.append(f'<text class="number" x="{_AXIS - 8}" y="{y + 4}" text-anchor="end">{value:.3g}</text>')
+    parts.append(f'<path class="curve" d="M{"L".join(f"{x} {y}" for x, y in places)}"/>')
+    return "".join([*parts, *(f'<circle class="virtual" cx="{x}" cy="{y}" r="3"/>' for x, y in places)])
 
 
 def _svg(title: str, height: int, inside: str) -> str:

@@ -33,6 +33,8 @@ class Contents:
     """How distance to tokens was measured in the decoding."""
     note: str = FIDELITY_NOTE
     """What a decoding can and cannot say."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """Where the prompt comes from, and what it was inspected with."""
 
     def __getattr__(self, name: str) -> Any:
         """The result of a measure; None for one of the catalogue that was not made."""
@@ -51,6 +53,7 @@ class Contents:
             "verdict": self.verdict.as_dict(),
             "metric": self.metric,
             "note": self.note,
+            "provenance": dict(self.provenance),
             "row": self.row and dict(self.row),
             **dict.fromkeys(MEASURES),
             **{name: each.as_dict() for name, each in self.measures.items()},

@@ -22,6 +22,7 @@ from ptuning.inspection.measures.ladder import Ladder
 from ptuning.inspection.measures.nearest_tokens import FIDELITY_NOTE
 from ptuning.inspection.measures.protocol import Measured, Subject
 from ptuning.inspection.page import page, write_page
+from ptuning.inspection.provenance import provenance
 from ptuning.inspection.terminal import lines
 from ptuning.inspection.verdict import Thresholds, Verdict, judge
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
@@ -125,6 +126,7 @@ def inspect(
         row=row and dict(row),
         metric=metric,
         note=note,
+        provenance=provenance(prompt),
     )
 
 

@@ -28,6 +28,15 @@ ADVICE = {
     NOT_JUDGED: "Give rows with answers (--data, or rows in Python): the verdict rests on them.",
 }
 """Word -> what to do."""
+MEANINGS = {
+    FAITHFUL: "The prompt works, and its nearest tokens as plain text do what it does.",
+    PARTIAL: "The prompt works, and its nearest tokens do part of what it does.",
+    ECHO: "The prompt works, but most of its nearest tokens are those that it began at, and do no more than those did.",
+    DECORATIVE: "The prompt works, but its nearest tokens do little of what it does.",
+    NO_EFFECT: "The prompt is not shown to do more than random tokens, or than the same words without it.",
+    NOT_JUDGED: "There were too few rows to tell.",
+}
+"""Word -> what it means."""
 
 
 @dataclass(frozen=True)

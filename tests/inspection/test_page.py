@@ -10,16 +10,18 @@ import pytest
 import torch
 from families import tiny_backbone
 from synthetic import Names, drawn
-from test_ladder import ROWS, tuned
+from test_ladder import ROWS, TASK, tuned
 
 from ptuning.inspection.page import page, write_page
 from ptuning.inspection.report import Report, inspect
 from ptuning.inspection.terminal import lines
+from ptuning.inspection.verdict import WORDS
 from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.training.run_directory import RunDirectory
 
-FIGURES = ("decoding", "ladder", "geometry", "importance", "trajectory", "atoms")
-WIDTHS = (390, 1400)
+FIGURES = ("ladder", "answers", "confusion", "decoding", "trajectory", "importance", "geometry", "atoms")
+WIDTHS = (390, 768, 1400)
+FOLD = 800  # height of the window
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,7 @@ def test_tokens_are_escaped():
 def test_page_without_rows_leaves_out_what_was_not_measured(backbone):
     text = page(inspect(SoftPrompt(torch.randn(4, backbone.width)), backbone))
     assert "NOT JUDGED" in text
-    assert '<p id="advice"><strong>What to do.</strong> Give rows with answers' in text
+    assert '<div id="advice"><h2>What to do</h2><p>Give rows with answers' in text
     assert [name for name in FIGURES if f'<figure id="{name}">' in text] == ["decoding", "geometry", "atoms"]
     read(text)
 
@@ -121,6 +123,25 @@ def test_a_report_shows_itself(report, tmp_path: Path):
     assert html.unescape(re.search('srcdoc="(.*)"', report._repr_html_(), re.DOTALL)[1]) == page(report)
 
 
+CLIPPED = """
+() => {
+  const found = [], width = document.documentElement.clientWidth;
+  const isShown = each => each.checkVisibility() && each.getClientRects().length > 0;
+  for (const each of document.querySelectorAll("h1,h2,p,td,th,dt,dd,summary,figcaption,strong,svg text")) {
+    if (!isShown(each) || each.closest("title")) continue;
+    const box = each.getBoundingClientRect(), inside = each.closest("svg")?.getBoundingClientRect();
+    const edge = inside ?? {left: 0, right: width};
+    if (box.left < edge.left - 1 || box.right > edge.right + 1 || each.scrollWidth > each.clientWidth + 1 && !inside)
+      found.push(`${each.tagName} ${each.textContent.slice(0, 40)}`);
+  }
+  for (const each of document.querySelectorAll(".wide"))
+    if (isShown(each) && each.scrollWidth > each.clientWidth + 1) found.push(`a table in ${each.parentElement.id}`);
+  return found;
+}
+"""
+"""What is cut off or runs over, of all text that is shown."""
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
@@ -134,21 +155,45 @@ def test_page_shows_in_a_browser(report, tmp_path: Path, width: int, scheme: str
     complaints, requests = list[str](), list[str]()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        shown = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        shown = browser.new_page(viewport={"width": width, "height": FOLD}, color_scheme=scheme)
         shown.on("console", lambda message: complaints.append(message.text))
         shown.on("pageerror", lambda error: complaints.append(str(error)))
         shown.on("request", lambda request: requests.append(request.url))
         shown.goto(path.as_uri())
-        assert shown.locator("#verdict").is_visible()
         assert report.verdict.word in shown.locator("#verdict").inner_text()
+        if width == max(WIDTHS):
+            for name in ("#verdict", "#advice", "#ladder svg"):
+                box = shown.locator(name).bounding_box()
+                assert box["y"] + box["height"] <= FOLD
+        assert shown.evaluate(CLIPPED) == []
+        for each in shown.locator("body > details > summary").all():
+            each.click()
+        assert shown.evaluate(CLIPPED) == []
         for name in FIGURES:
             box = shown.locator(f"#{name}").bounding_box()
-            assert shown.locator(f"#{name}").is_visible()
-            assert box is not None
             assert box["height"] > 40
-            assert box["x"] >= 0
-            assert box["x"] + box["width"] <= width
         assert shown.evaluate("document.documentElement.scrollWidth") <= width  # the page itself does not scroll aside
         browser.close()
     assert complaints == []
     assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
+
+
+def test_equal_bars_are_one_and_chance_is_a_line(report):
+    bars = report.ladder.chart
+    names = [name for bar in bars.bars for name in bar.labels]
+    assert sorted(names) == sorted(report.ladder.table.column("rung"))
+    values = {record["rung"]: (record["accuracy"], record["loss"], record["rows"]) for record in report.ladder.table}
+    for bar in bars.bars:
+        assert len({values[name] for name in bar.labels}) == 1
+    assert len({values[bar.labels[0]] for bar in bars.bars}) == len(bars.bars)
+    assert bars.line == ("always the commonest label", 0.5)
+    assert 'class="line"' in bars.svg()
+
+
+def test_provenance_and_a_legend_stand_on_the_page(report):
+    text = page(report)
+    assert all(f"<dt>{word}</dt>" in text for word in WORDS)
+    assert report.provenance["template"] == repr(TASK.template)
+    assert report.provenance["inspected with"].startswith("ptuning ")
+    for name, value in report.provenance.items():
+        assert f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" in text

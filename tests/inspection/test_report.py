@@ -47,8 +47,8 @@ def test_report_is_plain_data(report):
     plain = json.loads(json.dumps(report.as_dict(), allow_nan=False))
     assert plain["verdict"]["word"] in WORDS
     assert plain["note"] == FIDELITY_NOTE
-    names = ["verdict", "metric", "note", "row", "geometry", "ladder", "decoding", "atoms", "importance", "trajectory"]
-    assert set(plain) == set(names)
+    of_measures = ["geometry", "ladder", "answers", "confusion", "decoding", "atoms", "importance", "trajectory"]
+    assert set(plain) == {"verdict", "metric", "note", "row", "provenance", *of_measures}
     for name in ("decoding", "atoms", "importance"):
         assert set(plain[name]["records"][0]) == set(plain[name]["columns"])
     assert len(plain["decoding"]["records"]) == 15
@@ -99,7 +99,7 @@ def test_a_new_measure_is_one_line_in_the_catalogue(tiny, monkeypatch):
             title="Doubles & more",
             how="Twice the position.",
             table=table,
-            chart=Bars("doubled <positions>", [Bar(str(p), 2.0 * p) for p in range(5)]),
+            chart=Bars("doubled <positions>", [Bar([str(p)], 2.0 * p) for p in range(5)]),
             lines=["doubled up to 8"],
             findings={"largest double": "<8>"},
         )
@@ -112,7 +112,7 @@ def test_a_new_measure_is_one_line_in_the_catalogue(tiny, monkeypatch):
     text = page(found)
     assert '<h2>Doubles &amp; more</h2><figure id="doubles"><figcaption>Twice the position.</figcaption><svg ' in text
     assert 'aria-label="doubled &lt;positions&gt;"' in text
-    assert "<th>largest double</th><td>&lt;8&gt;</td>" in text
+    assert "<dt>largest double</dt><dd>&lt;8&gt;</dd>" in text
     assert 'title="twice the position, &#x27;of&#x27; &lt;chance&gt;">twice</th>' in text
 
 
@@ -130,8 +130,8 @@ def test_results_that_come_later_are_shown_behind_the_others(report):
     assert later.words is later.measures["words"]
     assert later.as_dict()["words"] == table.as_dict()
     text = page(later)
-    assert text.index('<figure id="words">') > text.index('<figure id="atoms">')
-    assert "<td>so it is</td>" in text
+    assert text.index('<figure id="words">') < text.index('<details id="specialists">')  # it was asked for
+    assert '<td data-label="text">so it is</td>' in text
 
 
 def test_the_vocabulary_is_made_once(tiny, monkeypatch):

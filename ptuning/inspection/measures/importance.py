@@ -23,6 +23,7 @@ from ptuning.prompts import SoftPrompt
 
 NAME = "importance"
 MOST_ROWS = 32  # rows that are read for each replacement
+_MOST_LINES = 5  # that a terminal shows
 _CHANGES = {
     "mean": "the virtual token is replaced by the mean of the others; None where it is the only one",
     "init": "it is replaced by its embedding before training; None where that is not known",
@@ -60,7 +61,7 @@ def measured(table: Table, tokens: Sequence[str]) -> Measured:
     name, by = ("random", "a random token") if table[0]["mean"] is None else ("mean", "the mean of the others")
     bars = [
         Bar(
-            label=f"{record['position']} {token!r}",
+            labels=[f"{record['position']} {token!r}"],
             value=record[name],
             low=record[f"{name}_low"],
             high=record[f"{name}_high"],
@@ -75,7 +76,16 @@ def measured(table: Table, tokens: Sequence[str]) -> Measured:
         f"{control:.3f} on average."
     )
     chart = Bars("change of the loss when replaced", bars)
-    return Measured(name=NAME, title="Which virtual tokens matter", how=how, table=table, chart=chart)
+    return Measured(
+        name=NAME, title="Which virtual tokens matter", how=how, table=table, chart=chart, lines=_lines(bars, by)
+    )
+
+
+def _lines(bars: Sequence[Bar], by: str) -> list[str]:
+    """The virtual tokens that matter most, a line each."""
+    most = sorted(bars, key=lambda bar: -bar.value)[:_MOST_LINES]
+    found = [f"  {bar.labels[0]:<24}{bar.value:+.3f} ({bar.low:+.3f} to {bar.high:+.3f})" for bar in most]
+    return [f"what a row's loss rises by when {by} replaces a virtual token; the most, with its nearest token:", *found]
 
 
 @torch.no_grad()

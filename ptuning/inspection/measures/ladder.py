@@ -4,6 +4,7 @@ Knows nothing of geometry except the decoding that it is given; rows of conditio
 """
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -138,26 +139,20 @@ def ladder(
     found |= _random(scorer, prompt, backbone, num_random, seed, vocabulary)
     scores = Resampled({name: found[name] for name in _WORDS if name in found}, seed)
     if isinstance(ids, Tensor):
-        return _measured(scores, None, _share_init(ids, initial_ids(prompt, backbone, vocabulary), vocabulary))
-    return _measured(scores, " | ".join(slot_texts(prompt.task, backbone.tokenizer, ids)), None)
+        share_init = _share_init(ids, initial_ids(prompt, backbone, vocabulary), vocabulary)
+        return _measured(scores, None, share_init, _chance(scorer.examples))
+    text = " | ".join(slot_texts(prompt.task, backbone.tokenizer, ids))
+    return _measured(scores, text, None, _chance(scorer.examples))
 
 
-def _measured(scores: Resampled, text: str | None, share_init: float | None) -> Ladder:
+def _measured(
+    scores: Resampled, text: str | None, share_init: float | None, chance: tuple[str, float] | None
+) -> Ladder:
     table, behaviour = _table(scores), _behaviour(scores)
     measure: Measure = "accuracy" if scores.has_labels else "loss"
-    bars = [
-        Bar(
-            label=record["rung"],
-            value=record[measure],
-            low=record[f"{measure}_low"],
-            high=record[f"{measure}_high"],
-            is_marked=record["rung"] == SOFT,
-        )
-        for record in table
-    ]
     how = (
-        f"The {measure} with each thing in the prompt's place, on the same rows; lines are 95 % intervals. A decoding "
-        "means something where its bar reaches that of the soft prompt and the bar of random tokens does not."
+        f"The {measure} with each thing in the prompt's place, on the same rows; thin lines are 95 % intervals. A "
+        "decoding means something where its bar reaches that of the soft prompt and the bar of random tokens does not."
     )
     findings = {}
     if behaviour is not None:
@@ -170,7 +165,7 @@ def _measured(scores: Resampled, text: str | None, share_init: float | None) -> 
         title="What it does",
         how=how,
         table=table,
-        chart=Bars(f"{measure} of each rung", bars),
+        chart=Bars(f"{measure} of each rung", _bars(table, measure), chance),
         lines=_lines(table),
         findings=findings,
         scores=scores,
@@ -178,6 +173,32 @@ def _measured(scores: Resampled, text: str | None, share_init: float | None) -> 
         share_init=share_init,
         behaviour=behaviour,
     )
+
+
+def _bars(table: Table, measure: Measure) -> list[Bar]:
+    """A bar for each rung; rungs that score the same are one bar with all their names."""
+    names: dict[tuple[Any, ...], list[str]] = {}
+    for record in table:
+        names.setdefault(tuple(record[name] for name in COLUMNS if name not in ("rung", "what")), []).append(
+            record["rung"]
+        )
+    of_rung = {record["rung"]: record for record in table}
+    return [
+        Bar(
+            labels=same,
+            value=of_rung[same[0]][measure],
+            low=of_rung[same[0]][f"{measure}_low"],
+            high=of_rung[same[0]][f"{measure}_high"],
+            is_marked=SOFT in same,
+        )
+        for same in names.values()
+    ]
+
+
+def _chance(examples: Sequence[Example]) -> tuple[str, float] | None:
+    """The accuracy of always naming the commonest label of these rows; None without labels."""
+    counts = Counter(example.label for example in examples if example.label is not None)
+    return ("always the commonest label", max(counts.values()) / len(examples)) if counts else None
 
 
 def _lines(table: Table) -> list[str]:

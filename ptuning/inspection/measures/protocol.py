@@ -75,6 +75,8 @@ class Grid:
     """The columns' headings."""
     rows: Sequence[Sequence[Any]]
     """Plain values and cells; the first value of a row is its heading."""
+    is_matrix: bool = False
+    """Whether the rows and the columns behind the first are the same things, counted against each other."""
 
 
 Chart = Bars | Cloud | Curves | Grid | Table
