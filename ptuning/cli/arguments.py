@@ -108,11 +108,11 @@ def load_model(parsed: argparse.Namespace) -> Any:
         )
 
 
-def read_options(parsed: argparse.Namespace, progress: bool) -> Any:
+def read_options(parsed: argparse.Namespace, progress: bool, keeps_bars: bool = True) -> Any:
     """How to read rows, as the arguments say."""
     from ptuning.forward import ReadOptions
 
-    return ReadOptions(parsed.batch_size, parsed.max_batch_tokens, progress=progress)
+    return ReadOptions(parsed.batch_size, parsed.max_batch_tokens, progress=progress, keeps_bars=keeps_bars)
 
 
 def one_row(text: str, columns: Sequence[str]) -> dict[str, str]:

@@ -6,6 +6,8 @@ Knows nothing of how anything is measured.
 import argparse
 import json
 import random
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ def _load_embeddings(parsed: argparse.Namespace) -> tuple[Any, Any]:
 
 def run(parsed: argparse.Namespace) -> None:
     """Prints the report."""
-    from ptuning.inspection import inspect, table_lines
+    from ptuning.inspection import inspect, lines, table_lines
 
     if parsed.wayward is not None and parsed.data is None:
         raise DataError("--wayward without --data", "rows to measure on", "Give them with --data")
@@ -79,10 +81,11 @@ def run(parsed: argparse.Namespace) -> None:
         human=parsed.human,
         run=parsed.run_directory or _run_of(parsed.prompt),
         require_run=parsed.run_directory is not None,
-        options=read_options(parsed, progress=parsed.data is not None),
+        options=read_options(parsed, progress=parsed.data is not None, keeps_bars=False),
     )
     if not parsed.json:
-        print(report, flush=True)
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print("\n".join(lines(report, width)), flush=True)
     if parsed.html:
         report.save_html(parsed.html, parsed.prompt)
     more = _more(parsed, prompt, backbone, train, rows, others)

@@ -94,7 +94,8 @@ def score_rows(
         with memory_explained(examples[:1]):  # a prefix is no longer than any row
             prompt = prompt.with_prefix_run(backbone, prefix_ids(examples), len(examples))
     places, parts = list[int](), list[tuple[Tensor, ...]]()
-    with tqdm(total=len(examples), desc=name, unit="row", disable=not options.progress) as bar:
+    is_shown, is_kept = options.progress, options.keeps_bars
+    with tqdm(total=len(examples), desc=name, unit="row", disable=not is_shown, leave=is_kept) as bar:
         for rows in options.batches(examples, num_new, backbone.overhead_tokens):
             chosen = [examples[i] for i in rows]
             with memory_explained(chosen, num_new):

@@ -22,6 +22,8 @@ class ReadOptions:
     """The forward path, as in `label_logits`."""
     progress: bool = False
     """Whether progress bars are shown on stderr."""
+    keeps_bars: bool = True
+    """Whether a bar stays when it is full; False: the next one takes its line."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_batch_tokens"):

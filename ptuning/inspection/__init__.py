@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ptuning.inspection.measures.wayward import wayward as wayward
     from ptuning.inspection.report import Report as Report
     from ptuning.inspection.report import inspect as inspect
+    from ptuning.inspection.terminal import lines as lines
     from ptuning.inspection.terminal import table_lines as table_lines
     from ptuning.inspection.verdict import DECORATIVE as DECORATIVE
     from ptuning.inspection.verdict import ECHO as ECHO
@@ -31,7 +32,7 @@ __getattr__, __dir__, __all__ = lazily(
         "measures.verbalise": ("require_layers", "verbalise"),
         "measures.wayward": ("Settings", "wayward"),
         "report": ("Report", "inspect"),
-        "terminal": ("table_lines",),
+        "terminal": ("lines", "table_lines"),
         "verdict": ("DECORATIVE", "ECHO", "FAITHFUL", "NO_EFFECT", "PARTIAL"),
         "vocabulary.embeddings": ("Vocabulary",),
     },

@@ -42,7 +42,8 @@ code{font-family:ui-monospace,monospace}
 margin-left:.3rem}
 summary{cursor:pointer;padding:.3rem 0}details details{margin-left:0}
 dl{font-size:.9rem;margin:.5rem 0}dt{color:var(--soft)}dd{margin:0 0 .3rem;overflow-wrap:anywhere}
-@media (min-width:40rem){dl{display:grid;grid-template-columns:minmax(6rem,14rem) 1fr;gap:.2rem 1rem}dd{margin:0;min-width:0}}
+@media (min-width:40rem){dl{display:grid;grid-template-columns:minmax(6rem,14rem) 1fr;gap:.2rem 1rem}
+dd{margin:0;min-width:0}}
 svg{display:block;width:100%;max-width:36rem;height:auto;font:12px system-ui,sans-serif}
 svg text{fill:var(--ink)}svg .number{fill:var(--soft)}
 .bar{fill:var(--fill)}.bar.marked{fill:var(--accent)}.interval,.axis{stroke:var(--ink);fill:none}

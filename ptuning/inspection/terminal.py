@@ -3,14 +3,33 @@
 Knows nothing of how anything was measured.
 """
 
+import textwrap
 from typing import Any
 
 from ptuning.evaluation import Table
 from ptuning.inspection.contents import Contents
 
 
-def lines(report: Contents) -> list[str]:
-    """The report for a terminal: the verdict, then every measure that has lines."""
+def lines(report: Contents, width: int | None = None) -> list[str]:
+    """The report for a terminal: the verdict, then every measure that has lines.
+
+    Args:
+        report: The report.
+        width: The terminal's columns: rows of tables are cut to it, sentences broken; None: lines stay whole.
+    """
+    found = _lines(report)
+    return found if width is None else [part for line in found for part in _fitted(line, width)]
+
+
+def _fitted(line: str, width: int) -> list[str]:
+    """A line within a width."""
+    if len(line) <= width:
+        return [line]
+    is_row = "  " in line.strip()
+    return [f"{line[: width - 1]}\u2026"] if is_row else textwrap.wrap(line, width)
+
+
+def _lines(report: Contents) -> list[str]:
     verdict = report.verdict
     found = [f"the prompt for {dict(report.row)}"] if report.row else []
     found += [f"{verdict.word}: {verdict.sentence}", verdict.advice]

@@ -66,6 +66,13 @@ def test_lines_begin_with_the_verdict_and_end_with_the_note(report):
         assert any(f"{record['token']!r} {record['cosine']:.2f}" in line for line in shown)
 
 
+def test_lines_fit_a_terminal(report):
+    whole, fitted = lines(report), lines(report, 60)
+    assert max(map(len, fitted)) <= 60 < max(map(len, whole))
+    assert " ".join(fitted).startswith(whole[0])  # sentences are broken, not cut
+    assert sum(line.endswith("\u2026") for line in fitted) >= report.decoding.table[-1]["position"]
+
+
 def test_untrained_prompt_is_an_echo_or_nothing(tiny):
     word = inspect(tuned(tiny, distance=0.0), tiny, VALUES).verdict.word
     assert word in (ECHO, "NO EFFECT")
