@@ -68,6 +68,15 @@ class RunConfig:
         ]
         if data.validation is None and data.validation_split == 0:
             problems += _without_validation(by_accuracy | with_patience)
+        if prompt.encoder == "conditioned" and train.readability > 0:
+            problems.append(
+                ConfigError(
+                    f"train.readability: {train.readability} with prompt.encoder: conditioned",
+                    "an encoder whose prompt is the same for all rows",
+                    "Choose another encoder, or set train.readability to 0",
+                    keys=("train.readability", "prompt.encoder"),
+                )
+            )
         if train.forward == "shared_prefix":
             problems += _without_shared_prefix(prompt, data, train)
         return problems

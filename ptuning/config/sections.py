@@ -146,6 +146,9 @@ class TrainConfig:
     """AdamW's weight decay."""
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
     """How the learning rate falls after the warm-up."""
+    readability: float = 0.0
+    """Weight of a pull of each virtual token to its nearest token, in the loss; 0: none. A prompt near tokens can be
+    put into words better, at a price in accuracy: see ptuning harden."""
     warmup_ratio: float = 0.1
     """Share of the steps over which the learning rate rises from 0."""
     max_grad_norm: float = 1.0
@@ -193,9 +196,10 @@ class TrainConfig:
             "save_steps",
             "logging_steps",
         )
-        if not self.weight_decay >= 0:
-            received, key = f"train.weight_decay: {self.weight_decay}", "train.weight_decay"
-            problems.append(ConfigError(received, "at least 0", "Raise it", keys=(key,)))
+        for name in ("weight_decay", "readability"):
+            value, key = getattr(self, name), f"train.{name}"
+            if not 0 <= value < float("inf"):
+                problems.append(ConfigError(f"{key}: {value}", "at least 0", "Correct it", keys=(key,)))
         if not 0 <= self.warmup_ratio <= 1:
             received, key = f"train.warmup_ratio: {self.warmup_ratio}", "train.warmup_ratio"
             problems.append(ConfigError(received, "from 0 to 1", "Correct it", keys=(key,)))

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from ptuning.config import TrainConfig
 from ptuning.data import BatchStream, Example, prefix_ids
-from ptuning.forward import Prompt, as_batch_prompt, memory_explained
+from ptuning.forward import Prompt, TensorPrompt, as_batch_prompt, memory_explained
 from ptuning.model import Backbone
 from ptuning.training.backward import PromptApart, backward_in_parts
 from ptuning.training.graphs import GraphedPass
 from ptuning.training.loop import StepWork
 from ptuning.training.memory import TokenLimit
+from ptuning.training.readability import TokenPull
 from ptuning.training.recipe import num_steps
 
 
@@ -40,6 +41,7 @@ class PromptSteps:
         self.limit = TokenLimit(settings.max_batch_tokens)
         lengths = [len(example) for example in examples]
         self._prefix, self._run = prefix_ids(examples), GraphedPass()
+        self._pull = TokenPull(backbone.vocabulary_VH, settings.readability) if settings.readability else None
         batch_size, is_grouped = settings.per_device_train_batch_size, settings.group_by_length
         self.stream = BatchStream(lengths, batch_size, settings.seed, is_grouped)
 
@@ -73,14 +75,22 @@ class PromptSteps:
     def _add_gradients(self, encoder: nn.Module, scale: float, examples: Sequence[Example]) -> Tensor:
         """A step that runs out of memory raises `OutOfMemoryError`, and with auto is first made again in parts."""
         if not self.limit.is_auto:
-            return self._backward(encoder, scale, examples, self.limit.num_tokens)
+            return self._backward(self._prompt(encoder), scale, examples, self.limit.num_tokens)
         with memory_explained(examples):
-            apart = PromptApart(as_batch_prompt(encoder).for_rows(self._backbone, examples))
+            apart = PromptApart(as_batch_prompt(self._prompt(encoder)).for_rows(self._backbone, examples))
         loss_sum = self.limit.run(
             lambda limit: self._backward(apart.anew(), scale, examples, limit), longest=max(map(len, examples))
         )
         apart.backward()
         return loss_sum
+
+    def _prompt(self, encoder: nn.Module) -> Prompt:
+        """What the encoder makes, pulled to tokens where the settings ask for it."""
+        if self._pull is None:
+            return encoder
+        made = as_batch_prompt(encoder)
+        assert isinstance(made, TensorPrompt)  # an encoder that reads rows is refused in the config
+        return made.with_tensors([self._pull(each) for each in made.tensors])
 
     def _backward(self, prompt: Prompt, scale: float, examples: Sequence[Example], limit: int | None) -> Tensor:
         return backward_in_parts(
