@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import ptuning
-from ptuning.cli import evaluate, init, inspect, predict, train
+from ptuning.cli import evaluate, harden, init, inspect, predict, train
 from ptuning.cli.arguments import Parser, require_paths, with_dashes
 from ptuning.errors import PTuningError
 
@@ -26,6 +26,7 @@ examples:
   ptuning evaluate runs/movie-reviews --baseline         its accuracy, beside that of the same words without it
   ptuning predict runs/movie-reviews --input "a gripping film"
   ptuning inspect runs/movie-reviews --data assets/movie_reviews/test.csv --html report.html
+  ptuning harden runs/movie-reviews --data assets/movie_reviews/test.csv
 
 'ptuning COMMAND --help' explains a command.
 """
@@ -63,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ptuning {ptuning.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     commands.add_parser("train", help="train a soft prompt (ptuning train --help shows every setting)")
-    for command in (init, evaluate, predict, inspect):
+    for command in (init, evaluate, predict, inspect, harden):
         command.add(commands)
     return parser
 

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 from ptuning.lazy import lazily
 
 if TYPE_CHECKING:
+    from ptuning.inspection.hardening import Hardened as Hardened
+    from ptuning.inspection.hardening import Search as Search
+    from ptuning.inspection.hardening import harden as harden
+    from ptuning.inspection.hardening import price_lines as price_lines
     from ptuning.inspection.measures.stability import stability as stability
     from ptuning.inspection.measures.verbalise import require_layers as require_layers
     from ptuning.inspection.measures.verbalise import verbalise as verbalise
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
+        "hardening": ("Hardened", "Search", "harden", "price_lines"),
         "measures.stability": ("stability",),
         "measures.verbalise": ("require_layers", "verbalise"),
         "measures.wayward": ("Settings", "wayward"),

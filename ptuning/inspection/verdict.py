@@ -124,6 +124,29 @@ def judge(
     return Verdict(word, sentence, measure, gains[RANDOM], gains.get(UNTRAINED), fidelity, gap, share_init, known)
 
 
+def word_of_text(scores: Resampled, text: str, thresholds: Thresholds | None = None) -> tuple[str, Estimate]:
+    """The verdict on a text in the prompt's place, and the share of the prompt's gain that it keeps.
+
+    Args:
+        scores: The ladder's scores.
+        text: The text's rung.
+        thresholds: Where one verdict ends and the next begins.
+    """
+    limits, (_, bases) = thresholds or Thresholds(), decoding_of(scores)
+    measure: Measure = "accuracy" if scores.has_labels else "loss"
+    kept = least(scores.kept(text, SOFT, base, measure) for base in bases)
+    if scores.num_rows(SOFT) < limits.rows:
+        return NOT_JUDGED, kept
+    known = [name for name in (RANDOM, NONE) if name in scores.names]
+    if kept.low is None or not all(scores.gain(SOFT, name, measure).is_above_zero for name in known):
+        return NO_EFFECT, kept
+    return _word_of_share(kept.low, limits), kept
+
+
+def _word_of_share(low: float, limits: Thresholds) -> str:
+    return FAITHFUL if low >= limits.faithful else PARTIAL if low >= limits.partial else DECORATIVE
+
+
 def _word(
     scores: Resampled,
     measure: Measure,
@@ -140,7 +163,7 @@ def _word(
         return ECHO
     low = fidelity.low
     assert low is not None  # the gain is above 0, so its share is defined
-    return FAITHFUL if low >= limits.faithful else PARTIAL if low >= limits.partial else DECORATIVE
+    return _word_of_share(low, limits)
 
 
 def _sentence(

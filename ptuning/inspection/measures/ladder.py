@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -101,6 +102,7 @@ def ladder(
     seed: int = 0,
     options: ReadOptions = ReadOptions(),
     vocabulary: Vocabulary | None = None,
+    texts: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Ladder:
     """Scores every rung on the prompt's task.
 
@@ -115,6 +117,7 @@ def ladder(
         seed: Seed of the random tokens and of the bootstrap.
         options: How rows are read.
         vocabulary: The base model's vocabulary; None: it is made.
+        texts: Name -> a text for each slot, further rungs.
 
     Raises:
         PromptError: When the prompt names no task.
@@ -132,12 +135,15 @@ def ladder(
     if prompt.is_conditioned:
         ids = decoded_rows(prompt, backbone, scorer.examples, options.batch_size, vocabulary)
     found: dict[str, Scores] = {}
-    for name, task, tensor in _rungs(prompt, backbone, ids, human, vocabulary):
+    num_slots = len(Template.parse(prompt.task.template).slot_sizes)
+    in_place = dict(texts) if human is None else {HUMAN: [human, *[""] * (num_slots - 1)], **texts}
+    for name, task, tensor in _rungs(prompt, backbone, ids, in_place, vocabulary):
         scored = scorer(name, task, tensor)
         if scored is not None:
             found[name] = Scores.one(scored)
     found |= _random(scorer, prompt, backbone, num_random, seed, vocabulary)
-    scores = Resampled({name: found[name] for name in _WORDS if name in found}, seed)
+    in_order = [*(name for name in _WORDS if name != SOFT), *texts, SOFT]
+    scores = Resampled({name: found[name] for name in in_order if name in found}, seed)
     if isinstance(ids, Tensor):
         share_init = _share_init(ids, initial_ids(prompt, backbone, vocabulary), vocabulary)
         return _measured(scores, None, share_init, _chance(scorer.examples))
@@ -256,7 +262,7 @@ def _rungs(
     prompt: SoftPrompt,
     backbone: Backbone,
     decoded_ids: Sequence[int] | Tensor,
-    human: str | None,
+    texts: Mapping[str, Sequence[str]],
     vocabulary: Vocabulary,
 ) -> list[tuple[str, Task, Any]]:
     """Name, task and prompt of every rung except the random ones.
@@ -265,15 +271,14 @@ def _rungs(
     """
     task = prompt.task
     assert task is not None
-    nothing_0H, num_slots = vocabulary.rows([]), len(Template.parse(task.template).slot_sizes)
+    nothing_0H = vocabulary.rows([])
     rungs: list[tuple[str, Task, Any]] = [(NONE, task.without_prompt(), nothing_0H)]
     start_PH = untrained(prompt, backbone, vocabulary)
     if start_PH is not None:
         began = [i for i in initial_ids(prompt, backbone, vocabulary) if i is not None]
         rungs.append((UNTRAINED, task, start_PH))
         rungs.append((INIT_TEXT, task.with_texts(slot_texts(task, backbone.tokenizer, began)), nothing_0H))
-    if human is not None:
-        rungs.append((HUMAN, task.with_texts([human, *[""] * (num_slots - 1)]), nothing_0H))
+    rungs += [(name, task.with_texts(own), nothing_0H) for name, own in texts.items()]
     rungs.append((EMBEDDED, task, vocabulary.rows(decoded_ids)))
     if not isinstance(decoded_ids, Tensor):
         rungs.append((TEXT, task.with_texts(slot_texts(task, backbone.tokenizer, decoded_ids)), nothing_0H))
@@ -336,7 +341,7 @@ def _table(scores: Resampled) -> Table:
         records.append(
             {
                 "rung": name,
-                "what": _WORDS[name],
+                "what": _WORDS.get(name, "another text in the prompt's place"),
                 "prompts": scores.num_prompts(name),
                 "rows": scores.num_rows(name),
                 "accuracy": accuracy.value,
