@@ -63,9 +63,8 @@ class RunConfig:
         needs_verbalizer = {"prompt.init: labels": prompt.init == "labels"}
         with_patience = {"train.early_stopping_patience": train.early_stopping_patience not in (None, "auto")}
         by_accuracy = {"train.metric_for_best_model: accuracy": train.metric_for_best_model == "accuracy"}
-        problems = [
-            *_missing(needs_verbalizer | by_accuracy, "data.verbalizer", data.verbalizer),
-        ]
+        balanced = {"train.balanced_sampling: true": train.balanced_sampling}
+        problems = _missing(needs_verbalizer | by_accuracy | balanced, "data.verbalizer", data.verbalizer)
         if data.validation is None and data.validation_split == 0:
             problems += _without_validation(by_accuracy | with_patience)
         if prompt.encoder == "conditioned" and train.readability > 0:

@@ -138,6 +138,8 @@ class TrainConfig:
     """Rows a device reads at once in evaluation."""
     group_by_length: bool = False
     """Whether rows of similar length share a batch: less padding for models that cannot pack rows."""
+    balanced_sampling: bool = False
+    """Whether every label is read equally often in training, rare ones several times an epoch; needs a verbalizer."""
     gradient_accumulation_steps: int = 1
     """Batches whose gradients are added up before a step."""
     learning_rate: float | Literal["auto"] = "auto"

@@ -47,10 +47,24 @@ class BatchStream:
         seed: Seed of the order.
         group_by_length: Whether rows of similar length share a batch, within windows of 50 batches: less padding where
             rows are not packed, but batches that are less alike.
+        labels: The label of each row, where every label is to be read as often as any other: an epoch then has as many
+            rows, those of rare labels several times, and not all of the common ones. None: every row once an epoch.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, group_by_length: bool = False) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        seed: int,
+        group_by_length: bool = False,
+        labels: Sequence[int] | None = None,
+    ) -> None:
         self._lengths, self._batch_size, self._seed, self._is_grouped = lengths, batch_size, seed, group_by_length
+        self._rows_of: dict[int, list[int]] | None = None
+        if labels is not None:
+            self._rows_of = {
+                label: [i for i, own in enumerate(labels) if own == label] for label in sorted(set(labels))
+            }
         self.num_batches_per_epoch = -(-len(lengths) // batch_size)
         self._epoch, self._batches = -1, list[list[int]]()
 
@@ -62,7 +76,7 @@ class BatchStream:
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
         chance = random.Random(f"{self._seed}-{epoch}")
-        order = list(range(len(self._lengths)))
+        order = list(range(len(self._lengths))) if self._rows_of is None else self._balanced(chance)
         chance.shuffle(order)
         if self._is_grouped:
             order = self._grouped(order)
@@ -70,6 +84,15 @@ class BatchStream:
         if self._is_grouped:
             chance.shuffle(batches)
         return batches
+
+    def _balanced(self, chance: random.Random) -> list[int]:
+        """As many rows as there are, of each label equally many up to one, each as often as any of its label."""
+        assert self._rows_of is not None
+        of_labels = []
+        for rows in self._rows_of.values():
+            num_times, num_more = divmod(-(-len(self._lengths) // len(self._rows_of)), len(rows))
+            of_labels.append([*rows * num_times, *chance.sample(rows, num_more)])
+        return [row for turn in zip(*of_labels, strict=True) for row in turn][: len(self._lengths)]
 
     def _grouped(self, order: Sequence[int]) -> list[int]:
         """The rows by length, within windows of the shuffled rows."""

@@ -165,6 +165,11 @@ class Metrics:
         return sum(known) / len(known) if known else math.nan
 
     @property
+    def commonest_share(self) -> float:
+        """The accuracy of always naming the commonest label; NaN without labels or rows."""
+        return max(map(sum, self.confusion)) / self.num_rows if self.num_rows and self.confusion else math.nan
+
+    @property
     def is_balanced(self) -> bool:
         """Whether no class has more than 1.5 times the rows of another; True without labels."""
         sizes = [sum(row) for row in self.confusion]

@@ -43,7 +43,8 @@ class PromptSteps:
         self._prefix, self._run = prefix_ids(examples), GraphedPass()
         self._pull = TokenPull(backbone.vocabulary_VH, settings.readability) if settings.readability else None
         batch_size, is_grouped = settings.per_device_train_batch_size, settings.group_by_length
-        self.stream = BatchStream(lengths, batch_size, settings.seed, is_grouped)
+        labels = [each.label or 0 for each in examples] if settings.balanced_sampling else None
+        self.stream = BatchStream(lengths, batch_size, settings.seed, is_grouped, labels)
 
     @property
     def batches_per_step(self) -> int:

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -446,6 +447,22 @@ def test_every_row_comes_once_an_epoch(
     batches = epoch(BatchStream(lengths, batch_size, seed, is_grouped), number)
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     assert all(len(batch) <= batch_size for batch in batches)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 9), st.integers(0, 99), st.integers(0, 3))
+@settings(deadline=None)
+def test_every_label_is_read_equally_often_where_that_is_asked_for(
+    labels: list[int], batch_size: int, seed: int, number: int
+) -> None:
+    rows = [
+        row for batch in epoch(BatchStream([1] * len(labels), batch_size, seed, labels=labels), number) for row in batch
+    ]
+    assert len(rows) == len(labels)
+    of_labels = Counter(labels[row] for row in rows)
+    assert max(of_labels.values()) - min(of_labels[label] for label in set(labels)) <= 1
+    for label in set(labels):  # no row of a label more than twice as often as needed
+        times = Counter(row for row in rows if labels[row] == label)
+        assert max(times.values(), default=0) <= -(-of_labels[label] // labels.count(label)) + 1
 
 
 def test_the_order_follows_from_the_seed_and_the_number_alone() -> None:
