@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ptuning.data import FEWEST_BATCHES, Batch, Coder, Example, Task
 from ptuning.errors import DataError
+from ptuning.model.adapters import unwrapped
 from ptuning.model.checkpointing import checkpointing_model, is_checkpointed
 from ptuning.model.fingerprint import Fingerprint, sha256_of
 from ptuning.model.loading import device_named, fitting, load, load_embeddings
@@ -69,6 +70,7 @@ class Backbone(ABC):
     def of(model: Any, tokenizer: Any, name: str | None = None) -> "Backbone":
         """Builds the backbone for a loaded model; arguments as above."""
         assert Backbone._families, "import Backbone from ptuning.model, which registers the families"
+        model = unwrapped(model)
         family = next(each for each in Backbone._families if each.fits(model))
         return family(model, tokenizer, name)
 
@@ -85,7 +87,7 @@ class Backbone(ABC):
         """Loads a model directory or a hub model.
 
         Args:
-            name_or_path: A model directory, or a hub name.
+            name_or_path: A model directory, that of a LoRA adapter (merged into the base that it names), or a hub name.
             dtype: float32, bfloat16, float16; auto: bfloat16 if the hardware computes in it, else float32.
             device: cpu, cuda, …; auto: the first accelerator if there is one.
             revision: Branch, tag or commit of a hub model.

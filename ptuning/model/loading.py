@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
 from ptuning.errors import ModelError
+from ptuning.model.adapters import base_of_adapter, merged
 from ptuning.model.fingerprint import Fingerprint
 from ptuning.model.kernels import prefer_own_attention
 from ptuning.model.memory import is_out_of_memory
@@ -27,7 +28,8 @@ def load(
     """Loads a causal or an encoder-decoder language model, and its tokenizer.
 
     Args:
-        name: A model directory, or a hub name.
+        name: A model directory, the directory of a LoRA adapter that PEFT saved, or a hub name. An adapter is merged
+            into the base that it names.
         dtype: float32, bfloat16, float16; auto: bfloat16 if the hardware computes in it, else float32.
         device: cpu, cuda, …; auto: the first accelerator if there is one.
         revision: Branch, tag or commit of a hub model.
@@ -37,6 +39,10 @@ def load(
     Raises:
         ModelError: If the model is missing or broken, does not fit into memory, or is to be quantized and is already.
     """
+    base = base_of_adapter(name)
+    if base is not None:
+        model, tokenizer = load(base, dtype, device, revision, trust_remote_code, is_moved)
+        return merged(model, name), tokenizer
     target = device_named(device)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
@@ -88,6 +94,8 @@ def load_embeddings(
     """
     from accelerate import init_empty_weights
 
+    if base_of_adapter(name) is not None:
+        return None
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     target = device_named(device)
     try:

@@ -284,7 +284,7 @@ def test_numbers_out_of_range_are_refused(settings: dict[str, Any], match: str) 
             {"prompt.encoder": "embedding", "prompt.hidden_size": 8},
             "prompt.encoder: embedding with prompt.hidden_size: 8; .*Remove prompt.hidden_size",
         ),
-        ({"train.balanced_sampling": True}, "train.balanced_sampling: true without data.verbalizer; .*Add data.verbalizer"),
+        ({"train.balanced_sampling": True}, "train.balanced_sampling: true without data.verbalizer; .*Add data"),
         ({"prompt.init": "labels"}, "prompt.init: labels without data.verbalizer; .*Add data.verbalizer, or change"),
         (
             {"train.metric_for_best_model": "accuracy", "data.validation": "v.csv"},
