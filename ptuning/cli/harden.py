@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     """Prints the text and its price."""
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     from ptuning.data import read_rows
     from ptuning.inspection import Search, harden, price_lines

@@ -96,7 +96,11 @@ class DataConfig:
     chat_template: bool = False
     """Whether the text is the user's turn of the model's own chat template."""
     max_length: int | None = 512
-    """The most tokens a row may have, prompt and answer included; longer rows lose the end of their longest field."""
+    """The most tokens a row may have, prompt and answer included; longer rows lose text."""
+    cut_column: str | None = None
+    """The column that loses text where a row is too long; null: the longest one of the row."""
+    cut_side: Literal["right", "left"] = "right"
+    """Which end it loses."""
 
     def __post_init__(self) -> None:
         problems = _not_positive("data", self, "max_length")
@@ -108,15 +112,16 @@ class DataConfig:
         except ConfigError as error:
             problems.append(error.about("data.template"))
         try:
-            Task(self.template, self.answer, self.verbalizer)
+            Task(self.template, self.answer, self.verbalizer, cut_column=self.cut_column)
         except ConfigError as error:
-            problems.append(error.about("data.answer", "data.verbalizer"))
+            problems.append(error.about("data.answer", "data.verbalizer", "data.cut_column"))
         ConfigError.raise_any(problems)
 
     @property
     def task(self) -> Task:
         """How a row becomes a question and its answer."""
-        return Task(self.template, self.answer, self.verbalizer, self.chat_template, self.max_length)
+        cut = (self.cut_column, self.cut_side)
+        return Task(self.template, self.answer, self.verbalizer, self.chat_template, self.max_length, *cut)
 
 
 @dataclass(frozen=True)
@@ -170,8 +175,8 @@ class TrainConfig:
     """Steps between checkpoints."""
     logging_steps: int = 5
     """Steps between lines of metrics.jsonl."""
-    report_to: Literal["none", "tensorboard"] = "none"
-    """Where the metrics go besides metrics.jsonl."""
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Where the metrics go besides metrics.jsonl; the tracker's own package is needed."""
     gradient_checkpointing: bool = False
     """Whether layers run again in the backward pass instead of keeping their activations: less memory, slower."""
     forward: Literal["auto", "splice", "shared_prefix"] = "auto"

@@ -45,16 +45,24 @@ class TemplateEncoder:
         chat: Whether the text becomes the user's turn in the model's chat template, which writes its own
             begin-of-text token.
         closes: Whether the tokens that the tokenizer adds after a text, an encoder's end-of-text token, close the row.
+        cut_column: The field that is cut where a row is too long; None: its longest, in tokens.
+        cut_side: Which end the field loses: right or left.
     """
 
     def __init__(
-        self, template: Template, tokenizer: "PreTrainedTokenizerBase", chat: bool = False, closes: bool = False
+        self,
+        template: Template,
+        tokenizer: "PreTrainedTokenizerBase",
+        chat: bool = False,
+        closes: bool = False,
+        cut_column: str | None = None,
+        cut_side: str = "right",
     ) -> None:
         self.template = template.in_chat(tokenizer) if chat else template
         begin, end = frame_ids(tokenizer)
         self._begin = [] if chat else begin
         self._end = end if closes else []
-        self._tokenizer = tokenizer
+        self._tokenizer, self._cut_column, self._cuts_left = tokenizer, cut_column, cut_side == "left"
         self._running = RunningText(tokenizer)
         self._special = special_words(tokenizer)
 
@@ -69,7 +77,7 @@ class TemplateEncoder:
             where: Names row `i` in an error.
 
         Returns:
-            One `Encoded` per row. A row that is too long has its longest field, in tokens, cut from the right.
+            One `Encoded` per row. A row that is too long has one field cut.
         """
         all_ids = self._ids(rows)
         return [
@@ -102,30 +110,35 @@ class TemplateEncoder:
         return [*ids, *begin, *self._end]
 
     def _cut(self, row: Mapping[str, str], room: int, where: str) -> list[int]:
-        """Keeps as much of the row's longest field as fits; by bisection, since a cut changes the tokens before it."""
+        """Keeps as much of the field as fits; by bisection, since a cut changes the tokens beside it."""
         if room < 1:
             raise DataError(
                 f"{where} leaves no room for its text: its answer takes all positions",
                 f"an answer shorter by at least {1 - room} tokens for the model's positions or data.max_length",
                 "Shorten the answer or max_new_tokens, or raise data.max_length",
             )
-        names = self.template.field_names
-        sizes = map(len, text_ids(self._tokenizer, [row[name] for name in names]))
-        _, longest = max(zip(sizes, names, strict=True), key=lambda each: each[0], default=(0, ""))
-        text = row.get(longest, "")
+        cut = self._cut_column or self._longest(row)
+        text = row.get(cut, "")
 
         def ids_keeping(num_characters: int) -> list[int]:
-            return self._ids([{**row, longest: text[:num_characters]}])[0]
+            kept = text[len(text) - num_characters :] if self._cuts_left else text[:num_characters]
+            return self._ids([{**row, cut: kept}])[0]
 
         lengths = range(len(text) + 1)
         num_fitting = bisect.bisect_right(lengths, room, key=lambda kept: len(ids_keeping(kept)))
         if num_fitting == 0:
             raise DataError(
-                f"{where} needs {len(ids_keeping(0))} tokens before any of its {longest or 'text'!r}",
+                f"{where} needs {len(ids_keeping(0))} tokens before any of its {cut or 'text'!r}",
                 f"at most {room}: what the model's positions or data.max_length leave beside the answer",
                 "Shorten the prompt, the template or the other fields, or raise data.max_length",
             )
         return ids_keeping(num_fitting - 1)
+
+    def _longest(self, row: Mapping[str, str]) -> str:
+        """The field with the most tokens; "" where the template has none."""
+        names = self.template.field_names
+        sizes = map(len, text_ids(self._tokenizer, [row[name] for name in names]))
+        return max(zip(sizes, names, strict=True), key=lambda each: each[0], default=(0, ""))[1]
 
 
 def _stretches(parts: list[str | int]) -> Iterator[Stretch]:
@@ -151,7 +164,8 @@ class Coder:
     def __init__(self, task: Task, tokenizer: Any, max_positions: int | None = None, closes: bool = False) -> None:
         self.task = task
         self._tokenizer = tokenizer
-        self._encoder = TemplateEncoder(Template.parse(task.template), tokenizer, task.chat_template, closes)
+        template, cut = Template.parse(task.template), (task.cut_column, task.cut_side)
+        self._encoder = TemplateEncoder(template, tokenizer, task.chat_template, closes, *cut)
         self._answer = Template.parse(task.answer)
         self._running = RunningText(tokenizer)
         self._before_answer = None if closes else self._encoder.template.ending  # a decoder's answer stands alone

@@ -66,8 +66,18 @@ class Task:
     """Whether the text is the user's turn of the model's own chat template."""
     max_length: int | None = None
     """The most tokens a row may have, prompt and answer included; None: as many as the model has positions."""
+    cut_column: str | None = None
+    """The column that loses text where a row is too long; None: the longest one of the row."""
+    cut_side: str = "right"
+    """Which end it loses: right or left."""
 
     def __post_init__(self) -> None:
+        names = Template.parse(self.template).field_names
+        if self.cut_column is not None and self.cut_column not in names:
+            known = f"a column of the template: {', '.join(names) or 'none'}"
+            raise ConfigError(f"cut_column {self.cut_column!r}", known, "Correct it")
+        if self.cut_side not in ("right", "left"):
+            raise ConfigError(f"cut_side {self.cut_side!r}", "right or left", "Correct it")
         if Template.parse(self.answer).num_virtual_tokens:
             raise ConfigError(
                 f"answer {self.answer!r} has a prompt slot", "slots in the template only", "Move the slot"

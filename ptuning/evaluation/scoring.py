@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ptuning.data import Coder, Example, Row, Task, prefix_ids, warn_of_cut
 from ptuning.evaluation.metrics import Metrics, RowScores

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ptuning.data import FEWEST_BATCHES, Coder, Example, Row, Rows, Task, as_row, records, require_small, warn_of_cut
 from ptuning.errors import DataError, PromptError

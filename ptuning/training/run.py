@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ptuning.config import RunConfig
 from ptuning.data import Rows, doubts, warn_of_cut

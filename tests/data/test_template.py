@@ -234,6 +234,29 @@ def test_only_the_longest_field_is_cut_and_nothing_else() -> None:
     assert cut.was_cut
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_chosen_field_is_cut_from_a_chosen_side(side: str) -> None:
+    template = Template.parse("{title}: {body}")
+    tokenizer, row = tiny_tokenizer(), {"title": "the good film", "body": "a " * 30 + "b"}
+    encoder = TemplateEncoder(template, tokenizer, cut_column="title", cut_side=side)
+    whole = TemplateEncoder(template, tokenizer).encode([row], [999], str)[0].ids
+    (cut,) = encoder.encode([row], [len(whole) - 2], str)
+    text = tokenizer.decode(cut.ids)
+    assert cut.was_cut
+    assert text.endswith(row["body"])
+    title = text.removeprefix("<s>").strip().partition(":")[0].strip()
+    kept = row["title"].startswith(title) if side == "right" else row["title"].endswith(title)
+    assert kept
+    assert 0 < len(title) < len(row["title"])
+
+
+def test_what_is_cut_must_be_there() -> None:
+    with pytest.raises(ConfigError, match=r"cut_column 'body'; expected a column of the template: text"):
+        Task("{prompt:2}{text}", cut_column="body")
+    with pytest.raises(ConfigError, match=r"cut_side 'middle'; expected right or left"):
+        Task("{prompt:2}{text}", cut_side="middle")
+
+
 def test_the_longest_field_is_the_one_with_the_most_tokens() -> None:
     row = {"a": "\u4e2d\u6587\u4e2d\u6587", "b": " film film film"}
     cut = encode("{prompt:2}{a}{prompt:1}{b}", row, room=2 + 1 + 6 + 1 + 3)

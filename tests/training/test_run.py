@@ -396,10 +396,13 @@ def test_tensorboard_gets_the_metrics(run_config: Path, tmp_path: Path) -> None:
     assert {"loss", "learning_rate", "grad_norm", "eval_loss"} <= set(events.Tags()["scalars"])
 
 
-def test_tracker_that_is_not_installed_is_one_clear_error(run_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "trackio"])
+def test_tracker_that_is_not_installed_is_one_clear_error(
+    run_config: Path, monkeypatch: pytest.MonkeyPatch, tracker: str
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(TrainingError, match=r"tensorboard, which is not installed; .* pip install tensorboard"):
-        trained(run_config, "--train.report_to=tensorboard")
+    with pytest.raises(TrainingError, match=rf"{tracker}, which is not installed; .* pip install {tracker}"):
+        trained(run_config, f"--train.report_to={tracker}")
 
 
 def test_epochs_decide_the_steps_where_max_steps_does_not(run_config: Path) -> None:
