@@ -100,9 +100,9 @@ def test_commands_run(
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("ptuning ")]
-    assert {command.split()[1] for command in commands} == {"init", "train", "evaluate", "predict", "inspect"}
+    assert {command.split()[1] for command in commands} == {"init", "train", "evaluate", "predict", "inspect", "harden"}
     for command in commands:
-        shorter = command.partition("  #")[0].replace("max_steps 320", "max_steps 3")
+        shorter = command.partition("  #")[0].replace("max_steps 320", "max_steps 3").replace("steps 100", "steps 2")
         words = shlex.split(in_place(shorter, tmp_path, model_directory))
         assert cli.main(words[1:]) == 0, capsys.readouterr().err
         printed = capsys.readouterr().out
