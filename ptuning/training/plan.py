@@ -42,6 +42,14 @@ def told_of_run(
     yield f"steps: {how.max_steps:,} of {size} rows, rate {how.learning_rate:.3g}"
 
 
+def told_duration(seconds: float) -> str:
+    """A time for people: 40 s, 5 min, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
 def _labels(config: RunConfig, inputs: Inputs, split: str) -> str:
     """How many rows each label has, the commonest first."""
     task = config.data.task

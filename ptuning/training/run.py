@@ -31,7 +31,7 @@ from ptuning.training.interrupts import Interrupted, noted_interrupts
 from ptuning.training.loop import Loop, NotFiniteError, StepRecord
 from ptuning.training.memory import out_of_memory
 from ptuning.training.outcome import Outcome, measured
-from ptuning.training.plan import told_of_run
+from ptuning.training.plan import told_duration, told_of_run
 from ptuning.training.prompt_steps import PromptSteps
 from ptuning.training.recipe import learning_rate, loop_settings
 from ptuning.training.results import TrainResult, soft_prompt_of
@@ -39,6 +39,7 @@ from ptuning.training.run_directory import BEST, LAST, RunDirectory
 from ptuning.training.validator import Validator
 
 _log = logging.getLogger(__name__)
+_LEAST_TOLD = 30.0  # seconds; what takes less is not announced
 
 
 def train(
@@ -148,6 +149,8 @@ class Trainer:
         self.loop = Loop(self.encoder, self.steps, how, self.accelerator)
         self.evaluator = Evaluator(self.accelerator, self.inputs.backbone, self.settings, self.steps.limit)
         self.validator = Validator(config, self.inputs, self.steps, self.evaluator)
+        self._warm: tuple[int, float] | None = None
+        self._has_told_time = False
 
     def train(self) -> TrainResult:
         """Runs from wherever the run stands, then measures and saves the prompt."""
@@ -241,6 +244,7 @@ class Trainer:
         if self._speaks and self.on_step:
             self.on_step(record)
         if self._is_due(record, self.settings.logging_steps):
+            self._tell_time(bar)
             bar.set_postfix(loss=f"{record.loss:.3f}")
             self._log(
                 {
@@ -254,6 +258,18 @@ class Trainer:
         if self.validator.has_rows and self._is_due(record, self.validator.eval_steps):
             self.loop.require_finite()  # the steps' own time ends here
             self._validate(bar)
+
+    def _tell_time(self, bar: tqdm) -> None:
+        """Says once, when the first steps have warmed up, how long the others will take."""
+        progress, first = self.loop.progress, self._warm
+        if first is None:
+            self._warm = (progress.step, progress.seconds)
+        elif not self._has_told_time:
+            self._has_told_time = True
+            left = self.loop.settings.max_steps - progress.step
+            seconds = (progress.seconds - first[1]) / (progress.step - first[0]) * left
+            if seconds >= _LEAST_TOLD:
+                self._tell(bar, f"about {told_duration(seconds)} for the other {left:,} steps, evaluations apart")
 
     def _is_due(self, record: StepRecord, every: int) -> bool:
         return record.step % every == 0 or record.step == self.loop.settings.max_steps
