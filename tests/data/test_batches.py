@@ -465,6 +465,13 @@ def test_every_label_is_read_equally_often_where_that_is_asked_for(
         assert max(times.values(), default=0) <= -(-of_labels[label] // labels.count(label)) + 1
 
 
+def test_all_rows_of_a_common_label_come_in_turn() -> None:
+    stream = BatchStream([1] * 32, 8, seed=0, labels=[0] * 30 + [1] * 2)
+    seen = [{row for batch in epoch(stream, number) for row in batch} for number in range(12)]
+    assert len(seen[0]) == 18  # 16 of 30, and both of the rare ones
+    assert set.union(*seen) == set(range(32))
+
+
 def test_the_order_follows_from_the_seed_and_the_number_alone() -> None:
     one, other = BatchStream(LENGTHS, 8, seed=3), BatchStream(LENGTHS, 8, seed=3)
     numbers = [40, 2, 41, 0, 13, 12, 2, 100]
