@@ -14,7 +14,7 @@ from ptuning.training.loop import LoopSettings
 _MOST_LABELS = 12  # that are counted in a line
 
 
-def told_of_run(
+def lines_of_plan(
     config: RunConfig, inputs: Inputs, encoder: PromptEncoder, how: LoopSettings, batches_per_step: int
 ) -> Iterator[str]:
     """Lines on the base model, the prompt, the rows and the steps.

@@ -31,7 +31,7 @@ from ptuning.training.interrupts import Interrupted, noted_interrupts
 from ptuning.training.loop import Loop, NotFiniteError, StepRecord
 from ptuning.training.memory import out_of_memory
 from ptuning.training.outcome import Outcome, measured
-from ptuning.training.plan import told_duration, told_of_run
+from ptuning.training.plan import lines_of_plan, told_duration
 from ptuning.training.prompt_steps import PromptSteps
 from ptuning.training.recipe import learning_rate, loop_settings
 from ptuning.training.results import TrainResult, soft_prompt_of
@@ -197,7 +197,7 @@ class Trainer:
 
     def _tell_plan(self) -> None:
         how, batches = self.loop.settings, self.steps.batches_per_step
-        print(*told_of_run(self.config, self.inputs, self.encoder, how, batches), sep="\n", file=sys.stderr)
+        print(*lines_of_plan(self.config, self.inputs, self.encoder, how, batches), sep="\n", file=sys.stderr)
 
     def _tell_split(self) -> None:
         told = told_of_split(self.config, self.inputs)
