@@ -15,8 +15,8 @@ import yaml
 
 from ptuning.errors import ConfigError
 
-KINDS = ("prompt", "defaults", "words", "peft_prompt_tuning", "peft_p_tuning", "lora", "all_weights")
-"""How a run learns; `prompt` and `defaults` are ptuning's, `words` learns nothing."""
+KINDS = ("prompt", "ensemble", "defaults", "words", "peft_prompt_tuning", "peft_p_tuning", "lora", "all_weights")
+"""How a run learns; `prompt`, `ensemble` (three, averaged) and `defaults` are ptuning's, `words` learns nothing."""
 MOST_SEEDS = 10
 _OF_ALL_RUNS = ("num_train", "num_validation", "num_test", "model")
 _OF_METHODS = ("slots", "peft_steps", "num_shots")

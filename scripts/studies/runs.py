@@ -5,8 +5,8 @@ Knows nothing of other runs, or of tables.
 
 import csv
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from studies.weights import Weights, peft_encoder
 from studies.words import with_demonstrations
 
 WEIGHTS = ("lora", "all_weights")  # the kinds without virtual tokens
+OWN = ("prompt", "ensemble")  # the kinds with one of ptuning's encoders
+NUM_PROMPTS = 3  # of an ensemble
 Score = Callable[[Sequence[Example]], RowScores]
 Work = Callable[[int], StepWork]
 
@@ -47,7 +49,7 @@ def record_of(run: Run, task: StudyTask, folder: Path) -> dict[str, Any]:
     """
     config = config_of(run, task, folder)
     set_seed(run.seed)
-    how = {"defaults": by_defaults, "words": by_words}.get(run.kind, by_pieces)
+    how = {"defaults": by_defaults, "words": by_words, "ensemble": by_ensemble}.get(run.kind, by_pieces)
     found = how(run, config)
     return {"id": run.id, **vars(run), **found}
 
@@ -110,13 +112,59 @@ def by_words(run: Run, config: RunConfig) -> dict[str, Any]:
 
 def by_pieces(run: Run, config: RunConfig) -> dict[str, Any]:
     """What the last step gives: nothing is chosen on validation rows on the way."""
+    made = _made(run, config)
+    return {**{split: _measured(each) for split, each in made.scores.items()}, **made.about}
+
+
+def by_ensemble(run: Run, config: RunConfig) -> dict[str, Any]:
+    """What the mean of the label probabilities of several prompts gives, each trained with a seed of its own."""
+    members = []
+    for k in range(NUM_PROMPTS):
+        seed = NUM_PROMPTS * run.seed + k
+        set_seed(seed)
+        members.append(_made(run, replace(config, train=replace(config.train, seed=seed))))
+    scores = {
+        split: _measured(averaged([each.scores[split] for each in members], members[0].labels[split]))
+        for split in ("validation", "test")
+    }
+    seconds = round(sum(each.about["seconds"] for each in members), 2)
+    return {**scores, "seconds": seconds, "steps": members[0].about["steps"]}
+
+
+def averaged(members: Sequence[RowScores], labels: Sequence[int]) -> RowScores:
+    """The scores of the mean of several prompts' label probabilities.
+
+    Args:
+        members: The scores of each prompt on the same N rows, over the labels.
+        labels: The rows' labels.
+    """
+    all_KNC = torch.stack([each.labels_NC.log_softmax(dim=1) for each in members if each.labels_NC is not None])
+    mean_NC, labels_N = all_KNC.exp().mean(dim=0), torch.tensor(labels)
+    own_N = mean_NC.gather(1, labels_N[:, None])[:, 0].log()
+    return RowScores(own_N, mean_NC.argmax(dim=1) == labels_N, mean_NC.log())
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a training gave."""
+
+    scores: Mapping[str, RowScores]
+    """Split -> the scores of its rows."""
+    labels: Mapping[str, Sequence[int]]
+    """Split -> the rows' labels; 0 where answers are written."""
+    about: Mapping[str, Any]
+    """Seconds, steps, paces."""
+
+
+def _made(run: Run, config: RunConfig) -> _Made:
+    """Trains what a run asks for, and scores it."""
     inputs = Inputs.load(config, _device())
     num_virtual_tokens = inputs.coder.task.num_virtual_tokens
     if run.kind in WEIGHTS:
         inputs = _without_slots(inputs)
     accelerator = accelerator_on(inputs.backbone.device)
     steps = PromptSteps(inputs.backbone, inputs.examples["train"], config.train, accelerator)
-    of_kind = _of_weights if run.kind in WEIGHTS else _of_prompt
+    of_kind = _of_weights if run.kind in WEIGHTS else _of_prompt  # one of an ensemble too
     trained, work, score = of_kind(run, config, inputs, steps)
     peak, num_steps, found = _peak(run, config, trained, inputs), steps.num_steps, {}
     if run.peft_steps is not None:
@@ -126,8 +174,10 @@ def by_pieces(run: Run, config: RunConfig) -> dict[str, Any]:
     loop = Loop(trained, work, loop_settings(config.train, peak, num_steps), accelerator)
     for _ in loop.steps():
         pass
-    scores = {split: _measured(score(inputs.examples[split])) for split in ("validation", "test")}
-    return {**scores, "seconds": round(loop.progress.seconds, 2), "steps": loop.progress.step, **found}
+    splits = ("validation", "test")
+    scores = {split: score(inputs.examples[split]) for split in splits}
+    labels = {split: [each.label or 0 for each in inputs.examples[split]] for split in splits}
+    return _Made(scores, labels, {"seconds": round(loop.progress.seconds, 2), "steps": loop.progress.step, **found})
 
 
 def _device() -> str:
@@ -136,7 +186,7 @@ def _device() -> str:
 
 def _peak(run: Run, config: RunConfig, trained: nn.Module, inputs: Inputs) -> float:
     """The run's highest learning rate."""
-    if isinstance(trained, PromptEncoder) and run.kind == "prompt":
+    if isinstance(trained, PromptEncoder) and run.kind in OWN:
         return learning_rate(config.train, trained, inputs.backbone)
     if config.train.learning_rate == "auto":
         raise ConfigError(f"kind: {run.kind} without train.learning_rate", "a rate", "Give train.learning_rate")
@@ -152,7 +202,7 @@ def _without_slots(inputs: Inputs) -> Inputs:
 def _of_prompt(run: Run, config: RunConfig, inputs: Inputs, steps: PromptSteps) -> tuple[nn.Module, Work, Score]:
     """A soft prompt: what is trained, the work of each step, and how rows are scored."""
     encoder: nn.Module
-    if run.kind == "prompt":
+    if run.kind in OWN:
         encoder = encoders.build(config.prompt.encoder, inputs.start_PH, config.prompt.hidden_size)
     else:
         encoder = peft_encoder(run.kind, inputs.backbone, inputs.coder.task.num_virtual_tokens)

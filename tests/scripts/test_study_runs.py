@@ -9,13 +9,14 @@ import pytest
 import torch
 from studies import pace
 from studies.plan import KINDS, Run
-from studies.runs import record_of
+from studies.runs import averaged, record_of
 from studies.tasks import StudyTask
 from studies.weights import peft_encoder
 from studies.words import with_demonstrations
 
 from ptuning.config import TrainConfig
 from ptuning.data import Row, Task
+from ptuning.evaluation import RowScores
 from ptuning.forward import objective
 from ptuning.model import Backbone
 from ptuning.training import PromptSteps, accelerator_on
@@ -50,6 +51,20 @@ def test_every_kind_trains_and_is_scored(task: StudyTask, model_directory: Path,
     assert found["steps"] == (0 if kind == "words" else 3)
     assert 0 <= found["test"]["accuracy"] <= 1
     assert json.loads(json.dumps(found))["kind"] == kind
+
+
+def test_an_ensemble_averages_the_probabilities_of_prompts_with_seeds_of_their_own(
+    task: StudyTask, model_directory: Path, tmp_path: Path
+) -> None:
+    one, other = torch.tensor([[0.6, 0.4], [0.1, 0.9]]).log(), torch.tensor([[0.3, 0.7], [0.2, 0.8]]).log()
+    members = [RowScores(each[:, 0], torch.zeros(2), each + 3) for each in (one, other)]
+    found = averaged(members, [1, 1])
+    torch.testing.assert_close(found.log_probs_N.exp(), torch.tensor([0.55, 0.85]))
+    assert found.is_correct_N.tolist() == [True, True]
+    whole = record(task, model_directory, "ensemble", tmp_path / "whole")
+    single = record(task, model_directory, "prompt", tmp_path / "single")
+    assert whole["test"]["loss"] != single["test"]["loss"]
+    assert whole["seconds"] > single["seconds"]
 
 
 @pytest.mark.parametrize("kind", ["prompt", "lora", "all_weights"])
