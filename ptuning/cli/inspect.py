@@ -5,6 +5,7 @@ Knows nothing of how anything is measured.
 
 import argparse
 import json
+import logging
 import random
 import shutil
 import sys
@@ -13,6 +14,8 @@ from typing import Any
 
 from ptuning.cli.arguments import base_of, load_model, one_row, positive, prompt_command, read_options
 from ptuning.errors import DataError, PromptError
+
+_log = logging.getLogger(__name__)
 
 
 def add(commands: Any) -> None:
@@ -150,6 +153,9 @@ def _sample(parsed: argparse.Namespace, prompt: Any) -> list[Any] | None:
     if prompt.task is None:
         raise PromptError(f"--data for {parsed.prompt}, which names no task", "no rows", "Leave --data out")
     rows = read_rows(parsed.data, "test", prompt.task.columns)
+    trained_on = prompt.training.get("data", {}).get("train")
+    if trained_on is not None and Path(trained_on).resolve() == Path(parsed.data).resolve():
+        _log.warning(f"the prompt was trained on {parsed.data}: other rows would say more about it")
     return random.Random(0).sample(rows, min(parsed.max_rows, len(rows)))
 
 

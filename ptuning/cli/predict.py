@@ -49,7 +49,9 @@ def run(parsed: argparse.Namespace) -> None:
         answers = [{"text": text} for text in texts]
         lines = texts if len(texts) == 1 else [" ".join(text.split()) for text in texts]  # a row is a line
     if output:
-        _WRITERS[output.suffix](output, _own(parsed, rows), answers)
+        column = _column(lm.task("prompt"))
+        named = [{column if name in ("label", "text") else name: each[name] for name in each} for each in answers]
+        _WRITERS[output.suffix](output, _own(parsed, rows), named)
         lines = [f"saved: {output}, {len(rows):,} rows"]
     print(json.dumps({"answers": answers}) if parsed.json else "\n".join(lines))
 
@@ -62,6 +64,14 @@ def _rows(parsed: argparse.Namespace, lm: Any) -> list[Any]:
 
         return [row.values for row in read_rows(parsed.data, "test", columns)]
     return [one_row(text, columns) for text in parsed.input]
+
+
+def _column(task: Any) -> str:
+    """What answers are called in a file: the column that the prompt learnt, where it is one."""
+    from ptuning.data import Template
+
+    names = Template.parse(task.answer).field_names
+    return names[0] if len(names) == 1 else "answer"
 
 
 def _own(parsed: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -87,12 +97,12 @@ def _beside(own: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any
 
 def _write_table(path: Path, own: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> None:
     """Writes CSV or TSV: of a label's probabilities its own, under `probability`."""
-    flat = [
-        {"label": each["label"], "probability": f"{each['probabilities'][each['label']]:.6f}"}
-        if "label" in each
-        else each
-        for each in answers
-    ]
+    flat = []
+    for answer in answers:
+        cells = {name: value for name, value in answer.items() if name != "probabilities"}
+        if "probabilities" in answer:
+            cells["probability"] = f"{max(answer['probabilities'].values()):.6f}"
+        flat.append(cells)
     records = _beside(own, flat)
     columns = dict.fromkeys(name for record in records for name in record)
     with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:

@@ -4,6 +4,7 @@ Knows nothing of files beyond their names, or of models.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ _ANSWER_NAMES = ("answer", "output", "response", "completion", "summary", "targe
 _MOST_LABELS = 77
 _FEWEST_ROWS_A_LABEL = 3  # a column with fewer rows a value is no label
 _NUM_VIRTUAL_TOKENS = 20
+_DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Proposal:
         counts = {name: _values(rows, name) for name in names}
         labels = [name for name in names if _are_labels(counts[name], len(rows))]
         asked = _asked(names, labels, counts)
-        shown = tuple(name for name in names if name != asked and (name in labels or _is_text(counts[name])))
+        shown = tuple(name for name in names if name != asked and _is_shown(counts[name], name in labels))
         return cls(
             asked,
             shown or tuple(name for name in names if name != asked),
@@ -117,6 +119,11 @@ def _asked(names: Sequence[str], labels: Sequence[str], counts: Mapping[str, Cou
 def _are_labels(counts: Counter[str], num_rows: int) -> bool:
     """Whether a column's values are few and come again."""
     return 2 <= len(counts) <= _MOST_LABELS and num_rows >= _FEWEST_ROWS_A_LABEL * len(counts)
+
+
+def _is_shown(counts: Counter[str], are_labels: bool) -> bool:
+    """Whether a column says something: texts, and values that come again unless they are dates."""
+    return _is_text(counts) or (are_labels and not all(map(_DATE.match, counts)))
 
 
 def _is_text(counts: Counter[str]) -> bool:

@@ -13,7 +13,7 @@ MOST_SET_ASIDE = 1000
 
 
 def split_off(
-    rows: Sequence[Row], share: float, seed: int, label_column: str | None = None
+    rows: Sequence[Row], share: float, seed: int, label_column: str | None = None, columns: Sequence[str] = ()
 ) -> tuple[list[Row], list[Row]]:
     """Divides rows at random into those to train on and those to validate on, each in their own order.
 
@@ -23,6 +23,7 @@ def split_off(
         seed: Seed of the choice; the same rows, share and seed give the same parts.
         label_column: The column whose values are set aside in the same proportions; None: no such column. A value's
             last row is never set aside.
+        columns: The columns that a row shows. Rows that show the same as one that is trained on are not set aside.
 
     Returns:
         The rows to train on, and those set aside: none of fewer than `FEWEST_ROWS` rows.
@@ -36,6 +37,10 @@ def split_off(
     chance, chosen = random.Random(seed), set[int]()
     for group, size in zip(groups.values(), _sizes([len(group) for group in groups.values()], share), strict=True):
         chosen.update(chance.sample(group, size))
+    if columns:
+        shown = [tuple(row.values[name] for name in columns) for row in rows]
+        trained_on = {own for i, own in enumerate(shown) if i not in chosen}
+        chosen = {i for i in chosen if shown[i] not in trained_on}
     return [row for i, row in enumerate(rows) if i not in chosen], [rows[i] for i in sorted(chosen)]
 
 

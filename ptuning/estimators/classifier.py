@@ -24,7 +24,7 @@ class PromptClassifier(PromptEstimator):
     `clone`, `cross_val_score`, `GridSearchCV` and pipelines take it. What is fitted ends with an underscore.
 
     Args:
-        base: As in `PromptEstimator`.
+        base: A model directory, a hub model's name, or a loaded `Backbone`.
         template: The words of a row, as in `PromptEstimator`; None: all columns, then `Label:`.
         verbalizer: Label -> the text that stands for it; None: the labels themselves. Labels without rows are left out.
         num_virtual_tokens: Virtual tokens, where the template has no slot.
@@ -37,7 +37,7 @@ class PromptClassifier(PromptEstimator):
         device: Where it runs.
         seed: Seed of the initialisation and the order of rows.
         output_dir: Where the run's files are written.
-        settings: Any other settings of `ptuning train`.
+        settings: Any other settings of `ptuning train`, dotted: `{"train.eval_steps": 50}`.
     """
 
     classes_: NDArray[Any]

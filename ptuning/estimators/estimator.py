@@ -45,6 +45,8 @@ class Evaluated(dict[str, Evaluation]):
     def __str__(self) -> str:
         return self.report()
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         return f"<pre>{escape(self.report())}</pre>"
 

@@ -95,6 +95,12 @@ def prompt_directory(path: Path) -> Path:
     if not path.is_dir():
         raise PromptError(f"prompt directory {path} does not exist", "a saved prompt", "Check the path")
     own = path / RUN_PROMPT
+    if (path / "checkpoints").is_dir() and not own.exists():
+        raise PromptError(
+            f"{path}, a run that has not ended",
+            "a run with a prompt",
+            f"Finish it: ptuning train --config {path}/config.yaml --resume",
+        )
     return own if not is_prompt_directory(path) and is_prompt_directory(own) else path
 
 

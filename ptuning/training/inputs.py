@@ -12,7 +12,18 @@ from typing import Self
 from torch import Tensor
 
 from ptuning.config import RunConfig
-from ptuning.data import Coder, Example, Row, Rows, read_rows, require_small, require_sound, rows_of, split_off
+from ptuning.data import (
+    Coder,
+    Example,
+    Row,
+    Rows,
+    Template,
+    read_rows,
+    require_small,
+    require_sound,
+    rows_of,
+    split_off,
+)
 from ptuning.errors import DataError
 from ptuning.forward import require_path
 from ptuning.model import Backbone
@@ -20,6 +31,7 @@ from ptuning.training.memory import TokenLimit
 from ptuning.training.start import start_embeddings
 
 SPLITS = ("train", "validation", "test")
+_FEW = 50  # validation rows
 _log = logging.getLogger(__name__)
 
 
@@ -107,10 +119,11 @@ def told_of_split(config: RunConfig, inputs: Inputs) -> str | None:
     if "validation" not in inputs.rows:
         return f"no validation rows: {num_train} training rows are too few to set any aside; data.validation names some"
     num_validation = len(inputs.rows["validation"])
-    how = f"a share of each label of {data.task.label_column}" if data.verbalizer else "at random"
+    how = "a share of each label" if data.verbalizer else "at random"
+    little = f"; {num_validation} rows say little, so give more if you can" if num_validation < _FEW else ""
     return (
         f"{num_validation:,} of {num_train + num_validation:,} training rows are set aside as validation rows ({how}, "
-        "by train.seed); data.validation names others, data.validation_split another share (0: none)"
+        f"by train.seed); data.validation names others, data.validation_split another share (0: none){little}"
     )
 
 
@@ -138,7 +151,8 @@ def _with_some_set_aside(config: RunConfig, rows: Mapping[str, Sequence[Row]]) -
     """The rows with some of the training rows as validation rows, where there are enough."""
     data = config.data
     label_column = data.task.label_column if data.task.is_classification else None
-    train, validation = split_off(rows["train"], data.validation_split, config.train.seed, label_column)
+    shown = Template.parse(data.template).field_names
+    train, validation = split_off(rows["train"], data.validation_split, config.train.seed, label_column, shown)
     if not validation:
         _require_none_needed(config, len(train))
     return {**rows, "train": train, **({"validation": validation} if validation else {})}

@@ -26,6 +26,23 @@ class Flag:
 
 
 @contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """A termination signal raises `KeyboardInterrupt`, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, _: Any) -> None:
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+@contextmanager
 def noted_interrupts() -> Iterator[Flag]:
     """Notes Ctrl-C and termination so that the step can end first; a second Ctrl-C ends at once."""
     flag = Flag()

@@ -14,6 +14,8 @@ from ptuning.training.evaluator import Evaluator, Side
 
 _MOST_FITTED = 200  # training rows that are read to see whether the prompt fits them
 
+_FEW = 50  # rows, by which little can be shown
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -75,16 +77,17 @@ def warning(comparison: Comparison, fit: Metrics, without: Metrics, learning_rat
 
 
 def _remedy(comparison: Comparison, fit: Metrics, without: Metrics, learning_rate: float) -> str:
+    rows = f"{int(comparison.num_rows):,} rows are too few to show it: give more in data.test"
     if comparison.is_classification:
         is_fitted, score = fit.interval[0] > without.accuracy, f"accuracy {fit.accuracy:.3f}"
     else:
         is_fitted, score = fit.loss < without.loss, f"loss {fit.loss:.3f} against {without.loss:.3f}"
     if not is_fitted:
         settings = f"a train.learning_rate above or below {learning_rate:.2g}, more train.max_steps"
-        return f"It does not fit its training rows either ({score}): try {settings}, more rows or another template"
+        few = f"It is above them here, but {rows}. " if comparison.gain > 0 and comparison.num_rows < _FEW else ""
+        return f"{few}It does not fit its training rows ({score}): try {settings}, more rows or another template"
     if comparison.gain > 0:
-        rows = f"{int(comparison.num_rows):,} rows are too few to show it"
-        return f"It fits its training rows ({score}) and may be better here too, but {rows}: give more in data.test"
+        return f"It fits its training rows ({score}) and may be better here too, but {rows}"
     return (
         f"It fits its training rows ({score}) but not others: give more training rows, or try fewer train.max_steps, "
         f"a train.learning_rate below {learning_rate:.2g} or another template"

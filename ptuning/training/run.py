@@ -27,7 +27,7 @@ from ptuning.training.curves import draw_curves
 from ptuning.training.distributed import accelerator, peak_memory_bytes, sum_over_processes
 from ptuning.training.evaluator import Evaluator, sides_of
 from ptuning.training.inputs import Given, Inputs, told_of_split
-from ptuning.training.interrupts import Interrupted, noted_interrupts
+from ptuning.training.interrupts import Interrupted, noted_interrupts, terminated_as_interrupted
 from ptuning.training.loop import Loop, NotFiniteError, StepRecord
 from ptuning.training.memory import out_of_memory
 from ptuning.training.outcome import Outcome, measured
@@ -159,11 +159,27 @@ class Trainer:
             self._run_loop()
             if self.inputs.backbone.weights_sha256() != self.inputs.weights_sha256:
                 raise AssertionError("the frozen model's weights changed in training")
-            result = self._finish()
+            result = self._finished()
         finally:
             self.directory.lock.release()
         self.accelerator.end_training()
         return result
+
+    def _finished(self) -> TrainResult:
+        """Measures and saves the prompt; the last checkpoint holds all steps, whatever interrupts this."""
+        try:
+            with terminated_as_interrupted():
+                return self._finish()
+        except KeyboardInterrupt:
+            what = "interrupted before the prompt was measured and saved; all its steps are made"
+            raise Interrupted(f"{what}: {self._how_to_go_on}") from None
+
+    @property
+    def _how_to_go_on(self) -> str:
+        if not self.inputs.sources:  # a program gave the rows
+            return f"its checkpoint is in {self.directory.path}: go on with resume=True"
+        command = f"ptuning train --config {self.directory.config} --resume"
+        return f"its checkpoint is in {self.directory.path}: go on with {command}"
 
     @property
     def _speaks(self) -> bool:
@@ -233,8 +249,7 @@ class Trainer:
                 if self._is_due(record, self.settings.save_steps) or self.validator.stops_early or is_stopping:
                     self._save(LAST)
                 if is_stopping:
-                    where = f"its checkpoint is in {self.directory.path}: go on with --resume"
-                    raise Interrupted(f"interrupted at step {record.step}; {where}")
+                    raise Interrupted(f"interrupted at step {record.step}; {self._how_to_go_on}")
                 if self.validator.stops_early:
                     self._tell_early_stop(bar)
                     return

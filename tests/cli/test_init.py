@@ -83,6 +83,7 @@ def test_a_column_called_label_is_asked_for(tmp_path: Path, monkeypatch: pytest.
             None,
         ),
         ("prompt,text,label", "x {i},a film {i},{s}", "{text}\nLabel:", "{label}"),
+        ("day,text,kind", "2026-01-0{d},two hours {i},{s}", "{text}\nKind:", "{kind}"),
         ("city,a{{b,country", "{c}town,x,{c}land", "{city}\nCountry:", None),
         ("text,kind", "電影{i}好看,{s}", "{text}\nKind:", "{kind}"),
         ("code,text,kind", "A{i},two hours {i},{s}", "{text}\nKind:", "{kind}"),
@@ -92,7 +93,7 @@ def test_columns_are_shown_or_asked_for_as_they_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: str, row: str, template: str, answer: str | None
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = [row.format(i=i, s="ab"[i % 2], c=chr(97 + i)) for i in range(20)]
+    lines = [row.format(i=i, s="ab"[i % 2], c=chr(97 + i), d=i % 3) for i in range(20)]
     Path("rows.csv").write_text("\n".join([header.replace("{{", "{"), *lines]), encoding="utf-8")
     assert main(["init", "rows.csv"]) == 0
     config = RunConfig.from_yaml("rows.yaml")

@@ -1,6 +1,7 @@
 """`ptuning predict` answers texts and files, and writes answers beside the rows' own columns."""
 
 import csv
+import dataclasses
 import datetime
 import json
 from pathlib import Path
@@ -74,6 +75,14 @@ def test_rows_with_columns_of_their_own_are_written_whole(prompts: Path, name: s
     assert of_answers == {"predicted_label", f"predicted_{'probability' if name.endswith('csv') else 'probabilities'}"}
 
 
+def test_an_answer_is_called_as_the_prompt_learnt_it(prompts: Path) -> None:
+    prompt = SoftPrompt.load("labels")
+    task = Task("{prompt:2}{text}", "{department}", LABELS)
+    dataclasses.replace(prompt, task=task).save("tickets")
+    assert main(["predict", "tickets", "--data", "rows.csv", "--output", "answers.csv", "--id", "id"]) == 0
+    assert Path("answers.csv").read_text().splitlines()[0] == "id,department,probability"
+
+
 def test_dates_are_written_as_text(prompts: Path) -> None:
     datasets.Dataset.from_dict({"text": ["x"], "day": [datetime.date(2026, 1, 2)]}).to_parquet("rows.parquet")
     assert main(["predict", "labels", "--data", "rows.parquet", "--output", "answers.jsonl"]) == 0
@@ -91,9 +100,7 @@ def test_new_lines_of_an_answer_are_kept(
     assert main(["predict", "words", "--data", "rows.csv"]) == 0
     assert capsys.readouterr().out == "a b\n" * 3
     assert main(["predict", "words", "--data", "rows.csv", "--output", "written.jsonl"]) == 0
-    assert [json.loads(line)["predicted_text"] for line in Path("written.jsonl").read_text().splitlines()] == [
-        "a\nb"
-    ] * 3
+    assert [json.loads(line)["x"] for line in Path("written.jsonl").read_text().splitlines()] == ["a\nb"] * 3
 
 
 @pytest.mark.parametrize(
@@ -115,3 +122,15 @@ def test_what_cannot_be_written_is_told(
     err = capsys.readouterr().err.splitlines()[-1]
     assert err.startswith(f"ptuning: {told}")
     assert not Path("a.csv").exists()
+
+
+def test_an_inspection_on_the_training_rows_says_so(prompts: Path, caplog: pytest.LogCaptureFixture) -> None:
+    prompt = SoftPrompt.load("labels")
+    dataclasses.replace(prompt, training={"data": {"train": "./rows.csv"}}).save("own")
+    write_csv(prompts / "rows.csv", [{**row, "label": "positive"} for row in ROWS])
+    write_csv(prompts / "others.csv", [{**row, "label": "positive"} for row in ROWS])
+    assert main(["inspect", "own", "--data", "rows.csv"]) == 0
+    assert "the prompt was trained on rows.csv: other rows would say more about it" in caplog.text
+    caplog.clear()
+    assert main(["inspect", "own", "--data", "others.csv"]) == 0
+    assert "trained on" not in caplog.text

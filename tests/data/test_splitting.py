@@ -44,3 +44,13 @@ def test_few_rows_are_left_alone_and_no_more_than_a_thousand_are_set_aside(
     num_rows: int, share: float, expected: int
 ) -> None:
     assert len(split_off(rows_of(*["a"] * num_rows), share, 0)[1]) == expected
+
+
+def test_rows_that_show_what_is_trained_on_are_not_set_aside() -> None:
+    rows = [
+        Row({"text": text, "label": "ab"[i % 2]}, f"row {i}") for i, text in enumerate("aabbccddeeffgghhiijjklmnopqrst")
+    ]
+    train, validation = split_off(rows, 0.4, 0, "label", ["text"])
+    assert not {row.values["text"] for row in train} & {row.values["text"] for row in validation}
+    assert 0 < len(validation) < len(split_off(rows, 0.4, 0, "label")[1])
+    assert sorted(row.where for row in [*train, *validation]) == sorted(row.where for row in rows)

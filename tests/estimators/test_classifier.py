@@ -204,7 +204,7 @@ def test_an_interrupted_fit_keeps_nothing_without_a_directory(base: str, tmp_pat
 
     with pytest.raises(KeyboardInterrupt, match=r"interrupted; nothing is kept without output_dir"):
         PromptClassifier(base, **QUICK).fit(TEXTS, LABELS, on_step=interrupt)
-    with pytest.raises(KeyboardInterrupt, match=r"its checkpoint is in .*run: go on with --resume"):
+    with pytest.raises(KeyboardInterrupt, match=r"its checkpoint is in .*run: go on with resume=True"):
         PromptClassifier(base, output_dir=tmp_path / "run", **QUICK).fit(TEXTS, LABELS, on_step=interrupt)
 
 

@@ -53,8 +53,9 @@ def test_rows_are_set_aside_and_the_run_resumes_to_the_bit(
 ) -> None:
     options = ("--data.validation=null", "--data.test=null")
     whole = trained(run_config, *options, f"--train.output_dir={tmp_path}/whole")
-    told = "13 of 64 training rows are set aside as validation rows (a share of each label of label, by train.seed); "
-    assert f"{told}data.validation names others, data.validation_split another share (0: none)" in caplog.text
+    told = "13 of 64 training rows are set aside as validation rows (a share of each label, by train.seed); "
+    told += "data.validation names others, data.validation_split another share (0: none); 13 rows say little, so give "
+    assert f"{told}more if you can" in caplog.text
     interrupted(run_config, 5, *options)
     resumed = trained(run_config, *options, resume=True)
     assert torch.equal(resumed.prompt.embeddings_PH, whole.prompt.embeddings_PH)
@@ -152,7 +153,7 @@ def test_prompt_that_is_not_shown_to_be_better_is_told_with_a_remedy(
     compared = json.loads((tmp_path / "run" / "metrics.json").read_text())["compared"]
     told = "the tuned prompt is not shown to be better than the same words without it: accuracy "
     assert compared["warning"].startswith(told)
-    assert "It does not fit its training rows either (accuracy " in compared["warning"]
+    assert "It does not fit its training rows (accuracy " in compared["warning"]
     assert "train.learning_rate above or below 1e-06" in compared["warning"]
     assert capsys.readouterr().out.startswith("results on the test rows:\n")
     assert _warnings(caplog) == [compared["warning"]]
@@ -174,19 +175,26 @@ def test_prompt_that_is_better_is_not_warned_of(run_config: Path, caplog: pytest
 
 
 @pytest.mark.parametrize(
-    ("num_right", "num_fitted", "remedy"),
+    ("num_rows", "num_right", "num_fitted", "remedy"),
     [
         (
+            20,
+            13,
+            50,
+            "It is above them here, but 20 rows are too few to show it: give more in data.test. It does not fit",
+        ),
+        (
+            60,
             11,
             50,
-            "It does not fit its training rows either (accuracy 0.500): try a train.learning_rate above or below 0.097",
+            "It does not fit its training rows (accuracy 0.500): try a train.learning_rate above or below 0.097",
         ),
-        (13, 95, "may be better here too, but 20 rows are too few to show it: give more in data.test"),
-        (9, 95, "It fits its training rows (accuracy 0.950) but not others: give more training rows"),
+        (60, 13, 95, "may be better here too, but 60 rows are too few to show it: give more in data.test"),
+        (20, 9, 95, "It fits its training rows (accuracy 0.950) but not others: give more training rows"),
     ],
 )
-def test_remedy_fits(num_right: int, num_fitted: int, remedy: str) -> None:
-    comparison = Comparison(True, 20, num_right, 10, max(num_right - 10, 0), max(10 - num_right, 0), 0.0, 0.0)
+def test_remedy_fits(num_rows: int, num_right: int, num_fitted: int, remedy: str) -> None:
+    comparison = Comparison(True, num_rows, num_right, 10, max(num_right - 10, 0), max(10 - num_right, 0), 0.0, 0.0)
     assert remedy in warning(comparison, Metrics(100, num_fitted, 100, 1.0), Metrics(20, 10, 20, 1.0), 0.097)
 
 

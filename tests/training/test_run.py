@@ -23,8 +23,9 @@ from running import launched, log, trained, worsen_every_evaluation
 import ptuning
 from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
-from ptuning.errors import DataError, TrainingError
+from ptuning.errors import DataError, PromptError, TrainingError
 from ptuning.model.causal import CausalBackbone
+from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.training import graphs, validation
 from ptuning.training import run as trainer
 from ptuning.training.inputs import Inputs
@@ -141,7 +142,7 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_130(run_config: Path, tmp_path: Pa
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "go on with --resume" in errors.splitlines()[-1]
+    assert errors.splitlines()[-1].endswith(f"go on with ptuning train --config {tmp_path}/run/config.yaml --resume")
     assert "Traceback" not in errors
     state = RunDirectory(tmp_path / "run").load_checkpoint("last")
     assert state is not None
@@ -289,6 +290,28 @@ def test_interrupt_in_the_last_validation_is_heeded(run_config: Path, monkeypatc
         patch.setattr(trainer.Trainer, "_validate", interrupting_validate)
         with pytest.raises(Interrupted, match="interrupted at step 12"):
             trained(run_config)
+    assert trained(run_config, resume=True).prompt.training["steps"] == 12
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_while_the_prompt_is_measured_is_told_and_loses_no_step(
+    run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    finish = trainer.Trainer._finish
+
+    def interrupting_finish(self: trainer.Trainer) -> Any:
+        os.kill(os.getpid(), number)
+        return finish(self)
+
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    told = rf"all its steps are made: .* go on with ptuning train --config {tmp_path}/run/config.yaml --resume"
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_finish", interrupting_finish)
+        with pytest.raises(Interrupted, match=told):
+            trained(run_config)
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+    with pytest.raises(PromptError, match=r"run, a run that has not ended; .* Finish it: ptuning train --config .*"):
+        SoftPrompt.load(tmp_path / "run")
     assert trained(run_config, resume=True).prompt.training["steps"] == 12
 
 

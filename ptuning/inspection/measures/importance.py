@@ -131,7 +131,9 @@ def importance(
         for name, row_H in others.items():
             changed_PH = prompt_PH.clone()
             changed_PH[p] = row_H
-            both = Resampled({"whole": whole, "changed": scores(changed_PH, f"importance of {p}")}, seed)
+            both = Resampled(
+                {"whole": whole, "changed": scores(changed_PH, f"importance, token {p + 1} of {len(prompt_PH)}")}, seed
+            )
             change = both.gain("whole", "changed", "loss")
             record |= {name: change.value, f"{name}_low": change.low, f"{name}_high": change.high}
         records.append(record)

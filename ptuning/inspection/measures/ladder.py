@@ -307,7 +307,8 @@ def _random(
             (RANDOM, task, vocabulary.rows(ids)),
             (RANDOM_TEXT, as_text, vocabulary.rows([])),
         ):
-            if name in parts and chosen and (scored := scorer(name, own_task, tensor, chosen)) is not None:
+            shown = f"{name}, {k + 1} of {num}"
+            if name in parts and chosen and (scored := scorer(shown, own_task, tensor, chosen)) is not None:
                 parts[name].append((chosen, scored))
     return {name: Scores.several(each, count) for name, each in parts.items() if each}
 
