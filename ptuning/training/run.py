@@ -200,7 +200,10 @@ class Trainer:
             self.validator.go_on_from(best, self.directory.read_log())
         if self._speaks:
             self.directory.start(self.config, self.loop.progress.step)
-            if checkpoint is None:
+            if checkpoint is not None:
+                done, of = self.loop.progress.step, self.loop.settings.max_steps
+                print(f"going on from step {done:,} of {of:,}", file=sys.stderr)
+            else:
                 self._tell_plan()
                 self._save_snapshot()
                 for doubt in doubts(self.config.data.task, self.inputs.rows):

@@ -49,7 +49,7 @@ def evaluations(directory: Path) -> list[dict]:
 
 
 def test_rows_are_set_aside_and_the_run_resumes_to_the_bit(
-    run_config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run_config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--data.validation=null", "--data.test=null")
     whole = trained(run_config, *options, f"--train.output_dir={tmp_path}/whole")
@@ -57,7 +57,9 @@ def test_rows_are_set_aside_and_the_run_resumes_to_the_bit(
     told += "data.validation names others, data.validation_split another share (0: none); 13 rows say little, so give "
     assert f"{told}more if you can" in caplog.text
     interrupted(run_config, 5, *options)
+    capsys.readouterr()
     resumed = trained(run_config, *options, resume=True)
+    assert "going on from step 5 of 12\n" in capsys.readouterr().err
     assert torch.equal(resumed.prompt.embeddings_PH, whole.prompt.embeddings_PH)
     assert evaluations(tmp_path / "run") == evaluations(tmp_path / "whole")
     assert [each["eval_num_rows"] for each in evaluations(tmp_path / "run")] == [13] * 4
