@@ -58,18 +58,20 @@ def model_card(own: Mapping[str, Any], placement: str) -> str:
 
 
 def results_table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The lines of a Markdown table of results."""
+    """The lines of a Markdown table of results, whose columns stand in line in a terminal too."""
     if not results:
         return []
-    lines = ["| | rows | accuracy | 95 % interval | loss |", "|---|---|---|---|---|"]
+    rows = [["", "rows", "accuracy", "95 % interval", "loss"]]
     for name, measured in results.items():
         low, high = measured["interval"]
         accuracy, loss = (_three_digits(measured[key]) for key in ("accuracy", "loss"))
-        lines.append(f"| {name} | {measured['num_rows']:,} | {accuracy} | {low:.3f} to {high:.3f} | {loss} |")
+        rows.append([name, f"{measured['num_rows']:,}", accuracy, f"{low:.3f} to {high:.3f}", loss])
     if any(measured.get("macro_f1") is not None for measured in results.values()):
-        macro = [f" {_three_digits(measured.get('macro_f1'))} |" for measured in results.values()]
-        lines = [line + cell for line, cell in zip(lines, [" macro-F1 |", "---|", *macro], strict=True)]
-    return lines
+        macro = (_three_digits(measured.get("macro_f1")) for measured in results.values())
+        rows = [[*row, cell] for row, cell in zip(rows, ["macro-F1", *macro], strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
+    return [lines[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *lines[1:]]
 
 
 def _three_digits(value: float | None) -> str:
