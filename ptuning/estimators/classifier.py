@@ -100,8 +100,9 @@ class PromptClassifier(PromptEstimator):
         Raises:
             PTuningError: As `ptuning.train`, and for labels that are one, or that look alike.
         """
-        column = y if isinstance(y, str) else self._fitted_column() or LABEL
-        rows = with_answers(X, column if y is None else y, column, self._text_column())
+        y = (self._fitted_column() or LABEL) if y is None else y
+        column = y if isinstance(y, str) else LABEL
+        rows = with_answers(X, y, column, self._text_column())
         classes = _classes([row[column] for row in rows])
         keys = [str(each) for each in classes]
         if len(keys) < 2:
@@ -219,7 +220,8 @@ def _classes(labels: Sequence[Any]) -> list[Any]:
     """The labels, each once, sorted; raises `DataError` for a row without one."""
     missing = [i for i, label in enumerate(labels) if label is None or label != label]  # a missing number is no number
     if missing:
-        raise DataError(f"row {missing[0]} has no label, as {len(missing):,} rows", "one for each", "Remove these rows")
+        told = f"{len(missing):,} rows without a label, first of them row {missing[0]}"
+        raise DataError(told, "a label for each row", "Remove these rows")
     found: list[Any] = numpy.unique(numpy.asarray(labels)).tolist()
     return found
 

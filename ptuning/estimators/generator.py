@@ -42,10 +42,11 @@ class PromptGenerator(PromptEstimator):
             raise ConfigError(
                 "a PromptGenerator without a template", "the words of a row", 'Give one, such as "{text}"'
             )
-        column = answer if isinstance(answer, str) else self._fitted_column() or ANSWER
+        answer = (self._fitted_column() or ANSWER) if answer is None else answer
+        column = answer if isinstance(answer, str) else ANSWER
         template = with_slot(self.template, self.num_virtual_tokens)
         space = "" if self._settings().get("data.chat_template") else _space_after(template)
-        given = {"train": with_answers(rows, column if answer is None else answer, column, self._text_column())}
+        given = {"train": with_answers(rows, answer, column, self._text_column())}
         if validation is not None:
             given["validation"] = with_answers(validation, column, column, self._text_column())
         task = {"template": template, "answer": f"{space}{{{column}}}"}

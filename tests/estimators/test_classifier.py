@@ -236,7 +236,7 @@ def test_a_classifier_must_be_fitted_first(base: str) -> None:
             r"labels that stand in the rows too, in the column 'topic'; .*fit\(rows, 'topic'\)",
         ),
         ([{"text": None}] * 64, LABELS, "column 'text' holds None"),
-        (TEXTS, [None, *LABELS[1:]], "row 0 has no label, as 1 rows"),
+        (TEXTS, [None, *LABELS[1:]], "1 rows without a label, first of them row 0"),
         (TEXTS, 5, "answers 5; expected one for each row, or the name of their column"),
     ],
 )
