@@ -17,7 +17,10 @@ NO_EFFECT, NOT_JUDGED = "NO EFFECT", "NOT JUDGED"
 _MORE_ROWS = " With more rows that could change."
 WORDS = (FAITHFUL, PARTIAL, ECHO, DECORATIVE, NO_EFFECT, NOT_JUDGED)
 
-_OWN_WORDS = "Do not quote them; a prompt in words of your own, scored beside it (--human), is the readable one."
+_OWN_WORDS = (
+    "Do not quote them. For a prompt that one can read, score words of your own beside it (--human), or have ptuning "
+    "harden look for some."
+)
 ADVICE = {
     FAITHFUL: "The decoded text does what the prompt does: it may stand in its place as a plain prompt.",
     PARTIAL: "Keep the soft prompt, and take its words as a hint: part of what it does is not in them.",
