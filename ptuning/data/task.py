@@ -72,7 +72,7 @@ class Task:
     """Which end it loses: right or left."""
 
     def __post_init__(self) -> None:
-        names = Template.parse(self.template).field_names
+        names = () if self.cut_column is None else Template.parse(self.template).field_names
         if self.cut_column is not None and self.cut_column not in names:
             known = f"a column of the template: {', '.join(names) or 'none'}"
             raise ConfigError(f"cut_column {self.cut_column!r}", known, "Correct it")

@@ -6,7 +6,7 @@ Knows nothing of training.
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,8 +26,8 @@ class Flag:
 
 
 @contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """A termination signal raises `KeyboardInterrupt`, as Ctrl-C does."""
+def raised_interrupts() -> Iterator[None]:
+    """Ctrl-C and termination raise `KeyboardInterrupt` at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -35,11 +35,8 @@ def terminated_as_interrupted() -> Iterator[None]:
     def interrupt(number: int, _: Any) -> None:
         raise KeyboardInterrupt
 
-    old = signal.signal(signal.SIGTERM, interrupt)
-    try:
+    with _handled(interrupt):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
 
 
 @contextmanager
@@ -56,9 +53,16 @@ def noted_interrupts() -> Iterator[Flag]:
         flag.is_set = True
         print("\ninterrupted: finishing this step and writing a checkpoint", file=sys.stderr)
 
-    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled(note):
         yield flag
+
+
+@contextmanager
+def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Ctrl-C and termination call a handler."""
+    old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for number, before in old.items():
+            signal.signal(number, before)

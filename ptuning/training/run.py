@@ -27,7 +27,7 @@ from ptuning.training.curves import draw_curves
 from ptuning.training.distributed import accelerator, peak_memory_bytes, sum_over_processes
 from ptuning.training.evaluator import Evaluator, sides_of
 from ptuning.training.inputs import Given, Inputs, told_of_split
-from ptuning.training.interrupts import Interrupted, noted_interrupts, terminated_as_interrupted
+from ptuning.training.interrupts import Interrupted, noted_interrupts, raised_interrupts
 from ptuning.training.loop import Loop, NotFiniteError, StepRecord
 from ptuning.training.memory import out_of_memory
 from ptuning.training.outcome import Outcome, measured
@@ -168,7 +168,7 @@ class Trainer:
     def _finished(self) -> TrainResult:
         """Measures and saves the prompt; the last checkpoint holds all steps, whatever interrupts this."""
         try:
-            with terminated_as_interrupted():
+            with raised_interrupts():
                 return self._finish()
         except KeyboardInterrupt:
             what = "interrupted before the prompt was measured and saved; all its steps are made"
