@@ -30,10 +30,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("build/api"), help="where (default: build/api)")
     folder = parser.parse_args().folder
     resolved(ptuning)
+    found = (each.name for each in pkgutil.iter_modules(ptuning.__path__) if each.ispkg)
+    packages = [f"ptuning.{name}" for name in found if name not in ("cli", *ptuning.__all__)]  # these come along
     pdoc.render.configure(docformat="google")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # pdoc's own
-        pdoc.pdoc("ptuning", "!ptuning.cli", output_directory=folder)
+        pdoc.pdoc("ptuning", *packages, output_directory=folder)
     print(f"saved: {folder / 'ptuning.html'}")
 
 
