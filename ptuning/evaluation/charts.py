@@ -9,6 +9,7 @@ from html import escape
 
 _LABEL, _ROW, _WIDTH = 172, 26, 400  # narrow enough for letters to stay legible on a phone
 _LINE = 15  # height of a line of a label
+_STRIP, _AXIS = 92, 62  # height of a curve with its name; where its steps begin
 _LETTER = 7.0  # width of a letter, at most on average
 _MOST_LETTERS = 22  # of a line of a label; the whole is in its title
 
@@ -151,9 +152,6 @@ class Curves:
         for x, step, anchor in ((_AXIS, first, "start"), (_WIDTH - 8, last, "end")):
             parts.append(f'<text class="number" x="{x}" y="{bottom + 6}" text-anchor="{anchor}">step {step:g}</text>')
         return _svg(self.title, bottom + 12, "".join(parts))
-
-
-_STRIP, _AXIS = 92, 62  # height of a curve with its name; where its steps begin
 
 
 def _curve(name: str, points: Sequence[tuple[float, float]], steps: tuple[float, float], base: float) -> str:
