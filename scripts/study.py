@@ -64,6 +64,8 @@ def main() -> int:
         return 2
     print("\n".join(tables.settings_table(records)), end="\n\n")
     print("\n".join(tables.accuracy_table(records)), end="\n\n")
+    if any("texts" in record for record in records):
+        print("\n".join(tables.texts_table(records)), end="\n\n")
     if options.ours:
         print("\n".join(tables.differences_table(records, options.ours)))
     return int(len(records) < len(study.runs) and not options.tables)

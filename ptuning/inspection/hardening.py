@@ -106,26 +106,61 @@ def harden(
         kind = "a conditioned prompt" if prompt.is_conditioned else "a prompt without a task"
         raise PromptError(kind, "a prompt with a template, the same for all rows", "Harden another")
     vocabulary, own = Vocabulary.of(backbone), search or Search()
-    decoded = top(prompt.embeddings_PH.to(vocabulary.device), vocabulary, 1)[1][:, 0].tolist()
+    decoded = _decoded(prompt, vocabulary)
     began = [i for i in initial_ids(prompt, backbone, vocabulary) if i is not None]
     starts = [decoded, *([began] if len(began) == len(decoded) else [])]
     searcher = _Searcher(prompt.task, backbone, vocabulary, train, own)
     ids = searcher.found(starts, on_step or (lambda step, loss: None))
     texts = slot_texts(prompt.task, backbone.tokenizer, ids)
-    made = ladder(
-        prompt, backbone, test, decoded, human, seed=own.seed, options=options, vocabulary=vocabulary,
-        texts={HARDENED: texts},
-    )  # fmt: skip
-    shown = {TEXT: made.text, HARDENED: " | ".join(texts), **({} if human is None else {HUMAN: human})}
-    table = _table(made.scores, shown, thresholds)
+    table, scores = price(prompt, backbone, test, human, texts, own.seed, thresholds, options, vocabulary)
     how = (
         "What texts in the prompt's place cost, on the same rows. The hardened text was searched on training rows, one "
         "token at a time. The verdict rests on the lower end of the share of the soft prompt's gain that a text keeps."
     )
     template = prompt.task.with_texts(texts).template
     return Hardened(
-        name=NAME, title="Put into words", how=how, table=table, texts=texts, template=template, scores=made.scores
+        name=NAME, title="Put into words", how=how, table=table, texts=texts, template=template, scores=scores
     )
+
+
+def price(
+    prompt: SoftPrompt,
+    backbone: Backbone,
+    rows: Sequence[Row],
+    human: str | None = None,
+    hardened: Sequence[str] | None = None,
+    seed: int = 0,
+    thresholds: Thresholds | None = None,
+    options: ReadOptions = ReadOptions(),
+    vocabulary: Vocabulary | None = None,
+) -> tuple[Table, Resampled]:
+    """What texts in a prompt's place cost: a table with the columns `COLUMNS`, and the scores that it rests on.
+
+    Args:
+        prompt: A prompt with a task, the same for all rows.
+        backbone: The base model.
+        rows: Rows with answers, to measure on.
+        human: A person's text, in the first slot's place.
+        hardened: A text for each slot that was searched.
+        seed: Seed of the random tokens and of the bootstrap.
+        thresholds: Where one verdict ends and the next begins.
+        options: How rows are read.
+        vocabulary: The base model's vocabulary; None: it is made.
+    """
+    vocabulary = vocabulary or Vocabulary.of(backbone)
+    texts = {} if hardened is None else {HARDENED: hardened}
+    decoded = _decoded(prompt, vocabulary)
+    made = ladder(
+        prompt, backbone, rows, decoded, human, seed=seed, options=options, vocabulary=vocabulary, texts=texts
+    )
+    shown = {TEXT: made.text, **{name: " | ".join(own) for name, own in texts.items()}}
+    return _table(made.scores, shown | ({} if human is None else {HUMAN: human}), thresholds), made.scores
+
+
+def _decoded(prompt: SoftPrompt, vocabulary: Vocabulary) -> list[int]:
+    """The id of the nearest token of each virtual token."""
+    ids: list[int] = top(prompt.embeddings_PH.to(vocabulary.device), vocabulary, 1)[1][:, 0].tolist()
+    return ids
 
 
 def _table(scores: Resampled, texts: dict[str, str | None], thresholds: Thresholds | None) -> Table:

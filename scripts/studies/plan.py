@@ -15,8 +15,12 @@ import yaml
 
 from ptuning.errors import ConfigError
 
-KINDS = ("prompt", "ensemble", "defaults", "words", "peft_prompt_tuning", "peft_p_tuning", "lora", "all_weights")
-"""How a run learns; `prompt`, `ensemble` (three, averaged) and `defaults` are ptuning's, `words` learns nothing."""
+KINDS = (
+    *("prompt", "ensemble", "defaults", "readable", "hardened"),
+    *("words", "peft_prompt_tuning", "peft_p_tuning", "lora", "all_weights"),
+)
+"""How a run learns. Those of the first line are ptuning's: `ensemble` averages three prompts, `readable` measures what
+texts in the prompt's place score, `hardened` searches one of them. `words` learns nothing."""
 MOST_SEEDS = 10
 _OF_ALL_RUNS = ("num_train", "num_validation", "num_test", "model")
 _OF_METHODS = ("slots", "peft_steps", "num_shots")
@@ -39,7 +43,8 @@ class Run:
     model: str
     """Directory of the frozen model."""
     slots: str = "20/0/0"
-    """Virtual tokens before the text, between the text and the question, and before the answer."""
+    """Virtual tokens before the text, between the text and the question, and before the answer; words may stand around
+    a number."""
     num_train: int | str | None = None
     """Training rows: how many in all, or how many a class ("16 a class"); None: all."""
     num_validation: int = 500

@@ -25,6 +25,7 @@ from ptuning.prompts import PromptEncoder, encoders
 from ptuning.training import Inputs, Loop, PromptSteps, StepWork, accelerator_on, learning_rate, loop_settings
 from studies import pace
 from studies.plan import Run
+from studies.reading import read
 from studies.tasks import StudyTask, few
 from studies.weights import Weights, peft_encoder
 from studies.words import with_demonstrations
@@ -34,6 +35,7 @@ OWN = ("prompt", "ensemble")  # the kinds with one of ptuning's encoders
 NUM_PROMPTS = 3  # of an ensemble
 Score = Callable[[Sequence[Example]], RowScores]
 Work = Callable[[int], StepWork]
+How = Callable[[Run, RunConfig], dict[str, Any]]
 
 
 def record_of(run: Run, task: StudyTask, folder: Path) -> dict[str, Any]:
@@ -49,8 +51,14 @@ def record_of(run: Run, task: StudyTask, folder: Path) -> dict[str, Any]:
     """
     config = config_of(run, task, folder)
     set_seed(run.seed)
-    how = {"defaults": by_defaults, "words": by_words, "ensemble": by_ensemble}.get(run.kind, by_pieces)
-    found = how(run, config)
+    by_kind: Mapping[str, How] = {
+        "defaults": by_defaults,
+        "words": by_words,
+        "ensemble": by_ensemble,
+        "readable": partial(by_reading, human=task.instruction),
+        "hardened": partial(by_reading, human=task.instruction),
+    }
+    found = by_kind.get(run.kind, by_pieces)(run, config)
     return {"id": run.id, **vars(run), **found}
 
 
@@ -96,6 +104,16 @@ def by_defaults(_: Run, config: RunConfig) -> dict[str, Any]:
         "seconds": result.prompt.training["seconds"],
         "steps": result.prompt.training["steps"],
     }
+
+
+def by_reading(run: Run, config: RunConfig, human: str | None) -> dict[str, Any]:
+    """What texts in a prompt's place score, beside the prompt that the last step gives."""
+    inputs = Inputs.load(config, _device())
+    alone = replace(config, data=replace(config.data, validation=None, validation_split=0, test=None))
+    prompt = ptuning.train(alone, backbone=inputs.backbone).prompt
+    rows = inputs.rows["train"], inputs.rows["test"]
+    found = read(prompt, inputs.backbone, *rows, human, is_searched=run.kind == "hardened")
+    return {**found, "seconds": prompt.training["seconds"], "steps": prompt.training["steps"]}
 
 
 def by_words(run: Run, config: RunConfig) -> dict[str, Any]:

@@ -4,8 +4,8 @@ Intervals are Student's, at 95 %, over seeds. Knows nothing of how a run is made
 """
 
 import statistics
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 _QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 97.5 %, 1 to 9 degrees
@@ -71,7 +71,7 @@ def settings_table(records: Records) -> list[str]:
         scores = [_accuracies(each, split) for split in ("without", "validation", "test")]
         settings = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in each[0]["settings"].items())
         seconds = statistics.mean(record["seconds"] for record in each)
-        cells = [task, method, each[0]["slots"], settings, str(len(each)), *scores, f"{seconds:.0f}"]
+        cells = [task, method, " ".join(each[0]["slots"].split()), settings, str(len(each)), *scores, f"{seconds:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -100,6 +100,36 @@ def differences_table(records: Records, ours: str) -> list[str]:
         mean = _written(interval(by_seed), "+.3f") if by_seed else ""
         lines.append(f"| {method} | {' | '.join(cells)} | {mean} |")
     return lines
+
+
+def texts_table(records: Records) -> list[str]:
+    """Accuracy of what was read in the prompts' place, and how often each verdict was given, by task and method."""
+    by_group: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    for record in records:
+        if "texts" in record:
+            by_group[tuple(record["group"])].append(record)
+    names = list(
+        dict.fromkeys(text["prompt"] for each in by_group.values() for record in each for text in record["texts"])
+    )
+    lines = [f"| task | method | {' | '.join(names)} | verdicts |", "|---" * (len(names) + 3) + "|"]
+    for (task, method, _), each in sorted(by_group.items()):
+        found = [{text["prompt"]: text for text in record["texts"]} for record in each]
+        cells = [_of_text([texts[name] for texts in found if name in texts]) for name in names]
+        lines.append(f"| {task} | {method} | {' | '.join(cells)} | {_counted(record['verdict'] for record in each)} |")
+    return lines
+
+
+def _of_text(texts: Sequence[Mapping[str, Any]]) -> str:
+    """The mean accuracy with one thing in the prompts' place, and the verdicts on it."""
+    if not texts:
+        return ""
+    verdicts = _counted(text["verdict"] for text in texts if text["verdict"])
+    return _written(interval([text["accuracy"] for text in texts])) + (f" ({verdicts})" if verdicts else "")
+
+
+def _counted(words: Iterable[str]) -> str:
+    """Words as "2 x PARTIAL, 1 x DECORATIVE"."""
+    return ", ".join(f"{number} x {word}" for word, number in Counter(words).most_common())
 
 
 def _tasks_and_methods(best: Mapping[tuple[str, str], Records]) -> tuple[list[str], list[str]]:

@@ -3,6 +3,7 @@
 Rows are fetched on demand. Choices are made on the validation rows. Knows nothing of models or of training.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,8 @@ class StudyTask:
     """Where its rows lie, once they are prepared."""
     max_length: int = 256
     """The most tokens of a row, virtual tokens and answer included."""
+    instruction: str | None = None
+    """What a person would write before the text."""
 
     columns = ("text", "label")
 
@@ -51,9 +54,11 @@ class StudyTask:
         """The task's words with virtual tokens before the text, between text and question, and before the answer.
 
         Args:
-            slots: How many stand at each place, such as "17/0/3".
+            slots: How many stand at each place, such as "17/0/3"; words may stand around a number, as in
+                "Please20. /0/0".
         """
-        first, second, third = (f"{{prompt:{number}}}" if number != "0" else "" for number in slots.split("/"))
+        places = slots.split("/")
+        first, second, third = ("" if each == "0" else _NUMBER.sub(r"{prompt:\g<0>}", each) for each in places)
         return f"{first}{self.before}{{text}}{second}{self.after}{third}"
 
 
@@ -63,14 +68,19 @@ def _verbalizer(labels: str) -> dict[str, str]:
     return {label: f" {word}" for label, word in pairs}
 
 
+_NUMBER = re.compile(r"\d+")
 _SENTIMENT = _verbalizer("negative negative, positive positive")
 _ALL = (
     StudyTask(
         *("trec", "Question: ", "\nType:"),
         _verbalizer("ABBR abbreviation, DESC description, ENTY entity, HUM person, LOC location, NUM number"),
+        instruction="What does the question ask for: abbreviation, description, entity, person, location or number?\n",
     ),
-    StudyTask("movie_reviews", "Review: ", "\nSentiment:", _SENTIMENT),
-    StudyTask("tweets", "Tweet: ", "\nSentiment:", _SENTIMENT),
+    StudyTask(
+        *("movie_reviews", "Review: ", "\nSentiment:", _SENTIMENT),
+        instruction="Is this review of a film positive or negative?\n",
+    ),
+    StudyTask(*("tweets", "Tweet: ", "\nSentiment:", _SENTIMENT), instruction="Is this tweet positive or negative?\n"),
     StudyTask("sms_spam", "Message: ", "\nKind:", _verbalizer("ham normal, spam spam")),
     StudyTask(
         *("r8", "News: ", "\nTopic:"),

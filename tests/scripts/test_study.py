@@ -131,3 +131,17 @@ def test_differences_are_taken_seed_by_seed() -> None:
 def test_a_study_without_seeds_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"study\.yaml without seeds; expected methods, model, seeds, tasks"):
         study(tmp_path, STUDY.replace("seeds: [0, 1]\n", ""))
+
+
+def test_texts_stand_in_a_table_with_their_verdicts() -> None:
+    def read(seed: int, verdict: str, **accuracies: float) -> dict:
+        texts = [
+            {"prompt": name, "accuracy": accuracy, "verdict": None if name == "soft" else verdict}
+            for name, accuracy in accuracies.items()
+        ]
+        return {**record("a", "free", 0.1, seed, 0.8, 0.9), "verdict": "ECHO OF INIT", "texts": texts}
+
+    both = [read(0, "PARTIAL", text=0.5, soft=0.9), read(1, "DECORATIVE", text=0.5, soft=0.9)]
+    assert tables.texts_table([*both, *RECORDS[:1]])[2:] == [
+        "| a | free | 0.500 ± 0.000 (1 x PARTIAL, 1 x DECORATIVE) | 0.900 ± 0.000 | 2 x ECHO OF INIT |"
+    ]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,17 @@ def test_written_answers_are_shown_as_they_are() -> None:
     task = Task("The capital of {text} is", answer=" {label}")
     shown = with_demonstrations(task, [Row({"text": "France", "label": "Paris"}, "")], 1, seed=0)
     assert shown.template == "The capital of France is Paris\n\nThe capital of {text} is"
+
+
+def test_what_texts_in_a_prompts_place_score_stands_beside_it(
+    task: StudyTask, model_directory: Path, tmp_path: Path
+) -> None:
+    task = replace(task, instruction="Good or bad?\n")
+    found = record(task, model_directory, "readable", tmp_path / "readable")
+    texts = {each["prompt"]: each for each in found["texts"]}
+    assert set(texts) == {"no prompt", "human prompt", "decoding as text", "soft prompt"}
+    assert texts["human prompt"]["text"] == "Good or bad?\n"
+    assert texts["soft prompt"]["accuracy"] == pytest.approx(found["test"]["accuracy"], abs=1e-5)
+    assert found["verdict"] == "NOT JUDGED"  # twelve rows are too few
+    searched = record(task, model_directory, "hardened", tmp_path / "hardened")
+    assert "hardened text" in {each["prompt"] for each in searched["texts"]}

@@ -249,6 +249,7 @@ def test_template_has_virtual_tokens_where_they_are_asked_for():
     task = tasks.TASKS["trec"]
     assert task.template("17/0/3") == "{prompt:17}Question: {text}\nType:{prompt:3}"
     assert task.template("0/5/0") == "Question: {text}{prompt:5}\nType:"
+    assert task.template("Please20.\n/0/0") == "Please{prompt:20}.\nQuestion: {text}\nType:"
     assert task.answer == "{label}"
 
 
