@@ -47,6 +47,30 @@ def whole_file(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def read_regular(path: Path, most_bytes: int) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        FileError: For anything else, such as a pipe, a device or a directory, and for a file that is larger than
+            `most_bytes` or may not be read.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer would wait
+        try:
+            known = os.fstat(handle)
+            if not stat.S_ISREG(known.st_mode):
+                raise FileError(f"{path} is no regular file", "a file", "Check the path")
+            if known.st_size > most_bytes:
+                received = f"{path} has {known.st_size:,} bytes"
+                raise FileError(received, f"at most {most_bytes:,}", "Check that it is the file that you mean")
+            with os.fdopen(handle, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read ({error.strerror})", "a file", "Check the path") from error
+
+
 def require_writable(path: Path) -> None:
     """Raises `FileError` where a file cannot be written, before the work is done that it shall hold."""
     with disk_errors(path):

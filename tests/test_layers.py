@@ -12,9 +12,9 @@ import ptuning
 
 PACKAGE = Path(ptuning.__file__).parent
 FLOORS = {
-    **dict.fromkeys(("errors", "lazy"), 0),
+    **dict.fromkeys(("errors", "lazy", "typed"), 0),
     "files": 1,
-    "data": 2,
+    **dict.fromkeys(("data", "sealed"), 2),
     **dict.fromkeys(("config", "model"), 3),
     **dict.fromkeys(("prompts", "forward"), 4),
     **dict.fromkeys(("evaluation", "inference"), 5),
@@ -24,7 +24,7 @@ FLOORS = {
     "cli": 9,
     "__main__": 10,
 }
-FILES_ON_THE_GROUND = {"errors", "files", "lazy"}
+FILES_ON_THE_GROUND = {"errors", "files", "lazy", "sealed", "typed"}
 
 
 def modules() -> dict[str, Path]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ptuning.prompts import initializers as initializers
     from ptuning.prompts.encoders import PromptEncoder as PromptEncoder
     from ptuning.prompts.model_card import results_table as results_table
+    from ptuning.prompts.schema import Result as Result
     from ptuning.prompts.soft_prompt import SoftPrompt as SoftPrompt
     from ptuning.prompts.storage import Summary as Summary
     from ptuning.prompts.storage import is_prompt_directory as is_prompt_directory
@@ -24,6 +25,7 @@ __getattr__, __dir__, __all__ = lazily(
         "": ("encoders", "initializers"),
         "encoders": ("PromptEncoder",),
         "model_card": ("results_table",),
+        "schema": ("Result",),
         "soft_prompt": ("SoftPrompt",),
         "storage": ("Summary", "is_prompt_directory", "prompt_directory"),
     },

@@ -59,6 +59,8 @@ class SoftPrompt:
     """The version of ptuning that created it."""
 
     def __post_init__(self) -> None:
+        for each in (self.embeddings_PH, *self.weights.values()):
+            _require_finite(each)
         object.__setattr__(self, "embeddings_PH", storage.plain(self.embeddings_PH))
         object.__setattr__(self, "weights", {name: storage.plain(each) for name, each in self.weights.items()})
         if self.weights and self._own_encoder().base_PH.shape != self.embeddings_PH.shape:
@@ -182,10 +184,13 @@ class SoftPrompt:
             PromptError: If it is missing, truncated or of another kind.
         """
         tensors, known = storage.read(Path(directory))
-        if storage.EMBEDDINGS in tensors:
-            return cls(tensors[storage.EMBEDDINGS], **known)
-        name = known.get("encoder", {}).get("name", _DEFAULT_ENCODER)
-        return cls(encoders.of_weights(name, tensors).base_PH, **known, weights=tensors)
+        try:
+            if storage.EMBEDDINGS in tensors:
+                return cls(tensors[storage.EMBEDDINGS], **known)
+            name = known.get("encoder", {}).get("name", _DEFAULT_ENCODER)
+            return cls(encoders.of_weights(name, tensors).base_PH, **known, weights=tensors)
+        except PromptError as error:
+            raise PromptError(f"{directory}: {error.received}", error.expected, error.remedy) from error
 
     def _own_config(self) -> dict[str, Any]:
         return {
@@ -220,3 +225,12 @@ class SoftPrompt:
             "num_layers": architecture.get("num_hidden_layers"),
             "prompt_tuning_init": "RANDOM",
         }
+
+
+def _require_finite(tensor: Tensor) -> None:
+    """Raises `PromptError` for a tensor of whole numbers, and for one that holds NaN or infinity."""
+    kind = f"{tensor.dtype}".removeprefix("torch.")
+    if not tensor.is_floating_point():
+        raise PromptError(f"a prompt of {kind} numbers", "floating-point numbers", "Save it again")
+    if not tensor.isfinite().all():
+        raise PromptError("a prompt with NaN or infinity in it", "finite numbers", "Train it again at a lower rate")

@@ -12,16 +12,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from ptuning.data import Task
-from ptuning.errors import ConfigError, PromptError
-from ptuning.files import whole_directory
+from ptuning.errors import ConfigError, FileError, PromptError
+from ptuning.files import read_regular, whole_directory
 from ptuning.model import Fingerprint
+from ptuning.prompts import schema
 from ptuning.prompts.model_card import model_card
+from ptuning.sealed import BLANK, has_changed, seal
+from ptuning.typed import read_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: each file holds its digest; 1: without
 WEIGHTS_FILE = "adapter_model.safetensors"
 PEFT_FILE = "adapter_config.json"
 OWN_FILE = "ptuning.json"
@@ -31,6 +34,8 @@ ENCODER_FILE = "encoder.safetensors"
 EMBEDDINGS = "prompt_embeddings"  # PEFT's name for the tensor
 _PEFT_TYPES = ("PROMPT_TUNING", "P_TUNING")
 _TASK_TYPES = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+_MOST_JSON_BYTES = 1 << 26
+_MOST_TENSOR_BYTES = 1 << 33
 
 
 @dataclass(frozen=True)
@@ -76,13 +81,16 @@ def write(
         PromptError: If the directory holds anything but a saved prompt.
     """
     _require_replaceable(directory)
-    own = {"format_version": FORMAT_VERSION, **own, "embeddings_sha256": _digest(tensors)}
+    own = {"format_version": FORMAT_VERSION, **own, "embeddings_sha256": _digest(tensors), "seal": BLANK}
     with whole_directory(directory) as beside:
         file = beside / (WEIGHTS_FILE if EMBEDDINGS in tensors else ENCODER_FILE)
-        save_file({name: each.clone().contiguous() for name, each in tensors.items()}, file, metadata={"format": "pt"})
+        plain_tensors = {name: each.clone().contiguous() for name, each in tensors.items()}
+        save_file(plain_tensors, file, metadata={"format": "pt", "seal": BLANK})
+        seal(file)
         if peft is not None:
             (beside / PEFT_FILE).write_text(json.dumps(peft, indent=2) + "\n", encoding="utf-8")
         (beside / OWN_FILE).write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
+        seal(beside / OWN_FILE)
         (beside / CARD_FILE).write_text(model_card(own, placement), encoding="utf-8")
 
 
@@ -126,7 +134,7 @@ def is_prompt_directory(path: Path) -> bool:
     if (path / OWN_FILE).is_file():
         return True
     try:
-        return _read_json(path / PEFT_FILE).get("peft_type") in _PEFT_TYPES
+        return _read_json(path / PEFT_FILE, schema.Peft).get("peft_type") in _PEFT_TYPES
     except PromptError:
         return False
 
@@ -160,9 +168,10 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         raise PromptError(
             f"{file.parent} has no {file.name}", "a saved prompt's directory", "Check the path, or save it again"
         )
+    content = _read(file, _MOST_TENSOR_BYTES)
     try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
+        return load(content)
+    except SafetensorError as error:
         raise _broken(file, str(error)) from error
 
 
@@ -171,23 +180,33 @@ def _read_embeddings(path: Path) -> Tensor:
     file = path / WEIGHTS_FILE
     tensors = _read_tensors(file)
     if list(tensors) != [EMBEDDINGS] or tensors[EMBEDDINGS].ndim != 2:
-        shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+        shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
         raise PromptError(
             f"{file} holds {str(shapes)[:200]}",
             f"one tensor {EMBEDDINGS} [P, H]",
             "Give a soft prompt, not another kind of adapter",
         )
-    return tensors[EMBEDDINGS].float()
+    return tensors[EMBEDDINGS]
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read(file: Path, most_bytes: int) -> bytes:
+    """A file's content, as it was when it was saved."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _broken(file, str(error)) from error
-    if not isinstance(content, dict):
-        raise _broken(file, f"it holds a {type(content).__name__}")
+        content = read_regular(file, most_bytes)
+    except FileError as error:
+        raise PromptError(error.received, error.expected, error.remedy) from error
+    if has_changed(content):
+        raise _broken(file, "it is not what was saved: its digest differs")
     return content
+
+
+def _read_json(file: Path, kind: type) -> dict[str, Any]:
+    """A JSON file whose types are those of a dataclass."""
+    content = _read(file, _MOST_JSON_BYTES)
+    try:
+        return read_json(content, kind)
+    except ValueError as error:
+        raise _broken(file, str(error)) from error
 
 
 def _read_fields(path: Path) -> dict[str, Any]:
@@ -196,7 +215,7 @@ def _read_fields(path: Path) -> dict[str, Any]:
 
 
 def _read_peft(path: Path) -> dict[str, Any]:
-    config = _read_json(path / PEFT_FILE)
+    config = _read_json(path / PEFT_FILE, schema.Peft)
     kind, task_type = config.get("peft_type"), config.get("task_type") or "CAUSAL_LM"
     if kind not in _PEFT_TYPES or task_type not in _TASK_TYPES:
         raise PromptError(
@@ -219,11 +238,13 @@ def _read_peft(path: Path) -> dict[str, Any]:
 
 
 def _read_own(path: Path) -> dict[str, Any]:
-    own = _read_json(path / OWN_FILE)
-    if own.get("format_version") != FORMAT_VERSION:
-        raise PromptError(
-            f"{path / OWN_FILE} has format version {own.get('format_version')}", f"{FORMAT_VERSION}", "Upgrade ptuning"
-        )
+    version = _read_json(path / OWN_FILE, schema.Version).get("format_version")
+    if version not in (1, FORMAT_VERSION):
+        told = f"{path / OWN_FILE} has format version {version}"
+        raise PromptError(told, f"1 or {FORMAT_VERSION}", "Upgrade ptuning, or save it again")
+    own = _read_json(path / OWN_FILE, schema.Own)
+    if version == FORMAT_VERSION and not own.get("seal"):
+        raise _broken(path / OWN_FILE, "it has no digest")
     try:
         fingerprint = own["base"]["fingerprint"]
         return {

@@ -367,10 +367,10 @@ class Trainer:
 
     def _save(self, name: str) -> None:
         if self._speaks:
+            self._save_snapshot()  # first: a run that is killed between the two writes it again
             self.directory.save_checkpoint(
                 name, checkpoint_of(self.loop, self.validator.best, self.steps.limit, self._made_with())
             )
-            self._save_snapshot()
         self.accelerator.wait_for_everyone()
 
     def _save_snapshot(self) -> None:

@@ -4,6 +4,7 @@ Knows nothing of models or of what a training state means.
 """
 
 import dataclasses
+import io
 import json
 import logging
 import pickle
@@ -16,19 +17,25 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from ptuning.config import RunConfig, defaults
-from ptuning.errors import TrainingError
-from ptuning.files import disk_errors, whole_file
+from ptuning.errors import FileError, TrainingError
+from ptuning.files import disk_errors, read_regular, whole_file
+from ptuning.sealed import BLANK, has_changed, seal, seal_zip, sealed_file
 from ptuning.training.lock import DirectoryLock
+from ptuning.training.schema import LogLine, Metrics
+from ptuning.typed import read_json
 
 _log = logging.getLogger(__name__)
 
 LAST, BEST = "last", "best"
 STATE = ("encoder", "optimizer", "schedule", "progress", "random", "made_with")  # what a checkpoint holds
 _SNAPSHOT = ".safetensors"
+_MOST_TENSOR_BYTES = 1 << 35
+_MOST_TEXT_BYTES = 1 << 26
+_MOST_LOG_BYTES = 1 << 32
 _LEFTOVERS = tuple(  # of writes that were killed
     f".{name}"
     for name in ("config.yaml.", "metrics.json", "curves.png.", "predictions.jsonl.", "prompt.", "last.pt.", "best.pt.")
@@ -153,8 +160,9 @@ class RunDirectory:
             return False
 
     def _saved_config(self) -> dict[str, Any]:
+        content = _read(self.config, _MOST_TEXT_BYTES, "Set it back, and give what is to be changed as --SETTING VALUE")
         try:
-            saved = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            saved = yaml.safe_load(content)
         except (yaml.YAMLError, UnicodeDecodeError):
             saved = None
         if not isinstance(saved, dict):
@@ -176,8 +184,8 @@ class RunDirectory:
             for leftover in place.iterdir():
                 if leftover.name.startswith(_LEFTOVERS) or (place == self._snapshots and leftover.suffix != _SNAPSHOT):
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        with whole_file(self.config) as beside:
-            beside.write_text(config.to_yaml(), encoding="utf-8")
+        with sealed_file(self.config) as beside:
+            beside.write_text(f"{config.to_yaml()}# {BLANK}\n", encoding="utf-8")
         self.cut_log(step if step > 0 else -1)
 
     def require_space(self, num_bytes: int) -> None:
@@ -195,24 +203,35 @@ class RunDirectory:
         """Writes `checkpoints/NAME.pt` in place of the older one; a reader sees the old one or the new one."""
         with whole_file(self._checkpoint(name)) as beside:
             torch.save(dict(state), beside)
+            seal_zip(beside)
 
     def load_checkpoint(self, name: str) -> dict[str, Any] | None:
         """Reads a checkpoint, without running any code in it; None where there is none."""
         path = self._checkpoint(name)
         if not path.exists():
             return None
+        content = _read(path, _MOST_TENSOR_BYTES, self._instead_of(name))
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             return {key: state[key] for key in STATE}
         except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise TrainingError(
-                f"checkpoint {path} is broken ({error})", "a whole checkpoint", "Remove it and resume again"
+                f"checkpoint {path} is broken ({error})", "a whole checkpoint", self._instead_of(name)
             ) from error
+
+    def _instead_of(self, name: str) -> str:
+        """What to do about a broken checkpoint."""
+        other = self._checkpoint(BEST)
+        if name == BEST or not other.exists():
+            return "Remove it and resume again"
+        return f"Put {other} in its place to go on from there, or remove both to begin anew; then resume again"
 
     def save_snapshot(self, step: int, prompt_PH: Tensor) -> None:
         """Writes the prompt as it is at a step, to follow it later."""
         with whole_file(self._snapshots / f"{step:08}{_SNAPSHOT}") as beside:
-            save_file({"prompt_embeddings": prompt_PH.detach().float().cpu().contiguous()}, beside)
+            own_PH = prompt_PH.detach().float().cpu().contiguous()
+            save_file({"prompt_embeddings": own_PH}, beside, metadata={"seal": BLANK})
+            seal(beside)
 
     @property
     def has_snapshots(self) -> bool:
@@ -223,8 +242,9 @@ class RunDirectory:
         """Step -> the prompt as it was then, `[P, H]` fp32; in the order of steps."""
         found = {}
         for file in self._snapshot_files():
+            content = _read(file, _MOST_TENSOR_BYTES, "Remove it")
             try:
-                found[int(file.stem)] = load_file(file)["prompt_embeddings"]
+                found[int(file.stem)] = load(content)["prompt_embeddings"]
             except (SafetensorError, KeyError) as error:
                 raise TrainingError(f"snapshot {file} is broken ({error})", "a whole one", "Remove it") from error
         return found
@@ -239,8 +259,8 @@ class RunDirectory:
 
     def read_log(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, without one that was cut off while it was written."""
-        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
-        return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+        records = [_record(line) for line in self._log_lines()]
+        return [record for record in records if record is not None]
 
     def cut_log(self, step: int) -> None:
         """Removes the lines of metrics.jsonl and the snapshots after `step`: those steps will be run again."""
@@ -249,18 +269,29 @@ class RunDirectory:
                 file.unlink()
         if not self.log.exists():
             return
-        lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in self._log_lines() if (record := _record(line)) and record["step"] <= step]
         with whole_file(self.log) as beside:
-            beside.write_text("".join(line for line in lines if _step_of(line) <= step), encoding="utf-8")
+            beside.write_bytes(b"".join(kept))
+
+    def _log_lines(self) -> list[bytes]:
+        if not self.log.exists():
+            return []
+        return _read(self.log, _MOST_LOG_BYTES, "Remove it").splitlines(keepends=True)
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Writes metrics.json, which ends the run."""
-        with whole_file(self.metrics) as beside:
-            beside.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        with sealed_file(self.metrics) as beside:
+            beside.write_text(json.dumps({**metrics, "seal": BLANK}, indent=2) + "\n", encoding="utf-8")
 
     def read_metrics(self) -> dict[str, Any]:
         """Reads metrics.json."""
-        return json.loads(self.metrics.read_text(encoding="utf-8"))
+        remedy = "Remove it and resume: the prompt is measured again"
+        content = _read(self.metrics, _MOST_TEXT_BYTES, remedy)
+        try:
+            metrics = read_json(content, Metrics)
+        except ValueError as error:
+            raise TrainingError(f"{self.metrics} is broken ({error})", "what the run wrote", remedy) from error
+        return {key: value for key, value in metrics.items() if key != "seal"}
 
     @property
     def _snapshots(self) -> Path:
@@ -270,12 +301,23 @@ class RunDirectory:
         return self.path / "checkpoints" / f"{name}.pt"
 
 
-def _step_of(line: str) -> float:
-    """A log line's step; infinity for a line that was cut off while it was written."""
+def _read(path: Path, most_bytes: int, remedy: str) -> bytes:
+    """A file's content, as the run wrote it."""
     try:
-        return json.loads(line)["step"]
+        content = read_regular(path, most_bytes)
+    except FileError as error:
+        raise TrainingError(error.received, error.expected, error.remedy) from error
+    if has_changed(content):
+        raise TrainingError(f"{path} has changed since it was written", "the file that the run wrote", remedy)
+    return content
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """A log line's record; None for a line that was cut off while it was written."""
+    try:
+        return read_json(line, LogLine)
     except ValueError:
-        return float("inf")
+        return None
 
 
 def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:

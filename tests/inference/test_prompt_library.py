@@ -56,7 +56,7 @@ def runs(backbone, monkeypatch):
 
 
 def test_directory_is_listed_without_reading_a_number(backbone, directory, monkeypatch):
-    monkeypatch.setattr(storage, "load_file", pytest.fail)
+    monkeypatch.setattr(storage, "load", pytest.fail)
     held = PromptLibrary(backbone, directory)
     assert list(held) == ["one", "run", "theirs"]
     one, run, theirs = held.infos()

@@ -11,6 +11,7 @@ import torch
 from conftest import ASSETS, SIX
 from families import tiny_backbone
 from safetensors.torch import load_file, save_file
+from sealing import change_json, rewrite
 
 from ptuning.data.batches import collate
 from ptuning.data.coder import Coder
@@ -52,10 +53,6 @@ def whole_prompt(backbone, **changes):
 def files(directory):
     """Every file's bytes, by its name."""
     return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-def changed_json(file, **changes):
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 def ours(backbone, soft_prompt, texts):
@@ -277,7 +274,7 @@ def test_other_kinds_of_peft_adapters_are_refused(config, told, tmp_path):
 def test_peft_prompt_for_an_encoder_and_a_decoder_is_refused(tmp_path):
     model = peft.get_peft_model(tiny_backbone().model, PEFT_CONFIGS["prompt_tuning"]())
     model.save_pretrained(tmp_path / "adapter")
-    changed_json(tmp_path / "adapter" / "adapter_config.json", num_transformer_submodules=2, task_type="SEQ_2_SEQ_LM")
+    change_json(tmp_path / "adapter" / "adapter_config.json", num_transformer_submodules=2, task_type="SEQ_2_SEQ_LM")
     with pytest.raises(PromptError, match=r"for the decoder too .*; expected virtual tokens for the encoder alone"):
         SoftPrompt.load(tmp_path / "adapter")
 
@@ -326,15 +323,20 @@ BREAKAGES = {
     "ptuning.json is truncated or broken": lambda directory: (directory / "ptuning.json").write_text(
         '{"format_version": 1'
     ),
-    "it holds a list": lambda directory: (directory / "ptuning.json").write_text("[]"),
-    "KeyError: 'base'": lambda directory: (directory / "ptuning.json").write_text(
-        json.dumps({k: v for k, v in json.loads((directory / "ptuning.json").read_text()).items() if k != "base"})
+    "it: .*, input should be an object": lambda directory: (directory / "ptuning.json").write_text("[]"),
+    "base: .*field required": lambda directory: rewrite(
+        directory / "ptuning.json",
+        json.dumps({k: v for k, v in json.loads((directory / "ptuning.json").read_text()).items() if k != "base"}),
     ),
-    "unexpected keyword argument 'colour'": lambda directory: changed_json(
+    "unexpected keyword argument 'colour'": lambda directory: change_json(
         directory / "ptuning.json", task={"template": "{prompt:4}", "colour": "red"}
     ),
-    "has format version 2; expected 1. Upgrade ptuning": lambda directory: changed_json(
-        directory / "ptuning.json", format_version=2
+    "has format version 3; expected 1 or 2. Upgrade ptuning": lambda directory: change_json(
+        directory / "ptuning.json", format_version=3
+    ),
+    "it has no digest": lambda directory: rewrite(
+        directory / "ptuning.json",
+        json.dumps({k: v for k, v in json.loads((directory / "ptuning.json").read_text()).items() if k != "seal"}),
     ),
 }
 

@@ -20,6 +20,7 @@ import torch
 from conftest import ASSETS, REPOSITORY, review_rows, write_csv
 from killing import killed
 from running import launched, log, trained, worsen_every_evaluation
+from sealing import rewrite
 
 import ptuning
 from ptuning.cli import main as cli
@@ -538,7 +539,7 @@ def test_run_from_before_a_setting_came_goes_on(run_config: Path, tmp_path: Path
     saved = tmp_path / "run" / "config.yaml"
     new = ("gradient_checkpointing", "quantization")
     lines = saved.read_text().splitlines(keepends=True)
-    saved.write_text("".join(line for line in lines if not line.strip().startswith(new)))
+    rewrite(saved, "".join(line for line in lines if not line.strip().startswith(new)))
     assert trained(run_config, resume=True).prompt.training["steps"] == 12
     with pytest.raises(TrainingError, match=r"with other settings .model.quantization: 'int8' instead of 'none'"):
         trained(run_config, "--model.quantization=int8", resume=True)
