@@ -21,6 +21,7 @@ from ptuning.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_CHARACTERS_PER_TOKEN = 8  # more than most tokens have
 # Beginnings of texts, so different that no text before them all joins with each of them into one token.
 _PROBES = ("", "a", "The", " a", "1", "é", "(", '"', "\n", "-")
 
@@ -79,11 +80,31 @@ class TemplateEncoder:
         Returns:
             One `Encoded` per row. A row that is too long has one field cut.
         """
-        all_ids = self._ids(rows)
+        begun = [self._begun(row, _most_characters(room)) for row, room in zip(rows, max_tokens, strict=True)]
+        all_ids = self._ids(begun)
         return [
-            Encoded(ids, False) if len(ids) <= room else Encoded(self._cut(row, room, where(i)), True)
-            for i, (ids, row, room) in enumerate(zip(all_ids, rows, max_tokens, strict=True))
+            Encoded(ids, False) if own is row and len(ids) <= room else self._fitted(row, own, ids, room, where(i))
+            for i, (row, own, ids, room) in enumerate(zip(rows, begun, all_ids, max_tokens, strict=True))
         ]
+
+    def _begun(self, row: Mapping[str, str], most_characters: int) -> Mapping[str, str]:
+        """The row with the beginning of its fields, or with their end; the row itself where none is longer."""
+        longer = [name for name in self.template.field_names if len(row[name]) > most_characters]
+        return {**row, **{name: self._kept(row[name], most_characters) for name in longer}} if longer else row
+
+    def _kept(self, text: str, num_characters: int) -> str:
+        return text[max(0, len(text) - num_characters) :] if self._cuts_left else text[:num_characters]
+
+    def _fitted(
+        self, row: Mapping[str, str], begun: Mapping[str, str], ids: list[int], room: int, where: str
+    ) -> Encoded:
+        """A row that does not fit, or of which only a part was tokenized, because tokenizing all of it takes long."""
+        most = _most_characters(room)
+        while len(ids) <= room and begun is not row:
+            most *= 4
+            begun = self._begun(row, most)
+            ids = self._ids([begun])[0]
+        return Encoded(ids, False) if len(ids) <= room else Encoded(self._cut(begun, room, where), True)
 
     def _ids(self, rows: Sequence[Mapping[str, str]]) -> list[list[int]]:
         names = self.template.field_names
@@ -121,8 +142,7 @@ class TemplateEncoder:
         text = row.get(cut, "")
 
         def ids_keeping(num_characters: int) -> list[int]:
-            kept = text[len(text) - num_characters :] if self._cuts_left else text[:num_characters]
-            return self._ids([{**row, cut: kept}])[0]
+            return self._ids([{**row, cut: self._kept(text, num_characters)}])[0]
 
         lengths = range(len(text) + 1)
         num_fitting = bisect.bisect_right(lengths, room, key=lambda kept: len(ids_keeping(kept)))
@@ -139,6 +159,11 @@ class TemplateEncoder:
         names = self.template.field_names
         sizes = map(len, text_ids(self._tokenizer, [row[name] for name in names]))
         return max(zip(sizes, names, strict=True), key=lambda each: each[0], default=(0, ""))[1]
+
+
+def _most_characters(room: int) -> int:
+    """As many characters as more tokens than fit are likely to have."""
+    return _CHARACTERS_PER_TOKEN * max(room, 1)
 
 
 def _stretches(parts: list[str | int]) -> Iterator[Stretch]:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from ptuning.errors import DataError
 
+_ROWS_AT_ONCE = 1000
 Rows: TypeAlias = Iterable[Any]
 """Mappings with a row's columns; or texts, for a template with one column; a pandas or polars frame, an Arrow table, or
 a `datasets.Dataset`."""
@@ -54,11 +55,23 @@ def _iterated(rows: Any) -> Iterable[Any]:
 
 
 def records_of_dataset(dataset: Any) -> Iterator[dict[str, Any]]:
-    """The rows of a `datasets.Dataset`, the numbers of `ClassLabel` columns as their names."""
+    """The rows of a `datasets.Dataset`, the numbers of `ClassLabel` columns as their names.
+
+    Pictures and sounds stay as they are stored: to decode one may read any file, or ask any host, that a row names.
+    """
     names = {name: each.int2str for name, each in (dataset.features or {}).items() if hasattr(each, "int2str")}
-    for values in dataset:
+    for values in _undecoded(dataset):
         named = {name: of(values[name]) for name, of in names.items() if isinstance(values[name], int)}
         yield {**values, **named}
+
+
+def _undecoded(dataset: Any) -> Iterator[dict[str, Any]]:
+    """A data set's rows as Arrow holds them, where it has no other format."""
+    if not hasattr(dataset, "format") or dataset.format["type"] is not None:
+        yield from dataset
+        return
+    for batch in dataset.with_format("arrow").iter(_ROWS_AT_ONCE):
+        yield from batch.to_pylist()
 
 
 def _told(value: Any) -> str:

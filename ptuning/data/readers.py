@@ -6,12 +6,14 @@ Knows nothing of templates, tokens or models.
 import csv
 import gzip
 import io
+import itertools
 import json
 import logging
 import math
 import re
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,9 @@ from typing import Any, TextIO, TypeAlias
 
 from ptuning.data.memory import Rows, records, records_of_dataset
 from ptuning.errors import DataError
+
+_log = logging.getLogger(__name__)
+_TALL_ROW = 5  # line breaks in a row's cells that are told
 
 Record: TypeAlias = tuple[dict[str, Any], str]
 """A row as a file has it, and where it comes from."""
@@ -162,15 +167,18 @@ def _is_unicode(text: str) -> bool:
 def _read_csv(source: str) -> Iterator[Record]:
     csv.field_size_limit(sys.maxsize)
     with _opened(source) as file:
-        reader = csv.DictReader(file, delimiter=_delimiter(source, file.readline()), strict=True)
+        quoting: Any = csv.QUOTE_NONE if _kind(source) == ".tsv" else csv.QUOTE_MINIMAL
+        reader = csv.DictReader(file, delimiter=_delimiter(source, file.readline()), quoting=quoting, strict=True)
         file.seek(0)
+        tall, last = list[str](), 1
         try:
-            names = list(reader.fieldnames or ())
-            twice = sorted({name for name in names if names.count(name) > 1})
+            twice = sorted(name for name, count in Counter(reader.fieldnames or ()).items() if count > 1)
             if twice:
                 raise DataError(f"{source} has two columns {twice[0]!r}", "one name per column", "Rename one")
             for values in reader:
-                where = f"{source} line {reader.line_num}"
+                where, first, last = f"{source} line {reader.line_num}", last + 1, reader.line_num
+                if last - first >= _TALL_ROW:
+                    tall.append(f"{first} to {last}")
                 if None in values:
                     raise DataError(
                         f"{where} has more cells than the header", "one cell per column", "Quote cells with commas"
@@ -180,6 +188,11 @@ def _read_csv(source: str) -> Iterator[Record]:
             raise DataError(
                 f"{source} line {reader.line_num + 1} is not CSV ({error})", "one cell per column", "Correct it"
             ) from error
+    if tall:
+        _log.warning(
+            f"{source}: {len(tall):,} rows of {_TALL_ROW} line breaks or more, the first from line {tall[0]}; if these "
+            "lines are rows of their own, a quotation mark is not closed"
+        )
 
 
 def _delimiter(source: str, header: str) -> str:
@@ -233,11 +246,19 @@ def _read_dataset(source: str, split: str) -> Iterator[Record]:
     place, _, own = (source, "", "") if "@" not in source or Path(source).is_dir() else source.rpartition("@")
     name, _, subset = (place, "", "") if Path(place).is_dir() else place.partition(":")
     wanted = own or split
+    if Path(place).is_dir() and not _holds_data(Path(place)):
+        raise DataError(f"{place}, a directory without data files", f"one with {', '.join(_READERS)}", "Check the path")
     if any((Path(place) / file).is_file() for file in _SAVED_FILES):
         expected = f"a folder that datasets saved, with a split {wanted!r}"
         return _read_table(source, lambda: _saved(place, wanted), expected)
     expected = f"a data file ({', '.join(_READERS)}) or a hub data set with a split {wanted!r}"
     return _read_table(source, lambda: datasets.load_dataset(name, subset or None, split=wanted), expected)
+
+
+def _holds_data(folder: Path) -> bool:
+    """Whether a folder, or one in it, has a data file; no more is looked at than that takes, and not everything."""
+    files = itertools.islice(itertools.chain(folder.iterdir(), folder.glob("*/*")), _MOST_LOOKED_AT)
+    return any(each.name in _SAVED_FILES or _kind(each.name) in _READERS for each in files)
 
 
 def _saved(folder: str, split: str) -> Any:
@@ -289,6 +310,7 @@ def _quietly() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
+_MOST_LOOKED_AT = 10_000  # files of a folder
 _SAVED_FILES = ("state.json", "dataset_dict.json")  # in a folder that `datasets` saved
 _DELIMITERS = (",", ";", "\t", "|")
 _READERS: dict[str, Callable[[str], Iterator[Record]]] = {

@@ -3,6 +3,7 @@
 A model that cannot be loaded raises a one-line error. Knows nothing of prompts or of what a model is used for.
 """
 
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,12 @@ from ptuning.model.adapters import base_of_adapter, merged
 from ptuning.model.fingerprint import Fingerprint
 from ptuning.model.kernels import prefer_own_attention
 from ptuning.model.memory import is_out_of_memory
+
+# What transformers itself implements; for other names it may run code that it finds on the hub.
+_IMPLEMENTATIONS = {
+    "_attn_implementation": (None, "eager", "sdpa", "flex_attention"),
+    "_experts_implementation": (None, "eager", "batched_mm", "grouped_mm"),
+}
 
 
 def load(
@@ -48,7 +55,7 @@ def load(
     try:
         with _quietly():
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
-            config = transformers.AutoConfig.from_pretrained(name, **options)
+            config = _config(name, options)
             is_quantized = getattr(config, "quantization_config", None) is not None
             kind: Any = (
                 transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
@@ -103,7 +110,7 @@ def load_embeddings(
         if not files:
             return None
         with _quietly():
-            config = transformers.AutoConfig.from_pretrained(name, **options)
+            config = _config(name, options)
             if config.is_encoder_decoder or getattr(config, "quantization_config", None) is not None:
                 return None
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
@@ -127,6 +134,17 @@ def load_embeddings(
         raise cannot_load(name, str(error)) from error
     _require_ids(name, model, tokenizer)
     return model, tokenizer, fingerprint
+
+
+def _config(name: str, options: dict[str, Any]) -> Any:
+    """A model's configuration; raises `ValueError` where it asks for code from the hub."""
+    config = transformers.AutoConfig.from_pretrained(name, **options)
+    parts = [config, *(getattr(config, each, None) for each in getattr(config, "sub_configs", {}))]
+    for part, (key, known) in itertools.product(parts, _IMPLEMENTATIONS.items()):
+        wanted = getattr(part, key, None)
+        if not options["trust_remote_code"] and wanted not in known:
+            raise ValueError(f"its config.json asks for {key} {wanted!r}, which may be code from elsewhere")
+    return config
 
 
 class _OnDisk:

@@ -3,6 +3,8 @@
 import gzip
 import itertools
 import json
+import re
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +64,38 @@ def test_tsv_cells_are_separated_by_tabs(tmp_path: Path, name: str) -> None:
     assert read(write(tmp_path / name, "text\tlabel\na, b\tx\n"), "text") == [{"text": "a, b", "label": "x"}]
 
 
+def test_quotation_marks_in_tsv_are_text(tmp_path: Path) -> None:
+    texts = [f'"row {i}' if i in (20, 60) else f'row {i}"' if i in (40, 90) else f"row {i}" for i in range(200)]
+    source = write(tmp_path / "a.tsv", "\n".join(["text", *texts]))
+    assert [row["text"] for row in read(source, "text")] == texts
+
+
+def test_a_cell_that_swallows_lines_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [f'"row {i}' if i == 20 else f'row {i}"' if i == 40 else f"row {i}" for i in range(100)]
+    assert len(read(write(tmp_path / "a.csv", "\n".join(["text", *rows])), "text")) == 80
+    assert re.search(r"a\.csv: 1 rows of 5 line breaks or more, the first from line 22 to 42", caplog.text)
+    caplog.clear()
+    read(write(tmp_path / "b.csv", 'text\n"two\nlines"\n'), "text")
+    assert not caplog.text
+
+
+def test_a_hundred_thousand_columns_are_counted_at_once(tmp_path: Path) -> None:
+    header = ",".join(["text", *map(str, range(100_000))])
+    started = time.monotonic()
+    assert len(read(write(tmp_path / "a.csv", f"{header}\n{'a,' * 100_000}b\n"), "text")) == 1
+    assert time.monotonic() - started < 20
+    with pytest.raises(DataError, match="two columns 'text'"):
+        read(write(tmp_path / "b.csv", f"{header},text\n"), "text")
+
+
+def test_a_directory_without_data_is_not_searched(tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    write(deep / "rows.csv", "text\na\n")
+    with pytest.raises(DataError, match=r"a directory without data files; expected one with \.csv"):
+        read(str(tmp_path), "text")
+
+
 RECORDS = [{"text": "a\n{b}\u2028", "label": "x"}, {"text": "é", "label": "y"}]
 
 
@@ -85,6 +119,15 @@ def test_parquet_is_read(tmp_path: Path) -> None:
     rows = read_rows(str(tmp_path / "a.parquet"), "train", ["text", "label"])
     assert [(row.values["text"], row.values["label"]) for row in rows] == [("a", "0"), ("é", "1")]
     assert rows[1].where.endswith("a.parquet row 1")
+
+
+def test_pictures_and_sounds_of_a_file_are_not_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = {"bytes": None, "path": f"{tmp_path}/secret"}
+    features = datasets.Features({"text": datasets.Value("string"), "picture": datasets.Image()})
+    storage = pyarrow.table({"text": ["a"], "picture": [planted]}).cast(features.arrow_schema)
+    parquet.write_table(storage.replace_schema_metadata(features.arrow_schema.metadata), tmp_path / "a.parquet")
+    monkeypatch.setattr(datasets.Image, "decode_example", lambda *_: pytest.fail("a picture was decoded"))
+    assert read(str(tmp_path / "a.parquet"), "text") == [{"text": "a", "picture": planted}]
 
 
 def test_whole_numbers_are_taken_as_their_digits_and_other_columns_are_not_looked_at(tmp_path: Path) -> None:
@@ -223,11 +266,6 @@ def test_a_folder_of_data_files_is_read_as_the_hub_has_it(tmp_path: Path) -> Non
     for split, text in (("train", "a"), ("test", "b")):
         (tmp_path / f"{split}.csv").write_text(f"text\n{text}\n")
     assert [row.values for row in read_rows(str(tmp_path), "test", ["text"])] == [{"text": "b"}]
-
-
-def test_a_folder_without_a_data_set_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="or a hub data set with a split 'train'"):
-        read_rows(str(tmp_path), "train", ["text"])
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])

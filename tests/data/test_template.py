@@ -1,6 +1,7 @@
 """Templates, chat templates, cutting and verbalizers."""
 
 import string
+from types import SimpleNamespace
 
 import pytest
 from families import tiny_tokenizer
@@ -403,3 +404,22 @@ def test_slots_can_be_filled_with_texts():
     assert filled.num_virtual_tokens == 0
     task = Task("{prompt:3}a {text}{prompt:2}", verbalizer={"n": " n", "p": " p"}).with_texts(["x", "y"])
     assert task.template == "xa {text}y"
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@given(text=st.text("ab c\n1é", min_size=30, max_size=600), room=st.integers(8, 14))
+def test_of_a_long_text_only_as_much_is_tokenized_as_decides(side: str, text: str, room: int) -> None:
+    encoder = TemplateEncoder(Template.parse("{prompt:2}: {text}!"), TOKENIZER, cut_side=side)
+    (found,) = encoder.encode([{"text": text}], [room], str)
+    encoder._begun = lambda row, most: row
+    assert encoder.encode([{"text": text}], [room], str) == [found]
+
+
+def test_a_text_of_megabytes_is_cut_at_once() -> None:
+    encoder = TemplateEncoder(Template.parse("{prompt:2}{text}"), TOKENIZER)
+    lengths, ids = [], encoder._running.ids
+    encoder._running = SimpleNamespace(ids=lambda each: [lengths.append(len(own.text)) for own in each] and ids(each))
+    (found,) = encoder.encode([{"text": "a good film. " * 400_000}], [64], str)
+    assert found.was_cut
+    assert len(found.ids) == 64
+    assert max(lengths) <= 64 * 8

@@ -308,6 +308,16 @@ def test_code_that_comes_with_a_model_does_not_run_unless_it_is_allowed(saved):
     assert not ran.exists()
 
 
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation", "experts_implementation"])
+def test_code_that_a_config_names_is_not_fetched(saved, key):
+    change_config(saved, **{key: "someone/kernel"})
+    for load in (Backbone.from_pretrained, Backbone.embeddings_of):
+        with pytest.raises(ModelError, match=r"asks for _\w+_implementation 'someone/kernel', which may be code from"):
+            load(saved)
+    change_config(saved, **{key: "eager"})
+    Backbone.from_pretrained(saved)
+
+
 @pytest.mark.real_model
 def test_real_model_is_recognised_in_bfloat16(real_backbone):
     half = Backbone.from_pretrained(ASSETS / "smollm2-135m-instruct", dtype="bfloat16", device="cpu")
