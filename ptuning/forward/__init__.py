@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ptuning.forward.line_pass import loss_and_gradient as loss_and_gradient
     from ptuning.forward.lines import Lines as Lines
     from ptuning.forward.memory import memory_explained as memory_explained
+    from ptuning.forward.numbers import require_numbers as require_numbers
     from ptuning.forward.objective import answer_log_probs as answer_log_probs
     from ptuning.forward.objective import label_log_probs as label_log_probs
     from ptuning.forward.objective import loss as loss
@@ -40,6 +41,7 @@ __getattr__, __dir__, __all__ = lazily(
         "line_pass": ("loss_and_gradient",),
         "lines": ("Lines",),
         "memory": ("memory_explained",),
+        "numbers": ("require_numbers",),
         "objective": ("answer_log_probs", "label_log_probs", "loss", "loss_sum"),
         "paths": ("label_logits", "lines_for", "require_path"),
         "placement": ("place",),

@@ -13,6 +13,7 @@ from ptuning.data import Batch, Example, moved, with_answer
 from ptuning.forward.batch_prompt import KeptPrompts, Prompt, as_batch_prompt
 from ptuning.forward.candidates import candidate_log_probs, max_tail_tokens
 from ptuning.forward.line_pass import lines_loss
+from ptuning.forward.numbers import require_numbers
 from ptuning.forward.paths import label_logits, lines_for
 from ptuning.forward.shared_prefix import can_pack
 from ptuning.model import Backbone, CausalBackbone
@@ -46,6 +47,9 @@ def answer_log_probs(backbone: Backbone, prompt: Prompt, batch: Batch, path: str
     Returns:
         The log-probability of the answer in nats, summed over its tokens, `[B]`; and whether every token is the most
         likely one, so greedy generation would write the answer, `[B]` bool.
+
+    Raises:
+        ModelError: For scores that are not numbers.
     """
     batch = batch.to(backbone.device)
     logits_NV, targets_N = label_logits(backbone, prompt, batch, path), batch.targets_N
@@ -53,7 +57,7 @@ def answer_log_probs(backbone: Backbone, prompt: Prompt, batch: Batch, path: str
     rows_N = moved(torch.tensor(rows, dtype=torch.long), backbone.device)
     token_log_probs_N = -functional.cross_entropy(logits_NV, targets_N, reduction="none")
     zeros_B = token_log_probs_N.new_zeros(len(batch))
-    log_probs_B = zeros_B.index_add(0, rows_N, token_log_probs_N)
+    log_probs_B = require_numbers(backbone, zeros_B.index_add(0, rows_N, token_log_probs_N))
     num_wrong_B = zeros_B.index_add(0, rows_N, (logits_NV.argmax(1) != targets_N).float())
     return log_probs_B, num_wrong_B == 0
 
@@ -78,6 +82,9 @@ def label_log_probs(
         label_ids: For each row, the token ids of each label's text. C is the largest number of labels of a row; rows
             with fewer labels get -inf in the last columns.
         path: The forward path, as in `forward.label_logits`.
+
+    Raises:
+        ModelError: For scores that are not numbers.
     """
     prompt = as_batch_prompt(prompt)
     if any(len(ids) > 1 for labels in label_ids for ids in labels):
@@ -85,7 +92,7 @@ def label_log_probs(
             rows, num_more = backbone.collate(examples), max_tail_tokens(label_ids)
             if prompt.shares(rows) and can_pack(backbone, prompt, rows, num_more):
                 backbone.require_room(rows.num_columns + max(len(ids) for labels in label_ids for ids in labels))
-                return candidate_log_probs(backbone, prompt, examples, label_ids)
+                return require_numbers(backbone, candidate_log_probs(backbone, prompt, examples, label_ids))
         return whole_label_log_probs(backbone, prompt, examples, label_ids, path)
     most = max(map(len, label_ids))
     first_BC = torch.tensor([[*(ids[0] for ids in labels), *[-1] * (most - len(labels))] for labels in label_ids])
@@ -93,7 +100,8 @@ def label_log_probs(
     questions = [with_answer(each, list(labels[0])) for each, labels in zip(examples, label_ids, strict=True)]
     batch = backbone.collate(questions).to(backbone.device)
     log_probs_BV = label_logits(backbone, prompt, batch, path).log_softmax(dim=1)
-    return log_probs_BV.gather(1, first_BC.clamp(min=0)).masked_fill(first_BC < 0, -torch.inf)
+    log_probs_BC = require_numbers(backbone, log_probs_BV.gather(1, first_BC.clamp(min=0)))
+    return log_probs_BC.masked_fill(first_BC < 0, -torch.inf)
 
 
 def whole_label_log_probs(

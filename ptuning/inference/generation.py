@@ -8,11 +8,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from ptuning.data import ApartBatch, Batch, Example
 from ptuning.errors import ModelError, PromptError
-from ptuning.forward import KeptPrompts, Prompt, as_batch_prompt, can_pack, place, prefilled, prefixes_apart
+from ptuning.forward import (
+    KeptPrompts,
+    Prompt,
+    as_batch_prompt,
+    can_pack,
+    place,
+    prefilled,
+    prefixes_apart,
+    require_numbers,
+)
 from ptuning.inference.row_text import WritingOptions
 from ptuning.model import Backbone, CausalBackbone
 
@@ -133,11 +142,18 @@ def written(
 
     Raises:
         PromptError: For an option that transformers refuses.
+        ModelError: For scores that are not numbers.
     """
     criteria = [*settings.options.get("stopping_criteria", ()), *stopping_criteria]
     if settings.stop_strings:
         criteria.append(_Stops(backbone, settings.stop_strings, backbone.num_columns_before(ids_BT)))
-    options = {**settings.options, **listening, "stopping_criteria": StoppingCriteriaList(criteria)}
+    processors = LogitsProcessorList([_FirstIsNumber(backbone), *settings.options.get("logits_processor", ())])
+    options = {
+        **settings.options,
+        **listening,
+        "stopping_criteria": StoppingCriteriaList(criteria),
+        "logits_processor": processors,
+    }
     kept = {} if cache is None else {"past_key_values": cache}
     try:
         return backbone.generate(place(backbone, prompt, ids_BT), ids_BT, mask_BT, **kept, **options)
@@ -145,6 +161,19 @@ def written(
         raise PromptError(
             f"generate ({error})", "options that transformers' generate accepts", "Correct them"
         ) from error
+
+
+class _FirstIsNumber(LogitsProcessor):
+    """Looks at the scores of the first new token, and not at later ones: looking waits for the device."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone, self._has_looked = backbone, False
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not self._has_looked:
+            self._has_looked = True
+            require_numbers(self._backbone, scores)
+        return scores
 
 
 def _initial_cache(backbone: CausalBackbone, prompt: KeptPrompts, apart: ApartBatch) -> DynamicCache:

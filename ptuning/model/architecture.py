@@ -27,6 +27,7 @@ from ptuning.model.kernels import decoder_layers
 _NUM_TOKENS = 32  # the vocabulary of a tiny model
 _HEAD_DIM = 8  # the narrowest heads that are tried: rotary embeddings of a quarter of a head need two numbers
 _MOST_PARAMETERS = 2**25  # half a second's work
+_GATE = 0.3  # standard deviation of scales that begin at zero
 _LEAST_CHANGE = 1e-2  # relative to the largest logit: how much another first token must change the last token's logits
 _WIDTH = re.compile(
     r"(hidden|intermediate|head|embedding|projection|ffn)_size|(^|_)(dim|rank|width)s?$|"
@@ -207,8 +208,13 @@ def _built(kind: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedM
     with torch.device("cpu"), _PrivateRandomness(generator):
         model = kind._from_config(config, dtype=torch.float32).float().eval().requires_grad_(False)
     looked_up = {id(each.weight) for each in model.modules() if isinstance(each, nn.Embedding)}
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
+    for name, parameter in model.named_parameters():
+        is_gate = (
+            parameter.ndim <= 1 and not name.endswith("bias") and not parameter.any()
+        )  # which lets nothing through
+        if is_gate:
+            parameter.normal_(std=_GATE, generator=generator)
+        elif parameter.ndim > 1:
             std = 1.0 if id(parameter) in looked_up else parameter.shape[-1] ** -0.5
             parameter.normal_(std=std, generator=generator)
     return model

@@ -191,6 +191,9 @@ class Backbone(ABC):
     def require_readable(self) -> None:  # noqa: B027 - most families need no check
         """Raises `ModelError` if the model does not read rows as its family must."""
 
+    def require_trainable(self) -> None:  # noqa: B027 - most families need no check
+        """Raises `ModelError` if the gradient does not reach the embeddings as it should."""
+
     @property
     def supports_prefix_cache(self) -> bool:
         """Whether a prefix that is run once can serve many rows."""

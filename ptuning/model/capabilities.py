@@ -28,6 +28,7 @@ from ptuning.model.kernels import (
 
 _TOLERANCE = 1e-4  # relative to the largest logit: more than rounding causes in float32 on CPUs
 _TOLERANCE_OF_OTHERS = 1e-2  # in other precisions and on other devices, where models are run that have no tiny one
+_STEPS, _TOLERANCE_OF_SLOPES = (1e-2, 1e-3), 0.1  # of embeddings, relative to their spread; of what they do
 _GAP = 8  # columns of padding
 
 _log = logging.getLogger(__name__)
@@ -64,6 +65,65 @@ def is_causal(backbone: Any) -> bool:
     positions_BT = torch.tensor([[0, 1], [0, 1]], device=backbone.device)
     logits_BV = backbone.run(inputs_embeds=backbone.embed(ids_BT), position_ids=positions_BT).logits[:, 0]
     return _same(backbone, logits_BV[0], logits_BV[1])
+
+
+@torch.no_grad()
+def reads_embeddings(backbone: Any) -> bool:
+    """Whether embeddings are all that the layers read; those of Gemma 3n and 4 read the tokens' ids too."""
+    ids_13 = torch.tensor([[1, 2, 3]], device=backbone.device)
+    options = {"position_ids": torch.arange(3, device=backbone.device)[None], "use_cache": False}
+    embeddings_13H = backbone.embed(ids_13)
+    of_embeddings_V = backbone.run(inputs_embeds=embeddings_13H, **options).logits[0, -1]
+    try:
+        backbone.run(inputs_embeds=embeddings_13H + embeddings_13H.flip(1), **options)  # the embeddings of no token
+    except (ValueError, RuntimeError):
+        return False
+    return _same(backbone, backbone.run(input_ids=ids_13, **options).logits[0, -1], of_embeddings_V)
+
+
+@torch.enable_grad()
+def passes_gradients(backbone: Any) -> bool:
+    """Whether the gradient at the embeddings is what small changes of them do to the logits.
+
+    A small change may send a token to another expert, so several are tried. In less than float32 rounding hides what
+    they do, and the answer is yes.
+    """
+    if backbone.dtype != torch.float32:
+        return True
+    ids_13 = torch.tensor([[1, 2, 3]], device=backbone.device)
+    start_13H = backbone.embed(ids_13).detach().float()
+    chance = torch.Generator().manual_seed(0)
+    change_13H = torch.randn(start_13H.shape, generator=chance).to(start_13H) * start_13H.std()
+    weight_V: Tensor | None = None
+
+    def value(embeddings_13H: Tensor) -> Tensor:
+        nonlocal weight_V
+        logits_V = (
+            backbone.run(
+                inputs_embeds=embeddings_13H,
+                position_ids=torch.arange(3, device=backbone.device)[None],
+                use_cache=False,
+            )
+            .logits[0, -1]
+            .float()
+        )
+        weight_V = torch.randn(logits_V.shape, generator=chance).to(logits_V) if weight_V is None else weight_V
+        return logits_V @ weight_V
+
+    leaf_13H = start_13H.clone().requires_grad_()
+    try:
+        (gradient_13H,) = torch.autograd.grad(value(leaf_13H), leaf_13H)
+    except RuntimeError:  # a layer changed what the backward pass needs
+        return False
+    slope = float((gradient_13H * change_13H).sum())
+    scale = float(gradient_13H.norm() * change_13H.norm()) / change_13H.numel() ** 0.5
+    with torch.no_grad():
+        for step in _STEPS:
+            up, down = value(start_13H + step * change_13H), value(start_13H - step * change_13H)
+            expected = float((up - down) / (2 * step))
+            if abs(expected - slope) <= _TOLERANCE_OF_SLOPES * max(scale, abs(expected)):
+                return True
+    return False
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ptuning.data import Batch, Coder, Example, Task, collate, positions
+from ptuning.errors import ModelError
 from ptuning.model import capabilities
 from ptuning.model.backbone import Backbone
 from ptuning.model.capabilities import is_capable
@@ -44,9 +45,20 @@ class CausalBackbone(Backbone):
         return not model.config.is_encoder_decoder
 
     def require_readable(self) -> None:
-        """Raises `ModelError` if tokens see later tokens, as in an encoder such as BERT."""
+        """Raises `ModelError` if tokens see later tokens, as in an encoder such as BERT, or layers read their ids."""
+        if not is_capable(self, capabilities.reads_embeddings):
+            raise cannot_load(self.name, "its layers also read the tokens' ids, and virtual tokens have none")
         if not self.is_causal:
             raise cannot_load(self.name, "its tokens see those that come after them")
+
+    def require_trainable(self) -> None:
+        """Raises `ModelError` if the gradient does not reach the embeddings as it should."""
+        if not is_capable(self, capabilities.passes_gradients):
+            raise ModelError(
+                f"model {self.name}, whose backward pass does not agree with its forward pass",
+                "a model whose gradients are right",
+                "Take another model, or another version of transformers",
+            )
 
     @cached_property
     def cache_layers(self) -> list[Any]:

@@ -30,12 +30,14 @@ class PromptSteps:
         accelerator: The processes that share each step.
 
     Raises:
-        ModelError: When the model's layers cannot be run again in the backward pass, and the settings ask for it.
+        ModelError: When the model's layers cannot be run again in the backward pass, and the settings ask for it; when
+            its gradients are wrong.
     """
 
     def __init__(
         self, backbone: Backbone, examples: Sequence[Example], settings: TrainConfig, accelerator: Accelerator
     ) -> None:
+        backbone.require_trainable()
         self._backbone = backbone.with_checkpointing() if settings.gradient_checkpointing else backbone
         self._examples, self._settings, self._accelerator = examples, settings, accelerator
         self.limit = TokenLimit(settings.max_batch_tokens)

@@ -289,6 +289,55 @@ def test_model_whose_tokens_see_the_answer_is_refused(tmp_path):
         Backbone.from_pretrained(tmp_path, device="cpu")
 
 
+_PER_LAYER = {
+    **{"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8},
+    **{"intermediate_size": 48, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0, "sliding_window": 64},
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}
+THAT_READ_IDS = {
+    "gemma3n_text": {"laurel_rank": 4, "altup_num_inputs": 2, "activation_sparsity_pattern": [0.0] * 4},
+    "gemma4_text": {"global_head_dim": 8},
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("family", THAT_READ_IDS)
+def test_model_whose_layers_read_ids_is_refused(tmp_path, monkeypatch, family):
+    size = {"vocab_size_per_layer_input": len(tiny_tokenizer())}
+    monkeypatch.setitem(FAMILIES, family, {**_PER_LAYER, **size, **THAT_READ_IDS[family]})
+    for each in tiny_model(family):
+        each.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"cannot be loaded \(its layers also read the tokens' ids"):
+        Backbone.from_pretrained(tmp_path, device="cpu")
+
+
+class _Overwriting(torch.nn.Module):
+    """A layer that overwrites what its backward pass needs."""
+
+    def forward(self, x):
+        hidden = x.sigmoid()
+        found = hidden * x
+        hidden.zero_()
+        return found
+
+
+class _Detached(torch.nn.Module):
+    """A layer whose gradient is not what it does."""
+
+    def forward(self, x):
+        return x + 3 * x.detach()
+
+
+@pytest.mark.parametrize("layer", [_Overwriting, _Detached])
+def test_model_whose_gradients_are_wrong_does_not_train(backbone, layer):
+    wrong = copy.deepcopy(backbone.model)
+    wrong.model.layers[0].mlp.act_fn = layer()
+    steps = (wrong, backbone.tokenizer, "wrong")
+    with pytest.raises(ModelError, match="model wrong, whose backward pass does not agree with its forward pass"):
+        Backbone.of(*steps).require_trainable()
+    backbone.require_trainable()
+
+
 def test_every_family_is_causal(any_backbone):
     assert any_backbone.is_causal
 

@@ -17,7 +17,13 @@ from ptuning.model.capabilities import is_capable
 
 CAUSAL = sorted(set(FAMILIES) - set(ENCODER_DECODER))
 SOME = ("llama", "mistral", "gpt2", "mpt", "deepseek_v3", "mamba")
-OF_ALL = (capabilities.is_causal, capabilities.ignores_left_padding, capabilities.ignores_padding_gaps)
+OF_ALL = (
+    capabilities.reads_embeddings,
+    capabilities.passes_gradients,
+    capabilities.is_causal,
+    capabilities.ignores_left_padding,
+    capabilities.ignores_padding_gaps,
+)
 OF_ATTENTION = (capabilities.supports_block_masks, capabilities.supports_joint_prefix)
 
 
