@@ -3,21 +3,29 @@
 Knows nothing of what is in them.
 """
 
+import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from ptuning.errors import DiskFullError, FileError
 
+if sys.platform != "win32":
+    import fcntl
+
 _ALMOST_NOTHING = 1 << 20  # bytes free on a disk that counts as full when a write has just failed
+_NUM_RANDOM_BYTES = 8  # in the name of what is being written
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -30,20 +38,24 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         FileError: When the file cannot be written; whatever `path` held before is still there.
     """
+    path = Path(os.path.realpath(path))  # a link stays a link
+    _require_replaceable(path)
     beside = _beside(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
         handle = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)  # the system takes the umask off
     try:
+        _hold(handle)
         mode = stat.S_IMODE(os.fstat(handle).st_mode)
-        os.close(handle)
         with disk_errors(path):
             yield beside
-            with beside.open("rb+") as written:
-                os.fsync(written.fileno())
+            _sync(beside)
             beside.chmod(mode)  # safetensors makes a file of its own, for its owner alone
             os.replace(beside, path)
+            _sync(path.parent)
     finally:
+        os.close(handle)
         beside.unlink(missing_ok=True)
 
 
@@ -73,6 +85,8 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
 
 def require_writable(path: Path) -> None:
     """Raises `FileError` where a file cannot be written, before the work is done that it shall hold."""
+    path = Path(os.path.realpath(path))
+    _require_replaceable(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
@@ -82,29 +96,87 @@ def require_writable(path: Path) -> None:
 def whole_directory(path: Path) -> Iterator[Path]:
     """Like `whole_file` for a directory of files; an old directory at `path` is replaced.
 
-    A process killed between the two renames of a replacement leaves the old directory beside, under a hidden name.
+    On Linux the two change places in one step. Elsewhere, and on file systems that cannot do that, the old one is moved
+    aside first: a process that is killed right then leaves it beside, under a hidden name.
     """
     beside = _beside(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
         beside.mkdir(mode=0o777)  # the system takes the umask off
+        handle = os.open(beside, os.O_RDONLY)
     try:
+        _hold(handle)
         with disk_errors(path):
             mode = stat.S_IMODE(beside.stat().st_mode)
             yield beside
             for file in beside.iterdir():
                 file.chmod(mode & 0o666)  # safetensors writes for its owner alone
-            if path.exists():
-                _swap(beside, path)
-            else:
+                _sync(file)
+            _sync(beside)
+            if not path.exists():
                 os.replace(beside, path)
+            elif not _exchanged(beside, path):
+                _swap(beside, path)
+            _sync(path.parent)
     finally:
+        os.close(handle)
         shutil.rmtree(beside, ignore_errors=True)
 
 
 def _beside(path: Path) -> Path:
     """A new hidden path in the same directory."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    return path.with_name(f".{path.name}.{secrets.token_hex(_NUM_RANDOM_BYTES)}")
+
+
+def _require_replaceable(path: Path) -> None:
+    """Raises `FileError` for what is there and is no regular file, or must not be written."""
+    with disk_errors(path):
+        if not path.exists() or path.is_dir():  # to write to a directory fails by itself
+            return
+        if not path.is_file():
+            raise FileError(f"{path} is no regular file", "a file, or a new name", "Choose another")
+        if not path.stat().st_mode & 0o222:
+            raise FileError(f"{path} is read-only", "a file that may be written", "Choose another")
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file or a directory is on the disk, where the system can tell."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _hold(handle: int) -> None:
+    """Marks what is being written as in work, until this process closes it or ends."""
+    if sys.platform != "win32":
+        with suppress(OSError):  # no locks here: then nothing is swept either
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _sweep(path: Path) -> None:
+    """Removes what killed processes left of earlier writes of the same path."""
+    if sys.platform == "win32":
+        return
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{{2 * _NUM_RANDOM_BYTES}}}")
+    for each in [Path(entry) for entry in os.scandir(path.parent) if name.fullmatch(entry.name)]:
+        with suppress(OSError):  # another process holds or has removed it
+            handle = os.open(each, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(each) if each.is_dir() else each.unlink()
+            finally:
+                os.close(handle)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Lets two paths change places in one step; False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
 
 
 def _swap(new: Path, path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from ptuning import files
 from ptuning.errors import DiskFullError, FileError
-from ptuning.files import whole_directory, whole_file
+from ptuning.files import require_writable, whole_directory, whole_file
 from ptuning.prompts.soft_prompt import SoftPrompt
 
 WRITER = """
@@ -102,3 +103,96 @@ def test_block_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="a bug"), whole_directory(tmp_path / "directory"):
         raise KeyError("a bug")
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED_EVERYWHERE = """
+import itertools, os, signal, sys
+from pathlib import Path
+import torch
+from ptuning.files import whole_file
+from ptuning.prompts.soft_prompt import SoftPrompt
+
+place, counted = Path(sys.argv[1]), {"open", "ctypes.dlsym", "shutil.rmtree", "fcntl.flock", "os.scandir"}
+old, new = (SoftPrompt(torch.full((2, 4), value)) for value in (0.0, 1.0))
+left = itertools.count(-1)  # counts nothing before a child sets it
+def hook(event, arguments):
+    global left
+    if event in counted or (event.startswith("os.") and event != "os.fork"):
+        if next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+def save(prompt):
+    prompt.save(place / "prompt")
+    with whole_file(place / "text") as beside:
+        beside.write_text(str(float(prompt.embeddings_PH[0, 0])))
+save(old)
+num_old = num_new = num_left = 0
+for number in itertools.count():
+    if os.fork() == 0:
+        sys.addaudithook(hook)
+        left = itertools.count(-number, 1)
+        save(new)
+        os._exit(0)
+    status = os.wait()[1]
+    found = float(SoftPrompt.load(place / "prompt").embeddings_PH[0, 0])
+    assert (place / "text").read_text() in ("0.0", "1.0"), number
+    num_old, num_new = num_old + (found == 0), num_new + (found == 1)
+    num_left += len(list(place.iterdir())) > 2
+    save(old)
+    assert sorted(path.name for path in place.iterdir()) == ["prompt", "text"], (number, list(place.iterdir()))
+    if status == 0:
+        break
+print(number, num_old, num_new, num_left)
+"""
+
+
+def test_what_is_written_is_whole_wherever_the_writer_is_killed(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED_EVERYWHERE, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    num_kills, num_old, num_new, num_left = map(int, run.stdout.split())
+    assert num_kills > 25
+    assert min(num_old, num_new, num_left) > 3
+
+
+def test_links_are_written_through_and_devices_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to("file")
+    with whole_file(tmp_path / "link") as beside:
+        beside.write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "pipe_link").symlink_to("pipe")
+    (tmp_path / "read_only").touch(0o444)
+    for path, told in {
+        tmp_path / "pipe": "no regular file",
+        tmp_path / "pipe_link": "no regular file",
+        Path("/dev/null"): "no regular file",
+        tmp_path / "read_only": "is read-only",
+    }.items():
+        with pytest.raises(FileError, match=told):
+            require_writable(path)
+        with pytest.raises(FileError, match=told), whole_file(path):
+            raise AssertionError("it must not be written")
+
+
+def test_what_another_process_is_writing_is_not_swept(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "file") as first:
+        first.write_text("first")
+        with whole_file(tmp_path / "file") as second:
+            second.write_text("second")
+        assert first.exists()
+        assert (tmp_path / "file").read_text() == "second"
+    assert (tmp_path / "file").read_text() == "first"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_directories_are_replaced_where_they_cannot_change_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_exchanged", lambda one, other: False)
+    for value in (0.0, 1.0):
+        SoftPrompt(torch.full((2, 4), value)).save(tmp_path / "prompt")
+        assert SoftPrompt.load(tmp_path / "prompt").embeddings_PH[0, 0] == value
+    assert [path.name for path in tmp_path.iterdir()] == ["prompt"]
