@@ -47,8 +47,8 @@ def has_changed(content: bytes) -> bool:
     before, after = content.rfind(_BEFORE), content.rfind(_AFTER)
     if before < 0 and after < 0:
         return False
-    start = before + len(_BEFORE)
-    if before < 0 or after != start + len(_ZEROS):
+    if before < 0 or after < 0:
         return True
+    start = before + len(_BEFORE)
     digest = content[start:after]
     return hashlib.sha256(content[:start] + _ZEROS + content[after:]).hexdigest().encode() != digest

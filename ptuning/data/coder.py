@@ -21,7 +21,7 @@ from ptuning.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_CHARACTERS_PER_TOKEN = 8  # more than most tokens have
+_CHARACTERS_PER_TOKEN, _MARGIN = 8, 64  # more than most tokens have; tokens that a cut word may have
 # Beginnings of texts, so different that no text before them all joins with each of them into one token.
 _PROBES = ("", "a", "The", " a", "1", "é", "(", '"', "\n", "-")
 
@@ -100,7 +100,7 @@ class TemplateEncoder:
     ) -> Encoded:
         """A row that does not fit, or of which only a part was tokenized, because tokenizing all of it takes long."""
         most = _most_characters(room)
-        while len(ids) <= room and begun is not row:
+        while len(ids) <= room + _MARGIN and begun is not row:  # a word that is cut has more tokens than a whole one
             most *= 4
             begun = self._begun(row, most)
             ids = self._ids([begun])[0]
@@ -163,7 +163,7 @@ class TemplateEncoder:
 
 def _most_characters(room: int) -> int:
     """As many characters as more tokens than fit are likely to have."""
-    return _CHARACTERS_PER_TOKEN * max(room, 1)
+    return _CHARACTERS_PER_TOKEN * (max(room, 1) + _MARGIN)
 
 
 def _stretches(parts: list[str | int]) -> Iterator[Stretch]:

@@ -1,6 +1,7 @@
 """Templates, chat templates, cutting and verbalizers."""
 
 import string
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -407,7 +408,7 @@ def test_slots_can_be_filled_with_texts():
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@given(text=st.text("ab c\n1é", min_size=30, max_size=600), room=st.integers(8, 14))
+@given(text=st.text("ab c\n1é", min_size=30, max_size=2000), room=st.integers(8, 14))
 def test_of_a_long_text_only_as_much_is_tokenized_as_decides(side: str, text: str, room: int) -> None:
     encoder = TemplateEncoder(Template.parse("{prompt:2}: {text}!"), TOKENIZER, cut_side=side)
     (found,) = encoder.encode([{"text": text}], [room], str)
@@ -422,4 +423,14 @@ def test_a_text_of_megabytes_is_cut_at_once() -> None:
     (found,) = encoder.encode([{"text": "a good film. " * 400_000}], [64], str)
     assert found.was_cut
     assert len(found.ids) == 64
-    assert max(lengths) <= 64 * 8
+    assert max(lengths) <= 128 * 8
+
+
+@pytest.mark.parametrize("num_words", [70, 110, 111, 118, 119, 120, 121, 140, 300, 1000])
+def test_a_text_of_long_words_is_cut_no_sooner(num_words: int) -> None:
+    row = {"text": " positive" * num_words}
+    encoder = TemplateEncoder(Template.parse("{text}"), TOKENIZER)
+    whole = len(encoder.encode([row], [sys.maxsize], str)[0].ids)
+    (found,) = encoder.encode([row], [120], str)
+    assert found.was_cut == (whole > 120)
+    assert len(found.ids) == min(whole, 120)
