@@ -426,11 +426,11 @@ def test_a_text_of_megabytes_is_cut_at_once() -> None:
     assert max(lengths) <= 128 * 8
 
 
-@pytest.mark.parametrize("num_words", [70, 110, 111, 118, 119, 120, 121, 140, 300, 1000])
-def test_a_text_of_long_words_is_cut_no_sooner(num_words: int) -> None:
+@pytest.mark.parametrize(("num_words", "room"), [(118, 120), (121, 120), (521, 522), (522, 522), (990, 1000)])
+def test_a_text_of_long_words_is_cut_no_sooner(num_words: int, room: int) -> None:
     row = {"text": " positive" * num_words}
     encoder = TemplateEncoder(Template.parse("{text}"), TOKENIZER)
     whole = len(encoder.encode([row], [sys.maxsize], str)[0].ids)
-    (found,) = encoder.encode([row], [120], str)
-    assert found.was_cut == (whole > 120)
-    assert len(found.ids) == min(whole, 120)
+    (found,) = encoder.encode([row], [room], str)
+    assert found.was_cut == (whole > room)
+    assert len(found.ids) == min(whole, room)
