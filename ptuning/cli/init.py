@@ -27,6 +27,8 @@ def run(parsed: argparse.Namespace) -> None:
 
     data = Path(parsed.data)
     target = Path(parsed.output or f"{stem(data)}.yaml")
+    if any("\udc80" <= each <= "\udcff" for each in parsed.data):  # bytes that are not UTF-8, which YAML cannot hold
+        raise DataError(f"{data}, whose name is no text", "a name in UTF-8", "Rename the file")
     if target.exists():
         raise DataError(f"{target} exists", "a new file", "Name another with --output, or move it away")
     rows = read_rows(parsed.data, "train", ())

@@ -5,13 +5,13 @@ Exit status: 0 done; 2 a user's mistake, told in one line on stderr; 130 interru
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
 import ptuning
 from ptuning.cli import evaluate, harden, init, inspect, predict, train
 from ptuning.cli.arguments import Parser, require_paths, with_dashes
+from ptuning.cli.streams import drop_output, is_of_a_stream, plain_streams
 from ptuning.errors import PTuningError
 
 # transformers imports torchao where it is installed, and torchao warns about kernels for other machines.
@@ -37,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = with_dashes(sys.argv[1:] if arguments is None else arguments)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    with plain_streams():
+        return _status(given)
+
+
+def _status(given: list[str]) -> int:
+    """Runs a command; its exit status."""
     try:
         if given[:1] == ["train"]:
             train.run(given[1:])
@@ -48,14 +54,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parsed.run(parsed)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
+    except OSError as error:
+        if not is_of_a_stream(error):
+            raise
+        drop_output()
+        _tell(f"standard output cannot be written ({error.strerror}); expected room for it. Free some space.")
+        return 2
     except PTuningError as error:
-        print(f"ptuning: {error}", file=sys.stderr)
+        _tell(str(error))
         return 2
     except KeyboardInterrupt as interrupt:
-        print(f"ptuning: {interrupt or 'interrupted'}", file=sys.stderr)
+        _tell(str(interrupt) or "interrupted")
         return 130
     return 0
+
+
+def _tell(message: str) -> None:
+    print(f"ptuning: {message}", file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -68,8 +68,8 @@ class Proposal:
         answer = f"{{{self.asked}}}" if self.labels else f" {{{self.asked}}}"
         told = f"{num_rows:,} rows; shown: {', '.join(self.shown)}; asked for: {self.asked}"
         lines = [
-            f"# ptuning train --config {target}",
-            f"# Proposed by ptuning init for {data.name} ({told}). Every line may be changed.",
+            _comment(f"ptuning train --config {target}"),
+            _comment(f"Proposed by ptuning init for {data.name} ({told}). Every line may be changed."),
             "model:",
             f"  name_or_path: {_quoted(model)}  # a directory, or a name on the hub",
             "data:",
@@ -135,6 +135,11 @@ def _is_text(counts: Counter[str]) -> bool:
 def _is_worded(value: str) -> bool:
     """Whether a value has letters, and is more than a mark such as A12."""
     return any(map(str.isalpha, value)) and (" " in value or not any(map(str.isdecimal, value)))
+
+
+def _comment(text: str) -> str:
+    """A comment of one line, whatever names stand in it."""
+    return "# " + "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def _quoted(text: str) -> str:

@@ -4,7 +4,6 @@ Knows nothing of training.
 """
 
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,8 +49,7 @@ def noted_interrupts() -> Iterator[Flag]:
     def note(number: int, _: Any) -> None:
         if flag.is_set:
             raise KeyboardInterrupt
-        flag.is_set = True
-        print("\ninterrupted: finishing this step and writing a checkpoint", file=sys.stderr)
+        flag.is_set = True  # and nothing else: the main thread may be in the middle of writing
 
     with _handled(note):
         yield flag

@@ -249,6 +249,8 @@ class Trainer:
                 bar.update()
                 self._after_step(record, bar)
                 is_stopping = self._is_true_anywhere(bool(interrupted))
+                if is_stopping:
+                    self._tell(bar, "interrupted: writing a checkpoint")
                 if self._is_due(record, self.settings.save_steps) or self.validator.stops_early or is_stopping:
                     self._save(LAST)
                 if is_stopping:

@@ -1,0 +1,114 @@
+"""Standard output and error that take whatever is written: escaped where it would steer a terminal.
+
+Knows nothing of what is written.
+"""
+
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_OTHER_CONTROLS = [*range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # C1, direction
+_SHOWN = {
+    **{i: f"\\x{i:02x}" for i in range(0x20) if chr(i) not in "\t\n"},
+    **{i: f"\\x{i:02x}" if i < 0x100 else f"\\u{i:04x}" for i in _OTHER_CONTROLS},
+}
+"""Character -> what is written in its place."""
+_SHOWN_BESIDE_BARS = {i: shown for i, shown in _SHOWN.items() if chr(i) != "\r"}  # a progress bar returns to its start
+_BROKEN = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
+
+
+class _Plain:
+    """A text stream that writes control characters as escapes, and everything else of the stream below."""
+
+    def __init__(self, below: Any, shown: dict[int, str]) -> None:
+        self._below, self._shown = below, shown
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._below, name)
+
+    def write(self, text: str) -> int:
+        """Writes the text; its length."""
+        self._below.write(text.translate(self._shown))
+        return len(text)
+
+
+class _Messages(_Plain):
+    """The same for messages, which nobody may be there to read: then they are dropped, and the work goes on."""
+
+    def write(self, text: str) -> int:
+        """Writes the text where that is possible; its length."""
+        try:
+            return super().write(text)
+        except OSError:
+            return len(text)
+
+    def flush(self) -> None:
+        """Writes what is still held, where that is possible."""
+        try:
+            self._below.flush()
+        except OSError:
+            return
+
+
+@contextmanager
+def plain_streams() -> Iterator[None]:
+    """Standard output and error take any text, also where they are closed; what they cannot encode is escaped.
+
+    A termination signal raises `KeyboardInterrupt`, as Ctrl-C does.
+    """
+    _open_closed()
+    before = sys.stdout, sys.stderr
+    for stream in before:
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = _Plain(before[0], _SHOWN), _Messages(before[1], _SHOWN_BESIDE_BARS)
+    try:
+        with _terminated_as_interrupted():
+            yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _open_closed() -> None:
+    """Opens the null device in the place of standard streams that are closed, before a file takes their numbers."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - lives on
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, _: Any) -> None:
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def is_of_a_stream(error: OSError) -> bool:
+    """Whether an error is that of a stream whose reader has gone or whose disk is full."""
+    return error.errno in _BROKEN and error.filename is None
+
+
+def drop_output() -> None:
+    """Nothing more is written to standard output: its rest would fail again when the process ends."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # it has no number of its own, as in a notebook
+        return
