@@ -5,6 +5,8 @@ Knows nothing of models, files or the command line; the command line turns every
 
 from collections.abc import Sequence
 
+_LONGEST_WORD, _LONGEST_LINE = 400, 3000  # characters of a message that are told
+
 
 class PTuningError(Exception):
     """A mistake the user can mend.
@@ -109,4 +111,10 @@ class DiskFullError(FileError):
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """The text on one line; of long words, and of a long text, the middle is left out."""
+    line = " ".join(_shortened(word, _LONGEST_WORD) for word in text.split())
+    return _shortened(line, _LONGEST_LINE)
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"

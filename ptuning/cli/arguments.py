@@ -59,6 +59,8 @@ def with_dashes(arguments: Sequence[str]) -> list[str]:
 
 def require_paths(parsed: argparse.Namespace) -> None:
     """Raises `PTuningError` for a prompt or rows that do not exist, before a model is loaded for them."""
+    if getattr(parsed, "model", None) == "":
+        raise ConfigError("--model ''", "a model's directory, or its name on the hub", "Name one, or leave it out")
     if parsed.prompt is not None and not Path(parsed.prompt).is_dir():
         raise PromptError(f"prompt directory {parsed.prompt} does not exist", "a saved prompt", "Check the path")
     if parsed.data is not None:

@@ -7,6 +7,7 @@ dataclasses of settings; a setting is named by its dotted key, `train.max_steps`
 import dataclasses
 import difflib
 from argparse import SUPPRESS
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, SimpleNamespace
@@ -15,7 +16,11 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, get_args, ge
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, get_loader, set_parsing_settings
 
-from ptuning.errors import ConfigError
+from ptuning.errors import ConfigError, FileError
+from ptuning.files import read_regular
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_MOST_BYTES, _MOST_LEVELS, _MOST_ALIASES = 1 << 20, 20, 20
 
 
 class ConfigClass(Protocol):
@@ -142,13 +147,12 @@ def _of_yaml(path: Path, sections: Sequence[str]) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"config file {path} does not exist", "a YAML file", "Check the path given to --config")
     try:
-        text = path.read_text(encoding="utf-8")
-        content, twice = get_loader("yaml")(text), _keys_given_twice(yaml.compose(text, Loader=yaml.SafeLoader))
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error.strerror})", "a YAML file", "Check its permissions"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = read_regular(path, _MOST_BYTES).decode("utf-8")
+        _require_plain(text)
+        content, twice = get_loader("yaml")(text), _keys_given_twice(yaml.compose(text, Loader=_LOADER))
+    except FileError as error:
+        raise ConfigError(error.received, "a YAML file", error.remedy) from error
+    except (yaml.YAMLError, ValueError) as error:  # of the text, or of a number or a date in it
         raise ConfigError(f"{path} is not YAML ({error})", "a YAML file", "Correct its syntax") from None
     if twice:
         raise ConfigError(f"{path} has {twice[0]} twice", "each setting once", "Remove one of them")
@@ -161,12 +165,33 @@ def _of_yaml(path: Path, sections: Sequence[str]) -> dict[str, Any]:
     return _flat(content)
 
 
+def _require_plain(text: str) -> None:
+    """Raises `YAMLError` for what YAML could grow into, or never end: deep nesting, many aliases, one within itself."""
+    is_open, depth, num_aliases = list[str | None](), 0, 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            is_open.append(event.anchor)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            is_open.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            num_aliases += 1
+        depth = max(depth, len(is_open))
+        if depth > _MOST_LEVELS or num_aliases > _MOST_ALIASES:
+            raise yaml.YAMLError(f"more than {_MOST_LEVELS} levels or {_MOST_ALIASES} aliases")
+        if isinstance(event, yaml.AliasEvent) and event.anchor in is_open:
+            raise yaml.YAMLError(f"the alias {event.anchor} within itself")
+
+
 def _keys_given_twice(node: yaml.Node | None) -> list[str]:
     """Where a mapping has a key twice, of which YAML would silently take the last: the keys and their lines."""
     if not isinstance(node, yaml.MappingNode):
         return []
-    keys = [key.value for key, _ in node.value]
-    twice = [f"{key.value} (line {key.start_mark.line + 1})" for key, _ in node.value if keys.count(key.value) > 1]
+    counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+    twice = [
+        f"{key.value} (line {key.start_mark.line + 1})"
+        for key, _ in node.value
+        if isinstance(key, yaml.ScalarNode) and counts[key.value] > 1
+    ]
     return twice[1:] + [each for _, value in node.value for each in _keys_given_twice(value)]
 
 

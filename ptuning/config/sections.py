@@ -9,6 +9,10 @@ from typing import Any, Literal
 from ptuning.data import Task, Template
 from ptuning.errors import ConfigError
 
+_MOST = {"hidden_size": 10**6, "learning_rate": 10**4, "num_train_epochs": 10**6, "per_device_train_batch_size": 10**6}
+_MOST_OF_OTHERS = 10**9
+_MOST_SEEDS = 2**32
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -205,8 +209,12 @@ class TrainConfig:
         )
         for name in ("weight_decay", "readability"):
             value, key = getattr(self, name), f"train.{name}"
-            if not 0 <= value < float("inf"):
-                problems.append(ConfigError(f"{key}: {value}", "at least 0", "Correct it", keys=(key,)))
+            if not 0 <= value <= _MOST_OF_OTHERS:
+                expected = f"at least 0, at most {_MOST_OF_OTHERS:,}"
+                problems.append(ConfigError(f"{key}: {_shown(value)}", expected, "Correct it", keys=(key,)))
+        if not 0 <= self.seed < _MOST_SEEDS:
+            received, expected = f"train.seed: {_shown(self.seed)}", f"from 0 to {_MOST_SEEDS - 1:,}"
+            problems.append(ConfigError(received, expected, "Correct it", keys=("train.seed",)))
         if not 0 <= self.warmup_ratio <= 1:
             received, key = f"train.warmup_ratio: {self.warmup_ratio}", "train.warmup_ratio"
             problems.append(ConfigError(received, "from 0 to 1", "Correct it", keys=(key,)))
@@ -214,10 +222,16 @@ class TrainConfig:
 
 
 def _not_positive(section: str, values: Any, *keys: str) -> list[ConfigError]:
-    """The settings that are given and not above 0."""
+    """The settings that are given and not above 0, or beyond what any run has use for."""
     given = {key: getattr(values, key) for key in keys if getattr(values, key) not in (None, "auto")}
-    return [
-        ConfigError(f"{section}.{key}: {value}", "a number above 0", "Correct it", keys=(f"{section}.{key}",))
-        for key, value in given.items()
-        if not 0 < value < float("inf")
-    ]
+    problems = []
+    for key, value in given.items():
+        most = _MOST.get(key, _MOST_OF_OTHERS)
+        if not 0 < value <= most:
+            received, expected = f"{section}.{key}: {_shown(value)}", f"a number above 0, at most {most:,}"
+            problems.append(ConfigError(received, expected, "Correct it", keys=(f"{section}.{key}",)))
+    return problems
+
+
+def _shown(value: float) -> str:
+    return f"{value}" if abs(value) < 10**15 else f"{float(min(abs(value), 10**300)):.3g}"

@@ -5,22 +5,30 @@ A model that cannot be loaded raises a one-line error. Knows nothing of prompts 
 
 import itertools
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 import transformers  # it loads each class on first access
+from huggingface_hub import constants
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
 from ptuning.errors import ModelError
+from ptuning.files import read_regular
 from ptuning.model.adapters import base_of_adapter, merged
 from ptuning.model.fingerprint import Fingerprint
 from ptuning.model.kernels import prefer_own_attention
 from ptuning.model.memory import is_out_of_memory
+
+_MOST_INDEX_BYTES = 1 << 28
+_MOST_SECONDS = 5.0  # that the hub may take to answer
 
 # What transformers itself implements; for other names it may run code that it finds on the hub.
 _IMPLEMENTATIONS = {
@@ -53,6 +61,8 @@ def load(
     target = device_named(device)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
+        _require_own_shards(name)
+        options |= _of_hub(name)
         with _quietly():
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
             config = _config(name, options)
@@ -106,6 +116,8 @@ def load_embeddings(
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     target = device_named(device)
     try:
+        _require_own_shards(name)
+        options |= _of_hub(name)
         files = _tensor_files(name, revision)
         if not files:
             return None
@@ -134,6 +146,27 @@ def load_embeddings(
         raise cannot_load(name, str(error)) from error
     _require_ids(name, model, tokenizer)
     return model, tokenizer, fingerprint
+
+
+def _require_own_shards(name: str) -> None:
+    """Raises `ValueError` for a model directory whose index names files outside it."""
+    for index in Path(name).glob("*.index.json"):
+        placed = json.loads(read_regular(index, _MOST_INDEX_BYTES)).get("weight_map", {})
+        for file in sorted(set(map(str, placed.values()))):
+            if Path(file).is_absolute() or ".." in Path(file).parts:
+                raise ValueError(f"its {index.name} names the file {file}, which is outside the directory")
+
+
+def _of_hub(name: str) -> dict[str, Any]:
+    """How to look a name up: without a network, which takes a minute to give up, only what is there already is read."""
+    if Path(name).exists() or constants.HF_HUB_OFFLINE or getproxies():
+        return {}
+    hub = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((hub.hostname or "", hub.port or 443), _MOST_SECONDS).close()
+    except OSError:
+        return {"local_files_only": True}
+    return {}
 
 
 def _config(name: str, options: dict[str, Any]) -> Any:

@@ -4,16 +4,16 @@ Knows nothing of tensors or directories: everything on a card comes from `ptunin
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
+
+import yaml
 
 from ptuning.data import Task, Template
 
 _CARD = """---
-library_name: ptuning
-base_model: {base}
-tags: [prompt-tuning, p-tuning]
----
+{front_matter}---
 # Soft prompt
 
 {num_virtual_tokens} virtual tokens of width {width} for the frozen model {base}, made by ptuning {version}.
@@ -36,25 +36,39 @@ def model_card(own: Mapping[str, Any], placement: str) -> str:
         own: The content of the prompt's `ptuning.json`.
         placement: A sentence on which other libraries can load the prompt.
     """
-    base = json.dumps(own["base"]["name"])
+    name = own["base"]["name"]
+    front_matter = {"library_name": "ptuning", "base_model": name, "tags": ["prompt-tuning", "p-tuning"]}
     task = Task(**own["task"]) if own["task"] else None
     task_lines, use = [], []
     if task is not None:
-        answer = f"Answer: `{task.answer}`; labels: {task.verbalizer or 'free text'}"
-        task_lines = ["```", task.template, "```", answer]
-        row = "{" + ", ".join(f'"{name}": "..."' for name in Template.parse(task.template).field_names) + "}"
+        labels = _code(str(task.verbalizer)) if task.verbalizer else "free text"
+        fence = "`" * (1 + max(2, _longest_run(task.template)))
+        task_lines = [fence, task.template, fence, f"Answer: {_code(task.answer)}; labels: {labels}"]
+        row = json.dumps(dict.fromkeys(Template.parse(task.template).field_names, "..."))
         method = "classify" if task.is_classification else "generate"
-        use = [_USE.format(base=base, method=method, row=row)] if own["base"]["name"] else []
-    training = [f"- {key}: {value}" for key, value in own["training"].items()]
+        use = [_USE.format(base=json.dumps(name), method=method, row=row)] if name else []
+    training = [f"- {key}: {_code(str(value))}" for key, value in own["training"].items()]
     sections = {"Task": task_lines, "Results": results_table(own["results"]), "Training": training, "Use": use}
     return _CARD.format(
-        base=base,
+        front_matter=yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True),
+        base=_code(str(name)),
         num_virtual_tokens=own["num_virtual_tokens"],
         width=own["width"],
         version=own["library_version"],
         placement=placement,
         sections="\n".join(f"## {title}\n\n" + "\n".join(lines) + "\n" for title, lines in sections.items() if lines),
     )
+
+
+def _code(text: str) -> str:
+    """Text as code within a line, which it cannot leave."""
+    quote, line = "`" * (1 + _longest_run(text)), " ".join(text.split())
+    return f"{quote} {line} {quote}" if line.startswith("`") or line.endswith("`") else f"{quote}{line}{quote}"
+
+
+def _longest_run(text: str) -> int:
+    """The most backticks in a row."""
+    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def results_table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
