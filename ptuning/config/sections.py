@@ -234,4 +234,5 @@ def _not_positive(section: str, values: Any, *keys: str) -> list[ConfigError]:
 
 
 def _shown(value: float) -> str:
-    return f"{value}" if abs(value) < 10**15 else f"{float(min(abs(value), 10**300)):.3g}"
+    """A number, or the digits that it begins with."""
+    return str(value) if isinstance(value, float) or abs(value) < 10**15 else f"{str(value)[:9]}..."

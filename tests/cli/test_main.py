@@ -82,6 +82,11 @@ def test_a_path_that_does_not_exist_is_told_before_torch_is_loaded(tmp_path: Pat
     assert second.startswith("ptuning: data file none.csv does not exist")
 
 
+def test_an_empty_model_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(tmp_path), "--model", "", "--input", "a"]) == 2
+    assert capsys.readouterr().err.startswith("ptuning: --model ''; expected a model's directory, or its name on")
+
+
 def test_a_runs_directory_is_taken_as_its_prompt(
     run_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """Configs: defaults, YAML, overrides, and everything that can be wrong with them."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,11 @@ def test_what_is_written_wins_over_defaults_and_overrides_win_over_both(minimal:
 
 
 def test_an_override_may_hold_a_mapping_and_a_negative_number(minimal: Path) -> None:
-    config = RunConfig.from_yaml(minimal, ["--data.verbalizer", '{x: " x", y: " y"}', "--train.seed", "-3"])
+    config = RunConfig.from_yaml(minimal, ["--data.verbalizer", '{x: " x", y: " y"}', "--train.weight_decay", "3e-2"])
     assert config.data.verbalizer == LABELS
-    assert config.train.seed == -3
+    assert config.train.weight_decay == 0.03
+    with pytest.raises(ConfigError, match=r"train.seed: -3; expected from 0 to 4,294,967,295"):
+        RunConfig.from_yaml(minimal, ["--train.seed", "-3"])
 
 
 def test_numbers_in_scientific_notation_need_no_dot(minimal: Path) -> None:
@@ -183,9 +186,25 @@ def test_a_file_that_may_not_be_read_is_refused(minimal: Path, monkeypatch: pyte
     def refuse(*_: Any, **__: Any) -> str:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_text", refuse)
-    with pytest.raises(ConfigError, match=r"config.yaml cannot be read \(Permission denied\); .*Check its permissions"):
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(ConfigError, match=r"config.yaml cannot be read \(Permission denied\); expected a YAML file"):
         RunConfig.from_yaml(minimal)
+
+
+BOMBS = {
+    "more than 20 levels or 20 aliases": "a: &a [x]\n" + "".join(f"b{i}: [*a, *a]\n" for i in range(11)),
+    "more than 20 levels or 20 aliases ": "a: " + "[" * 1000 + "]" * 1000,
+    "the alias a within itself": "train: &a\n  b: *a\n",
+    "has 1,048,577 bytes; expected a YAML file": "#" * (2**20 + 1),
+    "is not YAML .*4300 digits": "train: {seed: " + "9" * 5000 + "}",
+}
+
+
+@pytest.mark.parametrize("told", BOMBS)
+def test_yaml_that_would_grow_or_never_end_is_refused(tmp_path: Path, told: str) -> None:
+    (tmp_path / "config.yaml").write_text(BOMBS[told])
+    with pytest.raises(ConfigError, match=told.strip()):
+        RunConfig.from_yaml(tmp_path / "config.yaml")
 
 
 # Settings
@@ -255,6 +274,10 @@ def test_counts_and_rates_must_be_above_zero(key: str, value: int) -> None:
     [
         ({"train.learning_rate": float("nan")}, "train.learning_rate: nan; expected a number above 0"),
         ({"train.learning_rate": float("inf")}, "train.learning_rate: inf; expected a number above 0"),
+        ({"train.learning_rate": 1e38}, r"learning_rate: 1e\+38; expected a number above 0, at most 10,000"),
+        ({"train.num_train_epochs": 1e300}, r"num_train_epochs: 1e\+300; expected .* at most 1,000,000"),
+        ({"prompt.encoder": "mlp", "prompt.hidden_size": 10**40}, r"hidden_size: 100000000\.\.\.; expected .* at most"),
+        ({"train.seed": 2**32}, "train.seed: 4294967296; expected from 0 to 4,294,967,295"),
         ({"train.weight_decay": -0.1}, "train.weight_decay: -0.1; expected at least 0"),
         ({"train.weight_decay": float("nan")}, "train.weight_decay: nan; expected at least 0"),
         ({"train.warmup_ratio": 1.1}, "train.warmup_ratio: 1.1; expected from 0 to 1"),

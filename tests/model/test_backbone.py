@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -355,6 +356,34 @@ def test_code_that_comes_with_a_model_does_not_run_unless_it_is_allowed(saved):
     with pytest.raises(ModelError, match="trust_remote_code"):
         Backbone.from_pretrained(saved, device="cpu")
     assert not ran.exists()
+
+
+def test_an_index_names_files_of_its_own_directory(saved):
+    (saved.parent / "elsewhere.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
+    (saved / "model.safetensors").unlink()
+    names = load_file(saved.parent / "elsewhere.safetensors")
+    for file in ("../elsewhere.safetensors", str(saved.parent / "elsewhere.safetensors")):
+        index = {"metadata": {}, "weight_map": dict.fromkeys(names, file)}
+        (saved / "model.safetensors.index.json").write_text(json.dumps(index))
+        for load in (Backbone.from_pretrained, Backbone.embeddings_of):
+            with pytest.raises(ModelError, match=r"names the file .*elsewhere\.safetensors, which is outside"):
+                load(saved)
+
+
+def test_without_a_network_a_name_is_not_looked_up(monkeypatch):
+    def unreachable(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(loading.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(loading, "getproxies", dict)
+    monkeypatch.setattr(loading.socket, "create_connection", unreachable)
+    assert loading._of_hub("no/such-model") == {"local_files_only": True}
+    started = time.monotonic()
+    with pytest.raises(ModelError, match=r"model no/such-model, no directory here, cannot be loaded"):
+        Backbone.from_pretrained("no/such-model")
+    assert time.monotonic() - started < 5
+    monkeypatch.setattr(loading, "getproxies", lambda: {"https": "proxy"})
+    assert loading._of_hub("no/such-model") == {}
 
 
 @pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation", "experts_implementation"])
