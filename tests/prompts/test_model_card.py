@@ -33,7 +33,7 @@ def test_table_shows_what_is_undefined():
 FENCE = "```"
 HOSTILE = {
     "a fence": Task(f"{{prompt:2}}{{text}}\n{FENCE}\n# planted\n{FENCE}`python"),
-    "a column": Task("{prompt:2}{x' + planted() + 'y\\", \\"}"),
+    "a column": Task('{prompt:2}{x", "planted}'),
     "an answer": Task("{prompt:2}{text}", "` # planted\n\n{label}"),
 }
 
