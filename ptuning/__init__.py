@@ -3,6 +3,7 @@
 Everything here is loaded when it is first used: importing `ptuning` imports neither torch nor transformers.
 """
 
+import logging
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from ptuning.prompts import encoders as encoders
     from ptuning.prompts import initializers as initializers
     from ptuning.training import train as train
+
+for _name in ("torchao", "torch.utils._pytree"):  # transformers imports torchao, which tells of other machines' kernels
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 __version__ = metadata.version("ptuning")
 __getattr__, __dir__, __all__ = lazily(

@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> None:
     """Writes the config, and says what it found."""
     from ptuning.config import Proposal, stem
-    from ptuning.data import read_rows
+    from ptuning.data import is_code, read_rows
     from ptuning.files import whole_file
 
     data = Path(parsed.data)
@@ -40,4 +40,8 @@ def run(parsed: argparse.Namespace) -> None:
     num_without = len(rows) - proposal.labels.total() if proposal.labels else 0
     if num_without:
         print(f"{num_without:,} rows have no {proposal.asked}: remove them before training")
+    codes = [label for label in proposal.labels or () if is_code(label)]
+    if codes:
+        told = f"{', '.join(codes[:3])}{', ...' if len(codes) > 3 else ''}"
+        print(f"labels that look like codes ({told}): write words that say what they mean in data.verbalizer")
     print(f"saved: {target}\nlook at it, then: ptuning train --config {target}")

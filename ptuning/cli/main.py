@@ -4,7 +4,6 @@ Exit status: 0 done; 2 a user's mistake, told in one line on stderr; 130 interru
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 
@@ -13,10 +12,6 @@ from ptuning.cli import evaluate, harden, init, inspect, predict, train
 from ptuning.cli.arguments import Parser, require_paths, with_dashes
 from ptuning.cli.streams import drop_output, is_of_a_stream, plain_streams
 from ptuning.errors import PTuningError
-
-# transformers imports torchao where it is installed, and torchao warns about kernels for other machines.
-_NOISY = ("torchao", "torch.utils._pytree")
-
 
 _DESCRIPTION = "Soft-prompt tuning for frozen language models."
 _EXAMPLES = """\
@@ -35,8 +30,6 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status."""
     given = with_dashes(sys.argv[1:] if arguments is None else arguments)
-    for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.ERROR)
     with plain_streams():
         return _status(given)
 

@@ -41,6 +41,7 @@ def run(parsed: argparse.Namespace) -> None:
             raise ConfigError(f"--output {output}, the rows' own file", "another file", "Name a new one")
     lm = load_model(parsed)
     rows = _rows(parsed, lm)
+    own = _own(parsed, rows) if output else []
     if lm.task("prompt").is_classification:
         answers = [{"label": each.label, "probabilities": each.probabilities} for each in lm.classify(rows)]
         lines = [f"{each['label']} {each['probabilities'][each['label']]:.3f}" for each in answers]
@@ -51,7 +52,7 @@ def run(parsed: argparse.Namespace) -> None:
     if output:
         column = _column(lm.task("prompt"))
         named = [{column if name in ("label", "text") else name: each[name] for name in each} for each in answers]
-        _WRITERS[output.suffix](output, _own(parsed, rows), named)
+        _WRITERS[output.suffix](output, own, named)
         lines = [f"saved: {output}, {len(rows):,} rows"]
     print(json.dumps({"answers": answers}) if parsed.json else "\n".join(lines))
 

@@ -49,6 +49,9 @@ def _report(config: Any, resume: bool) -> None:
         print(f"results on the {metrics['training'].get('results_of', str(metrics['split']) + ' rows')}:")
     for line in results_table(metrics["results"]):
         print(line)
+    training = metrics["training"]
+    if training.get("best_step", training["steps"]) != training["steps"]:
+        print(f"kept: the prompt of step {training['best_step']:,} of {training['steps']:,}, by the validation rows")
     print(f"saved: {result.directory}")
     if result.prompt.not_peft:
         print(result.prompt.not_peft)

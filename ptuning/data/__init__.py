@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ptuning.data.batches import padded as padded
     from ptuning.data.batches import positions as positions
     from ptuning.data.checks import doubts as doubts
+    from ptuning.data.checks import is_code as is_code
     from ptuning.data.checks import require_sound as require_sound
     from ptuning.data.coder import Coder as Coder
     from ptuning.data.examples import Example as Example
@@ -67,7 +68,7 @@ __getattr__, __dir__, __all__ = lazily(
             "padded",
             "positions",
         ),
-        "checks": ("doubts", "require_sound"),
+        "checks": ("doubts", "is_code", "require_sound"),
         "coder": ("Coder",),
         "examples": ("Example", "num_cut", "prefix_ids", "warn_of_cut", "with_answer"),
         "memory": ("Rows", "records"),

@@ -4,6 +4,7 @@ Knows nothing of tokens, models or files.
 """
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -13,6 +14,7 @@ from ptuning.data.template import Template
 from ptuning.errors import DataError
 
 _MOST_TOLD = 3  # examples of one kind in a message
+_SIGN = re.compile(r"[\d_/\\|#@.:]")
 
 
 def require_sound(task: Task, rows: Mapping[str, Sequence[Row]]) -> None:
@@ -78,11 +80,23 @@ def doubts(task: Task, rows: Mapping[str, Sequence[Row]]) -> list[str]:
     return [*_doubts_of_words(task), *_doubts_of_labels(task, rows), *_doubts_of_texts(task, rows)]
 
 
+def is_code(text: str) -> bool:
+    """Whether a label's text is no word: a number, an abbreviation in capitals, or a name with signs in it."""
+    word = text.strip()
+    return bool(_SIGN.search(word)) or (len(word) > 1 and word.isupper())
+
+
 def _doubts_of_words(task: Task) -> Iterator[str]:
     if "\\n" in task.template:
         yield (
             "data.template holds \\n as two characters, a backslash and an n: YAML reads \\n as a new line between "
             "double quotes only"
+        )
+    codes = [text.strip() for text in (task.verbalizer or {}).values() if is_code(text)]
+    if codes:
+        yield (
+            f"label words that look like codes ({_listed(codes)}): write words that say what each label means, as in "
+            'data.verbalizer: {HUM: " person"}; prompts learn faster and better from them'
         )
     ending = Template.parse(task.template).ending or ""
     texts = list((task.verbalizer or {"": task.answer}).values())

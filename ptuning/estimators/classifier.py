@@ -38,6 +38,7 @@ class PromptClassifier(PromptEstimator):
         seed: Seed of the initialisation and the order of rows.
         output_dir: Where the run's files are written.
         settings: Any other settings of `ptuning train`, dotted: `{"train.eval_steps": 50}`.
+        verbose: Whether the plan, the progress and the evaluations of a fit are shown; warnings always are.
     """
 
     classes_: NDArray[Any]
@@ -60,6 +61,7 @@ class PromptClassifier(PromptEstimator):
         seed: int = 0,
         output_dir: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
+        verbose: bool = True,
     ) -> None:
         super().__init__(
             base,
@@ -75,6 +77,7 @@ class PromptClassifier(PromptEstimator):
             seed=seed,
             output_dir=output_dir,
             settings=settings,
+            verbose=verbose,
         )
         self.verbalizer = verbalizer
 

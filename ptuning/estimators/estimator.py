@@ -69,6 +69,7 @@ class PromptEstimator(Parameters):
         seed: As `train.seed`.
         output_dir: Where the run's files are written; None: nothing is kept but the prompt, in memory.
         settings: Any other settings of `ptuning train`, dotted: `{"train.weight_decay": 0.01}`.
+        verbose: Whether the plan, the progress and the evaluations of a fit are shown; warnings always are.
     """
 
     prompt_: SoftPrompt
@@ -94,11 +95,12 @@ class PromptEstimator(Parameters):
         seed: int = 0,
         output_dir: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
+        verbose: bool = True,
     ) -> None:
         self.base, self.template, self.num_virtual_tokens, self.encoder = base, template, num_virtual_tokens, encoder
         self.learning_rate, self.max_steps, self.batch_size = learning_rate, max_steps, batch_size
         self.validation_split, self.dtype, self.device, self.seed = validation_split, dtype, device, seed
-        self.output_dir, self.settings = output_dir, settings
+        self.output_dir, self.settings, self.verbose = output_dir, settings, verbose
 
     def _settings(self) -> dict[str, Any]:
         """The other settings, by their dotted keys."""
@@ -149,7 +151,14 @@ class PromptEstimator(Parameters):
             config = RunConfig.from_settings(
                 {key: _plain(value) for key, value in settings.items()}, type(self).__name__
             )
-            result = train(config, rows=rows, backbone=backbone, on_step=on_step, on_evaluate=on_evaluate)
+            result = train(
+                config,
+                rows=rows,
+                backbone=backbone,
+                on_step=on_step,
+                on_evaluate=on_evaluate,
+                verbose=self.verbose,
+            )
         self._keep(backbone, result.prompt)
         self.metrics_ = result.metrics
 
@@ -245,6 +254,16 @@ class PromptEstimator(Parameters):
     def _require_own(cls, prompt: SoftPrompt, directory: Path) -> None:
         """Raises `PromptError` for a prompt that the estimator cannot answer with."""
         raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the base model, which is loaded again by its name."""
+        base = self.base.name if isinstance(self.base, Backbone) else self.base
+        return {key: value for key, value in vars(self).items() if key != "lm_"} | {"base": base}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if "prompt_" in state:
+            self._keep(self._backbone(), self.prompt_)
 
     def _repr_html_(self) -> str:
         is_fitted = hasattr(self, "prompt_")

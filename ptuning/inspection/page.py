@@ -100,7 +100,8 @@ def _judged(report: Contents) -> str:
     """The numbers that the verdict rests on, folded."""
     verdict = report.verdict
     numbers = {
-        "gain of the soft prompt over random tokens": verdict.gain,
+        "gain of the soft prompt over the same words without it": verdict.over_words,
+        "its gain over random tokens": verdict.gain,
         "its gain over the untrained prompt": verdict.learned,
         "decoding fidelity F, the share of the gain that the decoding keeps": verdict.fidelity,
         "discretisation gap, lost when each virtual token becomes its nearest token": verdict.gap,

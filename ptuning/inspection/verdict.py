@@ -79,6 +79,8 @@ class Verdict:
     """The measure of all gains: accuracy or loss."""
     gain: Estimate | None
     """The soft prompt's gain over random tokens."""
+    over_words: Estimate | None
+    """Its gain over the same words without it; None where these are no text."""
     learned: Estimate | None
     """Its gain over the untrained prompt; None where that is not known."""
     fidelity: Estimate | None
@@ -116,7 +118,7 @@ def judge(
     if scores is None or scores.num_rows(SOFT) < limits.rows:
         count = "No" if scores is None else f"{scores.num_rows(SOFT)}"
         sentence = f"{count} rows were given, and {limits.rows} are needed to judge; the decoding alone is no evidence."
-        return Verdict(NOT_JUDGED, sentence, None, None, None, None, None, share_init, known)
+        return Verdict(NOT_JUDGED, sentence, None, None, None, None, None, None, share_init, known)
     measure = measure or ("accuracy" if scores.has_labels else "loss")
     decoding, bases = decoding_of(scores)
     gains = {name: scores.gain(SOFT, name, measure) for name in (RANDOM, NONE, UNTRAINED) if name in scores.names}
@@ -124,7 +126,9 @@ def judge(
     gap = scores.gain(SOFT, EMBEDDED, measure)
     word = _word(scores, measure, gains, fidelity, share_init, limits)
     sentence = _sentence(word, decoding, measure, gains, fidelity, share_init, limits)
-    return Verdict(word, sentence, measure, gains[RANDOM], gains.get(UNTRAINED), fidelity, gap, share_init, known)
+    return Verdict(
+        word, sentence, measure, gains[RANDOM], gains.get(NONE), gains.get(UNTRAINED), fidelity, gap, share_init, known
+    )
 
 
 def word_of_text(scores: Resampled, text: str, thresholds: Thresholds | None = None) -> tuple[str, Estimate]:

@@ -53,7 +53,7 @@ class Backbone(ABC):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name or model.name_or_path
-        self._accepted = inspect.signature(model.forward).parameters
+        self._accepted = frozenset(inspect.signature(model.forward).parameters)
         self._lock = threading.RLock()
         self._is_checkpointed = is_checkpointed(model)  # found out once: it looks at every module
 

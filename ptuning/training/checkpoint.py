@@ -5,6 +5,7 @@ Knows nothing of where checkpoints are written.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def checkpoint_of(loop: Loop, best: Best, limit: TokenLimit, made_with: Mapping[
         **state["progress"],
         "best_step": best.step,
         "best_value": best.value,
+        "lowest_loss": best.loss,
         "num_evaluations_without_improvement": best.num_evaluations_without_improvement,
         "max_batch_tokens": limit.found,
     }
@@ -45,6 +47,7 @@ def restore(checkpoint: Mapping[str, Any], loop: Loop, limit: TokenLimit) -> Bes
     best = Best(
         step=progress.pop("best_step"),
         value=progress.pop("best_value"),
+        loss=progress.pop("lowest_loss", math.inf),  # earlier versions did not keep it
         num_evaluations_without_improvement=progress.pop("num_evaluations_without_improvement"),
     )
     loop.load_state_dict(

@@ -49,10 +49,19 @@ class Evaluator:
         backbone: The frozen model.
         settings: The run's.
         limit: The most tokens that this process reads at once; it may fall.
+        shows_bars: Whether progress bars are shown.
     """
 
-    def __init__(self, accelerator: Accelerator, backbone: Backbone, settings: TrainConfig, limit: TokenLimit) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        backbone: Backbone,
+        settings: TrainConfig,
+        limit: TokenLimit,
+        shows_bars: bool = True,
+    ) -> None:
         self._accelerator, self._backbone, self._settings, self._limit = accelerator, backbone, settings, limit
+        self._shows_bars = shows_bars and accelerator.is_main_process
 
     def scores(self, side: Side, name: str = "") -> RowScores:
         """The scores of this process's share of the rows.
@@ -112,7 +121,7 @@ class Evaluator:
         return ReadOptions(
             batch_size=self._settings.per_device_eval_batch_size,
             path=self._settings.forward,
-            progress=self._accelerator.is_main_process and name != "",
+            progress=self._shows_bars and name != "",
         )
 
 

@@ -37,12 +37,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Given:
-    """What a program gives in place of what the config names."""
+    """What a program gives beside a config."""
 
     rows: Mapping[str, Rows] | None = None
     """Split -> rows: "train", and if wanted "validation" and "test"; None: those that the config names."""
     backbone: Backbone | None = None
     """A loaded model, used as it is; None: the one that the config names."""
+    verbose: bool = True
+    """Whether the plan, the progress and the evaluations are shown."""
 
     def __post_init__(self) -> None:
         remedy = f"Name the splits {', '.join(SPLITS)}"

@@ -50,6 +50,7 @@ def train(
     backbone: Backbone | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
     on_evaluate: Callable[[dict[str, Any]], None] | None = None,
+    verbose: bool = True,
 ) -> TrainResult:
     """Trains a soft prompt as a config says, and saves it.
 
@@ -62,6 +63,7 @@ def train(
         backbone: A loaded model, used as it is in place of the one that the config names.
         on_step: Is called after every step; reading the record's loss waits for the device.
         on_evaluate: Is called with every line of metrics.jsonl that holds an evaluation.
+        verbose: Whether the plan, the progress and the evaluations are shown; warnings always are.
 
     Raises:
         PTuningError: When anything in the config, the data or the model is not usable, before anything is written.
@@ -77,7 +79,7 @@ def train(
             _log.warning(f"{directory.path} is finished and is only read, whatever rows are given")
         return _finished(config, directory)
     with _full_disk_explained():
-        trainer = Trainer(config, directory, resume, Given(rows, backbone))
+        trainer = Trainer(config, directory, resume, Given(rows, backbone, verbose))
         trainer.on_step, trainer.on_evaluate = on_step, on_evaluate
         return trainer.train()
 
@@ -122,7 +124,7 @@ class Trainer:
         config: The run.
         directory: Its files.
         resume: Whether it goes on from the directory's last checkpoint.
-        given: What a program gives in place of what the config names.
+        given: What a program gives beside the config.
     """
 
     on_step: Callable[[StepRecord], None] | None = None
@@ -147,7 +149,10 @@ class Trainer:
         peak = learning_rate(self.settings, self.encoder, self.inputs.backbone)
         how = loop_settings(self.settings, peak, self.steps.num_steps)
         self.loop = Loop(self.encoder, self.steps, how, self.accelerator)
-        self.evaluator = Evaluator(self.accelerator, self.inputs.backbone, self.settings, self.steps.limit)
+        self._is_shown = given.verbose and self._speaks
+        self.evaluator = Evaluator(
+            self.accelerator, self.inputs.backbone, self.settings, self.steps.limit, given.verbose
+        )
         self.validator = Validator(config, self.inputs, self.steps, self.evaluator)
         self._warm: tuple[int, float] | None = None
         self._has_told_time = False
@@ -202,7 +207,7 @@ class Trainer:
             self.directory.start(self.config, self.loop.progress.step)
             if checkpoint is not None:
                 done, of = self.loop.progress.step, self.loop.settings.max_steps
-                print(f"going on from step {done:,} of {of:,}", file=sys.stderr)
+                self._show(f"going on from step {done:,} of {of:,}")
             else:
                 self._tell_plan()
                 self._save_snapshot()
@@ -216,7 +221,11 @@ class Trainer:
 
     def _tell_plan(self) -> None:
         how, batches = self.loop.settings, self.steps.batches_per_step
-        print(*lines_of_plan(self.config, self.inputs, self.encoder, how, batches), sep="\n", file=sys.stderr)
+        self._show(*lines_of_plan(self.config, self.inputs, self.encoder, how, batches))
+
+    def _show(self, *lines: str) -> None:
+        if self._is_shown:
+            print(*lines, sep="\n", file=sys.stderr)
 
     def _tell_split(self) -> None:
         told = told_of_split(self.config, self.inputs)
@@ -240,7 +249,7 @@ class Trainer:
             initial=self.loop.progress.step,
             desc="training",
             unit="step",
-            disable=not self._speaks,
+            disable=not self._is_shown,
         )
         with bar, noted_interrupts() as interrupted, self._kept_checkpoint_named():
             if self.loop.progress.step == 0 and self.validator.has_rows:
@@ -352,7 +361,7 @@ class Trainer:
 
     def _tell(self, bar: tqdm, text: str) -> None:
         """Writes a line above the bar."""
-        if self._speaks:
+        if self._is_shown:
             bar.write(f"step {self.loop.progress.step}: {text}", file=sys.stderr)
 
     @contextmanager

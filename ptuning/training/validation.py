@@ -25,28 +25,32 @@ class Best:
     """Which step is kept; 0: the untrained prompt, or no evaluation yet."""
     value: float = math.inf
     """The best loss, or the best accuracy below zero: less is better."""
+    loss: float = math.inf
+    """The lowest loss."""
     num_evaluations_without_improvement: int = 0
-    """Evaluations since the last one whose prompt was kept."""
+    """Evaluations since the last one that was better than all before, in what is measured or in the loss."""
 
     @property
     def is_known(self) -> bool:
         """Whether there was an evaluation."""
         return self.value < math.inf
 
-    def is_improved_by(self, step: int, value: float, tolerance: float = 0.0) -> bool:
+    def is_improved_by(self, step: int, value: float, loss: float, tolerance: float = 0.0) -> bool:
         """Takes note of an evaluation; whether its prompt is the one to keep now.
 
         Args:
             step: The step that it follows.
             value: Its loss, or its accuracy below zero.
+            loss: Its loss: on few rows it still falls while the accuracy stands.
             tolerance: A value worse than the best one by at most this counts as no worse: the later prompt is
                 kept, after the one-standard-error rule of Breiman et al. 1984.
         """
-        if value < self.value or (tolerance > 0 and value <= self.value + tolerance):
-            self.step, self.value, self.num_evaluations_without_improvement = step, min(value, self.value), 0
-            return True
-        self.num_evaluations_without_improvement += 1
-        return False
+        is_better = value < self.value or loss < self.loss
+        self.num_evaluations_without_improvement = 0 if is_better else self.num_evaluations_without_improvement + 1
+        is_kept = value < self.value or (tolerance > 0 and value <= self.value + tolerance)
+        self.value, self.loss = min(value, self.value), min(loss, self.loss)
+        self.step = step if is_kept else self.step
+        return is_kept
 
 
 def validation_sample(

@@ -92,5 +92,6 @@ class Validator:
     def _is_best(self, step: int, metrics: Metrics) -> bool:
         metric = self._config.train.metric_for_best_model
         if metric == "loss" or not self._config.data.task.is_classification:
-            return self.best.is_improved_by(step, metrics.loss)
-        return self.best.is_improved_by(step, -metrics.accuracy, metrics.standard_error if metric == "auto" else 0.0)
+            return self.best.is_improved_by(step, metrics.loss, metrics.loss)
+        tolerance = metrics.standard_error if metric == "auto" else 0.0
+        return self.best.is_improved_by(step, -metrics.accuracy, metrics.loss, tolerance)

@@ -24,6 +24,13 @@ def tickets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def test_labels_that_look_like_codes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["text,label", *(f"a question of number {i},{'HUM' if i % 2 else 'LOC'}" for i in range(40))]
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    assert main(["init", str(tmp_path / "rows.csv"), "--output", str(tmp_path / "rows.yaml")]) == 0
+    assert "labels that look like codes (LOC, HUM): write words that say what they mean" in capsys.readouterr().out
+
+
 def test_labels_and_texts_are_found(tickets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "tickets.csv", "--model", "base"]) == 0
     assert capsys.readouterr().out == (

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ptuning.data import Row, Task, doubts, require_sound
+from ptuning.data import Row, Task, doubts, is_code, require_sound
 from ptuning.errors import DataError
 
 LABELS = {"good": " fine", "bad": " poor"}
@@ -24,6 +24,23 @@ def test_a_sound_task_raises_no_doubt() -> None:
     writes = Task("{prompt:2}The capital of {text} is", " {label}")
     require_sound(writes, GIVEN)
     assert doubts(writes, GIVEN) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        *((" positive", False), (" X", False), (" Mac", False), (" not good", False), ("é", False)),
+        *((" ABBR", True), (" 1", True), (" sci.med", True), (" money_fx", True), (" HUM", True)),
+    ],
+)
+def test_codes_are_told_from_words(text: str, expected: bool) -> None:
+    assert is_code(text) == expected
+
+
+def test_label_words_that_are_codes_are_told() -> None:
+    task = Task("{prompt:2}{text}:", verbalizer={"good": " fine", "bad": " NEG"})
+    (told,) = doubts(task, GIVEN)
+    assert told.startswith("label words that look like codes (NEG): write words that say what each label means")
 
 
 @pytest.mark.parametrize(

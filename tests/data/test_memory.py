@@ -37,6 +37,12 @@ def test_rows_are_taken_from_what_holds_them(held: Any) -> None:
     assert [dict(each) for each in records(held)] == ROWS
 
 
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_a_missing_value_is_told(missing: Any) -> None:
+    with pytest.raises(DataError, match=r"row 1: a missing value; expected a text. Remove the row, or fill it in"):
+        records(["a film", missing])
+
+
 def test_names_of_columns_are_text() -> None:
     assert records(pandas.DataFrame({0: ["a"]})) == [{"0": "a"}]
     assert records([as_row({"text": "a"}, "row 0", ["text"])]) == [{"text": "a"}]

@@ -1,6 +1,9 @@
 """A classifier of texts in scikit-learn's manners, and words that are found for its task."""
 
+import copy
+import pickle
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.validation import check_is_fitted
 
 import ptuning
-from ptuning import PromptClassifier, SoftPrompt
+from ptuning import Backbone, PromptClassifier, SoftPrompt
 from ptuning.data import read_rows
 from ptuning.errors import DataError, PromptError, PTuningError
 
@@ -297,3 +300,23 @@ def test_a_run_may_keep_its_files_and_call_back(base: str, tmp_path: Path) -> No
 def test_a_notebook_shows_what_it_is(fitted: PromptClassifier, base: str) -> None:
     assert "not fitted" in PromptClassifier(base)._repr_html_()
     assert "accuracy" in fitted._repr_html_()
+
+
+@pytest.mark.parametrize(
+    "copied", [lambda each: pickle.loads(pickle.dumps(each)), copy.deepcopy], ids=["pickle", "copy"]
+)
+def test_a_fitted_classifier_is_pickled_without_its_base(
+    fitted: PromptClassifier, base: str, copied: Callable[[PromptClassifier], PromptClassifier]
+) -> None:
+    again = copied(fitted)
+    assert (again.predict_proba(TEXTS[:4]) == fitted.predict_proba(TEXTS[:4])).all()
+    assert again.get_params() == fitted.get_params()
+    assert not hasattr(copied(PromptClassifier(base)), "prompt_")
+    loaded = PromptClassifier(Backbone.from_pretrained(base, device="cpu"), "review: {text}")
+    assert copied(loaded).base == base
+    assert len(pickle.dumps(fitted)) < 20_000
+
+
+def test_a_fit_may_be_silent(base: str, capsys: pytest.CaptureFixture[str]) -> None:
+    PromptClassifier(base, **{**QUICK, "max_steps": 2}, verbose=False).fit(TEXTS, LABELS)
+    assert capsys.readouterr() == ("", "")

@@ -31,8 +31,8 @@ def test_checkpoint_brings_back_the_loop_and_the_best_step(tmp_path: Path) -> No
     limit.num_tokens = 60
     steps = loop.steps()
     for value in (3.0, 2.0, 2.5, 2.0):
-        best.is_improved_by(next(steps).step, value)
-    assert best == Best(step=2, value=2.0, num_evaluations_without_improvement=2)
+        best.is_improved_by(next(steps).step, value, value)
+    assert best == Best(step=2, value=2.0, loss=2.0, num_evaluations_without_improvement=2)
     RunDirectory(tmp_path).save_checkpoint("last", checkpoint_of(loop, best, limit, {"rows": "a digest"}))
     saved = RunDirectory(tmp_path).load_checkpoint("last")
     assert saved is not None
@@ -55,11 +55,24 @@ def test_other_content_is_named(tmp_path: Path) -> None:
 
 def test_a_later_prompt_is_kept_where_it_is_no_worse_than_chance_allows() -> None:
     best = Best()
-    kept = [best.is_improved_by(step, value, 0.1) for step, value in enumerate((-0.7, -0.9, -0.82, -0.79, -0.81, -0.9))]
+    values = (-0.7, -0.9, -0.82, -0.79, -0.81, -0.9)
+    kept = [best.is_improved_by(step, value, 1.0, tolerance=0.1) for step, value in enumerate(values)]
     assert kept == [True, True, True, False, True, True]
-    assert best == Best(step=5, value=-0.9, num_evaluations_without_improvement=0)
+    assert best == Best(step=5, value=-0.9, loss=1.0, num_evaluations_without_improvement=4)
+
+
+def test_a_run_goes_on_while_accuracy_or_loss_still_improves() -> None:
+    best, counts = Best(), []
+    for step, (accuracy, loss) in enumerate([(0.2, 3.0), (0.1, 2.5), (0.2, 2.0), (0.2, 2.1), (0.3, 2.2), (0.3, 2.3)]):
+        best.is_improved_by(step, -accuracy, loss, tolerance=0.15)
+        counts.append(best.num_evaluations_without_improvement)
+    assert counts == [0, 0, 0, 1, 0, 1]
 
 
 def test_equal_values_are_no_improvement_without_tolerance() -> None:
     best = Best()
-    assert [best.is_improved_by(step, value) for step, value in enumerate((2.0, 2.0, 1.9))] == [True, False, True]
+    assert [best.is_improved_by(step, value, value) for step, value in enumerate((2.0, 2.0, 1.9))] == [
+        True,
+        False,
+        True,
+    ]
