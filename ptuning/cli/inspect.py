@@ -63,7 +63,7 @@ def _load_embeddings(parsed: argparse.Namespace) -> tuple[Any, Any]:
 
 def run(parsed: argparse.Namespace) -> None:
     """Prints the report."""
-    from ptuning.inspection import inspect, lines, table_lines
+    from ptuning.inspection import DECORATIVE, ECHO, inspect, lines, table_lines
 
     if parsed.wayward is not None and parsed.data is None:
         raise DataError("--wayward without --data", "rows to measure on", "Give them with --data")
@@ -85,10 +85,13 @@ def run(parsed: argparse.Namespace) -> None:
         run=parsed.run_directory or _run_of(parsed.prompt),
         require_run=parsed.run_directory is not None,
         options=read_options(parsed, progress=parsed.data is not None, keeps_bars=False),
+        source=parsed.data,
     )
     if not parsed.json:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         print("\n".join(lines(report, width)), flush=True)
+        if report.verdict.word in (ECHO, DECORATIVE):
+            print(f"\nto look for words: ptuning harden {parsed.prompt} --data {parsed.data}")
     if parsed.html:
         report.save_html(parsed.html, parsed.prompt)
     more = _more(parsed, prompt, backbone, train, rows, others)

@@ -29,6 +29,7 @@ h1{font-size:1.25rem;margin:0 0 .8rem}h2{font-size:1.1rem;margin:2.2rem 0 .3rem}
 .verdict{--mark:var(--soft);border-left:.4rem solid var(--mark);padding:.6rem 1rem;background:var(--dim)}
 .verdict strong{font-size:1.7rem;line-height:1.2;display:block;color:var(--mark)}
 .faithful{--mark:var(--good)}.partial{--mark:var(--fair)}.echo,.decorative{--mark:var(--other)}
+#effect{font-size:1.05rem;margin:0 0 .8rem}
 .top h2{margin:1rem 0 .2rem}
 figure{margin:0}figcaption,.note{color:var(--soft);font-size:.9rem}
 .wide{overflow-x:auto;margin-top:.5rem}
@@ -89,8 +90,9 @@ def _verdict(report: Contents) -> str:
     if report.row:
         row = f"<p>The prompt for {escape(str(dict(report.row)))}.</p>"
     kind = _KINDS.get(verdict.word, "unknown")
+    effect = f'<p id="effect">{escape(verdict.effect)}</p>' if verdict.effect else ""
     return (
-        f'<div>{row}<div class="verdict {kind}" id="verdict"><strong>{escape(verdict.word)}</strong>'
+        f'<div>{row}{effect}<div class="verdict {kind}" id="verdict"><strong>{escape(verdict.word)}</strong>'
         f'{escape(verdict.sentence)}</div><div id="advice"><h2>What to do</h2><p>{escape(verdict.advice)}</p></div>'
         f'<p class="note">{escape(report.note)}</p>{_judged(report)}</div>'
     )

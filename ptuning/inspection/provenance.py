@@ -14,9 +14,16 @@ from ptuning.prompts import SoftPrompt
 _PACKAGES = ("ptuning", "torch", "transformers")
 
 
-def provenance(prompt: SoftPrompt) -> dict[str, str]:
-    """Name -> text; what is not known is left out."""
-    return {name: str(value) for name, value in _known(prompt) if value not in (None, "", {}, [])}
+def provenance(prompt: SoftPrompt, num_rows: int | None = None, source: str | None = None) -> dict[str, str]:
+    """Name -> text; what is not known is left out.
+
+    Args:
+        prompt: The prompt.
+        num_rows: The rows that it was judged on; None: none.
+        source: Where they come from.
+    """
+    known = {name: str(value) for name, value in _known(prompt) if value not in (None, "", {}, [])}
+    return known if num_rows is None else known | {"judged on": f"{num_rows:,} rows of {source or 'a program'}"}
 
 
 def _known(prompt: SoftPrompt) -> Iterator[tuple[str, Any]]:

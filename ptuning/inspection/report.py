@@ -73,6 +73,7 @@ def inspect(
     thresholds: Thresholds | None = None,
     seed: int = 0,
     options: ReadOptions = ReadOptions(),
+    source: str | None = None,
 ) -> Report:
     """Says what a prompt decodes to, and how far that can be believed.
 
@@ -91,6 +92,7 @@ def inspect(
         thresholds: Where one verdict ends and the next begins.
         seed: Seed of the random vectors, the random prompts and the bootstrap.
         options: How rows are read.
+        source: Where the rows come from, to be told in the report.
 
     Raises:
         PromptError: When the widths differ, `k` is not between 1 and the vocabulary's size, a row is given for a prompt
@@ -126,7 +128,7 @@ def inspect(
         row=row and dict(row),
         metric=metric,
         note=note,
-        provenance=provenance(prompt),
+        provenance=provenance(prompt, None if subject.rows is None else len(subject.rows), source),
     )
 
 

@@ -32,7 +32,7 @@ def _fitted(line: str, width: int) -> list[str]:
 def _lines(report: Contents) -> list[str]:
     verdict = report.verdict
     found = [f"the prompt for {dict(report.row)}"] if report.row else []
-    found += [f"{verdict.word}: {verdict.sentence}", verdict.advice]
+    found += [*([verdict.effect] if verdict.effect else []), f"{verdict.word}: {verdict.sentence}", verdict.advice]
     if verdict.measure is not None:
         found.append(f"decoding fidelity F ({verdict.measure}) {verdict.fidelity}; discretisation gap {verdict.gap}")
     for measured in report.measures.values():

@@ -75,6 +75,8 @@ class Verdict:
     """FAITHFUL, PARTIAL, ECHO OF INIT, DECORATIVE, NO EFFECT or NOT JUDGED."""
     sentence: str
     """The word in a sentence, with its numbers."""
+    effect: str | None
+    """What the prompt does, in a sentence: its score beside that of the same words without it."""
     measure: Measure | None
     """The measure of all gains: accuracy or loss."""
     gain: Estimate | None
@@ -118,7 +120,7 @@ def judge(
     if scores is None or scores.num_rows(SOFT) < limits.rows:
         count = "No" if scores is None else f"{scores.num_rows(SOFT)}"
         sentence = f"{count} rows were given, and {limits.rows} are needed to judge; the decoding alone is no evidence."
-        return Verdict(NOT_JUDGED, sentence, None, None, None, None, None, None, share_init, known)
+        return Verdict(NOT_JUDGED, sentence, None, None, None, None, None, None, None, share_init, known)
     measure = measure or ("accuracy" if scores.has_labels else "loss")
     decoding, bases = decoding_of(scores)
     gains = {name: scores.gain(SOFT, name, measure) for name in (RANDOM, NONE, UNTRAINED) if name in scores.names}
@@ -126,9 +128,16 @@ def judge(
     gap = scores.gain(SOFT, EMBEDDED, measure)
     word = _word(scores, measure, gains, fidelity, share_init, limits)
     sentence = _sentence(word, decoding, measure, gains, fidelity, share_init, limits)
-    return Verdict(
-        word, sentence, measure, gains[RANDOM], gains.get(NONE), gains.get(UNTRAINED), fidelity, gap, share_init, known
-    )
+    gained = gains[RANDOM], gains.get(NONE), gains.get(UNTRAINED)
+    return Verdict(word, sentence, _effect(scores, measure), measure, *gained, fidelity, gap, share_init, known)
+
+
+def _effect(scores: Resampled, measure: Measure) -> str:
+    own, number = scores.mean(SOFT, measure).value, scores.num_rows(SOFT)
+    told = f"With the prompt: {measure} {own:.3f} on {number:,} rows"
+    if NONE not in scores.names:
+        return f"{told}."
+    return f"{told}; with the same words without it: {scores.mean(NONE, measure).value:.3f}."
 
 
 def word_of_text(scores: Resampled, text: str, thresholds: Thresholds | None = None) -> tuple[str, Estimate]:

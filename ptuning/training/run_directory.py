@@ -214,7 +214,7 @@ class RunDirectory:
         try:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             return {key: state[key] for key in STATE}
-        except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        except (RuntimeError, ValueError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise TrainingError(
                 f"checkpoint {path} is broken ({error})", "a whole checkpoint", self._instead_of(name)
             ) from error

@@ -438,7 +438,7 @@ BROKEN_PROMPTS: list[tuple[str, Callable[[Path], object], str]] = [
     (WEIGHTS_FILE, _with_another_tensor, f"{WEIGHTS_FILE} .*its tensor is not the one {OWN_FILE} describes"),
     (WEIGHTS_FILE, _as_another_adapter, r"holds {'lora_A': \[4, 32\]}; expected one tensor prompt_embeddings"),
     (OWN_FILE, _cut, f"{OWN_FILE} is truncated or broken"),
-    (OWN_FILE, lambda path: path.write_text("[]"), f"{OWN_FILE} is truncated or broken .*holds a list"),
+    (OWN_FILE, lambda path: path.write_text("[]"), f"{OWN_FILE} is truncated or broken .*input should be an object"),
     (OWN_FILE, lambda path: path.write_text('{"format_version": 99}'), "has format version 99; .*Upgrade ptuning"),
 ]
 

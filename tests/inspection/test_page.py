@@ -195,5 +195,7 @@ def test_provenance_and_a_legend_stand_on_the_page(report):
     assert all(f"<dt>{word}</dt>" in text for word in WORDS)
     assert report.provenance["template"] == repr(TASK.template)
     assert report.provenance["inspected with"].startswith("ptuning ")
+    assert report.provenance["judged on"] == f"{report.num_rows} rows of a program"
+    assert report.verdict.effect in html.unescape(page(report))
     for name, value in report.provenance.items():
         assert f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" in text

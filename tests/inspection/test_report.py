@@ -57,7 +57,12 @@ def test_report_is_plain_data(report):
 
 def test_lines_begin_with_the_verdict_and_end_with_the_note(report):
     shown = lines(report)
-    assert shown[0].startswith(f"{report.verdict.word}: ")
+    scores = {record["rung"]: record["accuracy"] for record in report.ladder.table}
+    assert shown[0] == report.verdict.effect == (
+        f"With the prompt: accuracy {scores['soft prompt']:.3f} on 72 rows; with the same words without it: "
+        f"{scores['no prompt']:.3f}."
+    )
+    assert shown[1].startswith(f"{report.verdict.word}: ")
     assert shown[-1] == FIDELITY_NOTE
     assert not any("\n" in line for line in shown)
     for name in ("no prompt", "random tokens", "human prompt", "decoding as text", "soft prompt"):
