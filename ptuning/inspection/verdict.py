@@ -117,11 +117,13 @@ def judge(
     """
     limits = thresholds or Thresholds()
     known = dataclasses.asdict(limits)
-    if scores is None or scores.num_rows(SOFT) < limits.rows:
+    if measure is None and scores is not None:
+        measure = "accuracy" if scores.has_labels else "loss"
+    effect = None if scores is None or measure is None else _effect(scores, measure)
+    if scores is None or measure is None or scores.num_rows(SOFT) < limits.rows:
         count = "No" if scores is None else f"{scores.num_rows(SOFT)}"
         sentence = f"{count} rows were given, and {limits.rows} are needed to judge; the decoding alone is no evidence."
-        return Verdict(NOT_JUDGED, sentence, None, None, None, None, None, None, None, share_init, known)
-    measure = measure or ("accuracy" if scores.has_labels else "loss")
+        return Verdict(NOT_JUDGED, sentence, effect, None, None, None, None, None, None, share_init, known)
     decoding, bases = decoding_of(scores)
     gains = {name: scores.gain(SOFT, name, measure) for name in (RANDOM, NONE, UNTRAINED) if name in scores.names}
     fidelity = least(scores.kept(decoding, SOFT, RANDOM, measure, base) for base in bases)
@@ -129,7 +131,7 @@ def judge(
     word = _word(scores, measure, gains, fidelity, share_init, limits)
     sentence = _sentence(word, decoding, measure, gains, fidelity, share_init, limits)
     gained = gains[RANDOM], gains.get(NONE), gains.get(UNTRAINED)
-    return Verdict(word, sentence, _effect(scores, measure), measure, *gained, fidelity, gap, share_init, known)
+    return Verdict(word, sentence, effect, measure, *gained, fidelity, gap, share_init, known)
 
 
 def _effect(scores: Resampled, measure: Measure) -> str:

@@ -58,9 +58,13 @@ def test_report_is_plain_data(report):
 def test_lines_begin_with_the_verdict_and_end_with_the_note(report):
     shown = lines(report)
     scores = {record["rung"]: record["accuracy"] for record in report.ladder.table}
-    assert shown[0] == report.verdict.effect == (
-        f"With the prompt: accuracy {scores['soft prompt']:.3f} on 72 rows; with the same words without it: "
-        f"{scores['no prompt']:.3f}."
+    assert (
+        shown[0]
+        == report.verdict.effect
+        == (
+            f"With the prompt: accuracy {scores['soft prompt']:.3f} on 72 rows; with the same words without it: "
+            f"{scores['no prompt']:.3f}."
+        )
     )
     assert shown[1].startswith(f"{report.verdict.word}: ")
     assert shown[-1] == FIDELITY_NOTE
@@ -94,7 +98,7 @@ def test_without_rows_nothing_is_judged_and_the_model_is_not_run(tiny, monkeypat
 def test_too_few_rows_are_measured_but_not_judged(tiny):
     found = inspect(tuned(tiny), tiny, VALUES[:8])
     shown = lines(found)
-    assert shown[0].startswith("NOT JUDGED: 8 rows were given")
+    assert shown[1].startswith("NOT JUDGED: 8 rows were given")
     assert any(line.startswith("soft prompt") for line in shown)
     assert not any("None" in line for line in shown)
 
@@ -174,7 +178,7 @@ def test_run_is_inspected_from_the_command_line(run_config: Path, tmp_path: Path
     data, html = ["--data", str(tmp_path / "test.csv")], tmp_path / "report.html"
     assert cli.main(["inspect", str(directory), *data, "--html", str(html), "--human", "good"]) == 0
     out = capsys.readouterr().out
-    assert out.split(":")[0] in WORDS
+    assert out.splitlines()[1].split(":")[0] in WORDS
     assert f"saved: {html}" in out
     assert html.read_text().startswith("<!doctype html>")
     assert cli.main(["inspect", str(directory), *data, "--json", "--max-rows", "10"]) == 0
