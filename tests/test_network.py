@@ -72,7 +72,7 @@ def watched(folder: Path, *arguments: str) -> tuple[int, list[str]]:
     log.unlink(missing_ok=True)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     environment |= {"HF_HOME": str(folder / "hub"), "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
-    command = [sys.executable, "-c", WATCHED.replace("\\n", "\\n"), str(log), *arguments]
+    command = [sys.executable, "-c", WATCHED, str(log), *arguments]
     status = subprocess.run(command, env=environment, cwd=folder, capture_output=True, check=False).returncode
     return status, log.read_text().splitlines()
 

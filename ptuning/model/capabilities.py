@@ -25,6 +25,7 @@ from ptuning.model.kernels import (
     head_weight,
     token_by_token_weights,
 )
+from ptuning.model.memory import is_out_of_memory
 
 _TOLERANCE = 1e-4  # relative to the largest logit: more than rounding causes in float32 on CPUs
 _TOLERANCE_OF_OTHERS = 1e-2  # in other precisions and on other devices, where models are run that have no tiny one
@@ -76,7 +77,9 @@ def reads_embeddings(backbone: Any) -> bool:
     of_embeddings_V = backbone.run(inputs_embeds=embeddings_13H, **options).logits[0, -1]
     try:
         backbone.run(inputs_embeds=embeddings_13H + embeddings_13H.flip(1), **options)  # the embeddings of no token
-    except (ValueError, RuntimeError):
+    except (ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         return False
     return _same(backbone, backbone.run(input_ids=ids_13, **options).logits[0, -1], of_embeddings_V)
 
@@ -113,7 +116,9 @@ def passes_gradients(backbone: Any) -> bool:
     leaf_13H = start_13H.clone().requires_grad_()
     try:
         (gradient_13H,) = torch.autograd.grad(value(leaf_13H), leaf_13H)
-    except RuntimeError:  # a layer changed what the backward pass needs
+    except RuntimeError as error:  # a layer changed what the backward pass needs
+        if is_out_of_memory(error):
+            raise
         return False
     slope = float((gradient_13H * change_13H).sum())
     scale = float(gradient_13H.norm() * change_13H.norm()) / change_13H.numel() ** 0.5

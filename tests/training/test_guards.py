@@ -13,6 +13,7 @@ import torch
 import yaml
 from conftest import review_rows, write_csv
 from running import log, trained, worsen_every_evaluation
+from sealing import rewrite
 
 from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
@@ -137,7 +138,7 @@ def test_run_of_an_earlier_version_goes_on_with_its_defaults(run_config: Path, t
     interrupted(run_config, 4, *earlier)
     saved = tmp_path / "run" / "config.yaml"
     lines = saved.read_text().splitlines(keepends=True)
-    saved.write_text("".join(line for line in lines if "validation_split" not in line))
+    rewrite(saved, "".join(line for line in lines if "validation_split" not in line))
     checkpoints = shutil.copytree(tmp_path / "run" / "checkpoints", tmp_path / "copy")
     assert trained(run_config, resume=True).prompt.training["rows"] == 64
     (tmp_path / "run" / "metrics.json").unlink()  # killed again: by now the config names the setting

@@ -255,7 +255,7 @@ from ptuning.cli.main import main
 from ptuning.model.causal import CausalBackbone
 run = CausalBackbone.run
 def run_if_it_fits(self, **inputs):
-    if os.environ["RANK"] == "1" and inputs["inputs_embeds"].shape[:2].numel() > 30:
+    if os.environ["RANK"] == "1" and "inputs_embeds" in inputs and inputs["inputs_embeds"].shape[:2].numel() > 30:
         raise torch.OutOfMemoryError("out of memory")
     return run(self, **inputs)
 CausalBackbone.run = run_if_it_fits

@@ -1,0 +1,68 @@
+#!/usr/bin/env python
+"""A campaign of faults: broken, hostile and half-written files, and what ptuning makes of each.
+
+Each case spoils a copy of a finished run, its rows or its config in one way, and runs one command on it. A case is clean
+if the command ends in one line with status 2, or gives what it gives without the fault; not clean is a traceback, a
+command that does not end, and another answer without a word. Cases follow from the seed and their number. Each result
+is a line of JSON, so a campaign that was interrupted goes on where it stopped.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from faults.cases import KINDS, Case
+from faults.world import World
+
+
+def main() -> int:
+    """Runs the campaign and prints its table; the exit status is 1 if a case was not clean."""
+    options = arguments()
+    known = {record["name"]: record for record in read(options.results)}
+    cases = [Case.of(options.seed, number) for number in range(options.cases)]
+    with tempfile.TemporaryDirectory() as folder, options.results.open("a", encoding="utf-8") as file:
+        world = World(Path(folder))
+        for number, case in enumerate(cases, 1):
+            if case.name in known:
+                continue
+            record = known[case.name] = {"name": case.name, "kind": case.kind, **world.outcome(case)}
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            if not record["is_clean"]:
+                print(f"{number}: {case.name}: {record['what']}", file=sys.stderr, flush=True)
+    own = [known[case.name] for case in cases]
+    print("\n".join(table(own)))
+    return int(not all(record["is_clean"] for record in own))
+
+
+def table(records: list[dict]) -> list[str]:
+    """The cases by kind, as a Markdown table."""
+    lines = ["| kind | cases | refused in a line | as without the fault | not clean |", "|---|---|---|---|---|"]
+    for kind in KINDS:
+        counts = Counter(
+            record["what"] if record["is_clean"] else "not clean" for record in records if record["kind"] == kind
+        )
+        refused, same, other = (counts[each] for each in ("refused", "as before", "not clean"))
+        lines.append(f"| {kind} | {counts.total()} | {refused} | {same} | {other} |")
+    return lines
+
+
+def read(path: Path) -> list[dict]:
+    """The records of an earlier campaign."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def arguments() -> argparse.Namespace:
+    """What is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=2000, help="how many (default: 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="what the cases follow from (default: 0)")
+    parser.add_argument("--results", type=Path, default=Path("faults.jsonl"), help="the JSON lines")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
