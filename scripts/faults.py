@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """A campaign of faults: broken, hostile and half-written files, and what ptuning makes of each.
 
-Each case spoils a copy of a finished run, its rows or its config in one way, and runs one command on it. A case is clean
-if the command ends in one line with status 2, or gives what it gives without the fault; not clean is a traceback, a
-command that does not end, and another answer without a word. Cases follow from the seed and their number. Each result
-is a line of JSON, so a campaign that was interrupted goes on where it stopped.
+Each case spoils a copy of a run, its rows or its config in one way, and runs one command on it. A case is clean if the
+command ends in one line with status 2, or gives what it gives without the fault, or takes what are simply other rows
+or settings. Not clean are a traceback, a command that does not end, and another answer without a word. Cases follow
+from the seed and their number. Each result is a line of JSON, and a campaign that was interrupted goes on.
 """
 
 import argparse
@@ -14,8 +14,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from faults.cases import KINDS, Case
-from faults.world import World
+from campaign.cases import KINDS, Case
+from campaign.world import World
 
 
 def main() -> int:
@@ -40,13 +40,12 @@ def main() -> int:
 
 def table(records: list[dict]) -> list[str]:
     """The cases by kind, as a Markdown table."""
-    lines = ["| kind | cases | refused in a line | as without the fault | not clean |", "|---|---|---|---|---|"]
+    names = ("refused", "as before", "taken", "not clean")
+    lines = [f"| kind | cases | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
     for kind in KINDS:
-        counts = Counter(
-            record["what"] if record["is_clean"] else "not clean" for record in records if record["kind"] == kind
-        )
-        refused, same, other = (counts[each] for each in ("refused", "as before", "not clean"))
-        lines.append(f"| {kind} | {counts.total()} | {refused} | {same} | {other} |")
+        own = [record for record in records if record["kind"] == kind]
+        counts = Counter(record["what"] if record["is_clean"] else "not clean" for record in own)
+        lines.append(f"| {kind} | {len(own)} | {' | '.join(str(counts[name]) for name in names)} |")
     return lines
 
 

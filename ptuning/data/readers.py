@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import re
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from ptuning.data.memory import Rows, records, records_of_dataset
 from ptuning.errors import DataError
 
 _log = logging.getLogger(__name__)
+_MOST_CHARACTERS = 1 << 28  # of a cell, a line of .jsonl, or a .json file
 _TALL_ROW = 5  # line breaks in a row's cells that are told
 
 Record: TypeAlias = tuple[dict[str, Any], str]
@@ -165,7 +165,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _read_csv(source: str) -> Iterator[Record]:
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(_MOST_CHARACTERS)
     with _opened(source) as file:
         quoting: Any = csv.QUOTE_NONE if _kind(source) == ".tsv" else csv.QUOTE_MINIMAL
         reader = csv.DictReader(file, delimiter=_delimiter(source, file.readline()), quoting=quoting, strict=True)
@@ -206,9 +206,16 @@ def _delimiter(source: str, header: str) -> str:
 def _read_json(source: str) -> Iterator[Record]:
     with _opened(source) as file:
         if _kind(source) == ".json":
-            yield from _json_records(source, file.read())
+            text = file.read(_MOST_CHARACTERS)
+            if len(text) == _MOST_CHARACTERS:
+                received = f"{source} has {_MOST_CHARACTERS:,} characters or more"
+                raise DataError(received, "a smaller file, or .jsonl", "Write one object per line, as .jsonl")
+            yield from _json_records(source, text)
             return
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(lambda: file.readline(_MOST_CHARACTERS), ""), 1):
+            if len(line) == _MOST_CHARACTERS:
+                received = f"{source} line {number} has {_MOST_CHARACTERS:,} characters or more"
+                raise DataError(received, "a row of less", "Check that it is the file that you mean")
             if line.strip():
                 yield _json_record(line, f"{source} line {number}")
 

@@ -47,7 +47,10 @@ def model_card(own: Mapping[str, Any], placement: str) -> str:
         row = json.dumps(dict.fromkeys(Template.parse(task.template).field_names, "..."))
         method = "classify" if task.is_classification else "generate"
         use = [_USE.format(base=json.dumps(name), method=method, row=row)] if name else []
-    training = [f"- {key}: {_code(str(value))}" for key, value in own["training"].items()]
+    training = [
+        f"- {key}: {value if isinstance(value, int | float) else _code(str(value))}"
+        for key, value in own["training"].items()
+    ]
     sections = {"Task": task_lines, "Results": results_table(own["results"]), "Training": training, "Use": use}
     return _CARD.format(
         front_matter=yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True),

@@ -1,0 +1,1 @@
+"""Faults that a campaign makes, and what it makes them in."""
