@@ -6,11 +6,13 @@ Knows nothing of prompts or training.
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ptuning.data import Batch, Coder, Example, Task, collate_pairs
 from ptuning.errors import ModelError
 from ptuning.model.backbone import Backbone
+from ptuning.model.loading import cannot_load
 
 
 class EncoderDecoderBackbone(Backbone):
@@ -31,6 +33,13 @@ class EncoderDecoderBackbone(Backbone):
                 "an encoder-decoder such as T5",
                 "Choose another model",
             )
+
+    def require_readable(self) -> None:
+        """Raises `ModelError` if the decoder begins with a token of the answer, as mBART's does: that tells it."""
+        answers = [torch.tensor([ids], device=self.device) for ids in ([3, 4], [5, 6], [7, 8])]
+        starts = {int(self.model.prepare_decoder_input_ids_from_labels(labels=each)[0, 0]) for each in answers}
+        if len(starts) > 1:
+            raise cannot_load(self.name, "its decoder begins with a token of the answer")
 
     def coder(self, task: Task) -> Coder:
         """The coder that turns the task's rows into examples; each question ends with the end-of-text token."""

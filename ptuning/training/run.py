@@ -332,6 +332,7 @@ class Trainer:
     def _log(self, record: dict[str, Any]) -> None:
         step = self.loop.progress.step
         if self._speaks:
+            self.directory.require_there()
             self.directory.append_log({"step": step, **record})
             if self.on_evaluate and "eval_loss" in record:
                 self.on_evaluate({"step": step, **record})
@@ -378,6 +379,7 @@ class Trainer:
 
     def _save(self, name: str) -> None:
         if self._speaks:
+            self.directory.require_there()
             self._save_snapshot()  # first: a run that is killed between the two writes it again
             self.directory.save_checkpoint(
                 name, checkpoint_of(self.loop, self.validator.best, self.steps.limit, self._made_with())
@@ -405,6 +407,7 @@ class Trainer:
             "base_weights_sha256": self.inputs.weights_sha256,
         }
         if self._speaks:
+            self.directory.require_there()
             if outcome and split:
                 self._keep(outcome, split)
             prompt.save(self.directory.prompt)

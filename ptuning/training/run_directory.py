@@ -199,6 +199,15 @@ class RunDirectory:
                 "Free some space, or choose another train.output_dir",
             )
 
+    def require_there(self) -> None:
+        """Raises `TrainingError` where the directory of a run at work is gone: nothing is written in its place."""
+        if not self.config.exists():
+            raise TrainingError(
+                f"{self.path}, removed or moved while the run was at work",
+                "the directory that it began in",
+                "If it was moved, go on with --resume and its new name as train.output_dir",
+            )
+
     def save_checkpoint(self, name: str, state: Mapping[str, Any]) -> None:
         """Writes `checkpoints/NAME.pt` in place of the older one; a reader sees the old one or the new one."""
         with whole_file(self._checkpoint(name)) as beside:

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from ptuning.data import readers
 from ptuning.data.batches import IGNORED, collate
 from ptuning.data.coder import Coder
 from ptuning.data.examples import Example, num_cut
@@ -86,6 +87,30 @@ def test_a_hundred_thousand_columns_are_counted_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - started < 20
     with pytest.raises(DataError, match="two columns 'text'"):
         read(write(tmp_path / "b.csv", f"{header},text\n"), "text")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        (
+            "a.jsonl",
+            '{"text": "' + "a" * 200 + '"}',
+            "a.jsonl line 1 has 100 characters or more; expected a row of less",
+        ),
+        ("a.json", '[{"text": "' + "a" * 200 + '"}]', "a.json has 100 characters or more; expected a smaller file, or"),
+        ("a.csv", "text\n" + "a" * 200 + "\n", r"a.csv line 2 is not CSV \(field larger than field limit \(100\)\)"),
+    ],
+)
+def test_what_would_fill_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str, told: str
+) -> None:
+    source = write(tmp_path / name, content)
+    assert read(source, "text") == [{"text": "a" * 200}]
+    monkeypatch.setattr(readers, "_MOST_CHARACTERS", 100)
+    with pytest.raises(DataError, match=told):
+        read(source, "text")
+    monkeypatch.undo()
+    assert read(source, "text") == [{"text": "a" * 200}]
 
 
 def test_a_directory_without_data_is_not_searched(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Prompts are listed unread, read when first used, run once, kept while nothing changes, and let go."""
 
 import dataclasses
+import os
 
 import pytest
 import torch
@@ -67,6 +68,21 @@ def test_directory_is_listed_without_reading_a_number(backbone, directory, monke
     assert lines[0].startswith("one: 4 virtual tokens; '{prompt:4}review: {text}'; negative | positive; soft prompt: ")
     assert "accuracy 0.900 (0.00 MB held)" in lines[0]
     assert str(PromptLibrary(backbone, {})) == "no prompts"
+
+
+def test_a_bad_neighbour_makes_no_other_prompt_unusable(backbone, directory, monkeypatch):
+    for number, text in enumerate(("[" * 100_000, '{"format_version": 1, "results": 5}', '{"format_version": 2}', "")):
+        (directory / f"broken{number}").mkdir()
+        (directory / f"broken{number}" / "ptuning.json").write_text(text)
+    (directory / "pipe").mkdir()
+    os.mkfifo(directory / "pipe" / "ptuning.json")
+    (directory / "device").mkdir()
+    (directory / "device" / "ptuning.json").symlink_to("/dev/zero")
+    lm = PromptedLM(backbone, directory)
+    told = {info.name: info.problem for info in lm.prompts.infos()}
+    assert {name for name, problem in told.items() if problem} == {f"broken{number}" for number in range(4)}
+    assert not any("\n" in problem for problem in told.values() if problem)
+    assert len(lm.classify([{"text": "a good film"}], prompt="one")) == 1
 
 
 def test_prompt_is_read_when_it_is_first_used(backbone, directory, monkeypatch):

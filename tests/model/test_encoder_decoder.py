@@ -6,14 +6,16 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from families import tiny_backbone
+from families import tiny_backbone, tiny_tokenizer
 from safetensors.torch import load_file
+from transformers import MBartConfig, MBartForConditionalGeneration
 
 import ptuning
 from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.data.examples import Example
 from ptuning.data.readers import Row
+from ptuning.data.task import Task
 from ptuning.errors import ModelError, PromptError
 from ptuning.forward import objective
 from ptuning.forward.paths import label_logits
@@ -146,3 +148,27 @@ def test_shared_prefix_is_refused(t5):
     with pytest.raises(ModelError, match="shared_prefix with tiny-t5; expected a causal model"):
         label_logits(t5, torch.zeros(1, t5.width), batch, "shared_prefix")
     assert torch.equal(label_logits(t5, torch.zeros(1, 32), batch), splice(t5, torch.zeros(1, 32), batch))
+
+
+def test_the_order_of_labels_changes_nothing():
+    backbone = tiny_backbone("t5")
+    words = {"good": " good", "bad": " very bad", "dull": " dull"}
+    prompt_PH = torch.randn(3, backbone.width, generator=torch.Generator().manual_seed(0))
+    found = []
+    for labels in (words, dict(reversed(words.items()))):
+        task = Task("{prompt:3}review: {text}", verbalizer=labels)
+        lm = PromptedLM(backbone, {"it": SoftPrompt(prompt_PH, task, task_type=backbone.task_type)})
+        found.append(lm.classify([{"text": "a bright film"}, {"text": "the plot was dull"}]))
+    for one, other in zip(*found, strict=True):
+        assert one.label == other.label
+        assert one.probabilities == pytest.approx(other.probabilities)
+
+
+def test_model_whose_decoder_begins_with_the_answer_is_refused(tmp_path):
+    tokenizer = tiny_tokenizer("$A </s>")
+    size = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
+    size |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "vocab_size": len(tokenizer)}
+    MBartForConditionalGeneration(MBartConfig(**size, pad_token_id=2, eos_token_id=1)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"cannot be loaded \(its decoder begins with a token of the answer\)"):
+        Backbone.from_pretrained(tmp_path, device="cpu")

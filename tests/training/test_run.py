@@ -534,6 +534,23 @@ def test_run_on_a_quantized_base_learns_and_its_prompt_fits_the_whole_base(
         assert len(lm.classify([{"text": "the film was good"}])) == 1
 
 
+@pytest.mark.parametrize("step", [2, 7, 12])
+def test_run_whose_directory_is_moved_ends_and_goes_on_there(run_config: Path, tmp_path: Path, step: int) -> None:
+    whole = trained(run_config, f"--train.output_dir={tmp_path}/whole")
+
+    def move(record: Any) -> None:
+        if record.step == step:
+            (tmp_path / "run").rename(tmp_path / "moved")
+
+    with pytest.raises(
+        TrainingError, match=r"run, removed or moved while the run was at work; .*go on with --resume and"
+    ):
+        ptuning.train(RunConfig.from_yaml(run_config), on_step=move)
+    assert not (tmp_path / "run").exists()
+    again = trained(run_config, f"--train.output_dir={tmp_path}/moved", resume=True)
+    assert torch.equal(again.prompt.embeddings_PH, whole.prompt.embeddings_PH)
+
+
 def test_run_from_before_a_setting_came_goes_on(run_config: Path, tmp_path: Path) -> None:
     trained(run_config)
     saved = tmp_path / "run" / "config.yaml"
