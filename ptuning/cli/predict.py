@@ -52,7 +52,7 @@ def run(parsed: argparse.Namespace) -> None:
     if output:
         column = _column(lm.task("prompt"))
         named = [{column if name in ("label", "text") else name: each[name] for name in each} for each in answers]
-        _WRITERS[output.suffix](output, own, named)
+        _WRITERS[output.suffix](output, own, named, _delimiter(output, parsed.data))
         lines = [f"saved: {output}, {len(rows):,} rows"]
     print(json.dumps({"answers": answers}) if parsed.json else "\n".join(lines))
 
@@ -96,8 +96,22 @@ def _beside(own: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any
     ]
 
 
-def _write_table(path: Path, own: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> None:
-    """Writes CSV or TSV: of a label's probabilities its own, under `probability`."""
+def _delimiter(output: Path, data: str | None) -> str:
+    """What stands between cells: a tab in .tsv, else what stands there in the rows' own .csv file."""
+    from ptuning.data import delimiter_of
+
+    if output.suffix == ".tsv":
+        return "\t"
+    return delimiter_of(data) if data is not None and data.lower().endswith((".csv", ".csv.gz")) else ","
+
+
+def _write_table(
+    path: Path, own: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]], delimiter: str
+) -> None:
+    """Writes CSV or TSV: of a label's probabilities its own, under `probability`.
+
+    TSV has no quotation marks, so that tabs and line breaks within a cell become spaces.
+    """
     flat = []
     for answer in answers:
         cells = {name: value for name, value in answer.items() if name != "probabilities"}
@@ -107,18 +121,25 @@ def _write_table(path: Path, own: Sequence[Mapping[str, Any]], answers: Sequence
     records = _beside(own, flat)
     columns = dict.fromkeys(name for record in records for name in record)
     with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, delimiter="\t" if path.suffix == ".tsv" else ",")
-        writer.writeheader()
-        writer.writerows(records)
+        rows = [{name: name for name in columns}, *records]
+        if delimiter == "\t":
+            file.writelines("\t".join(_cell(row.get(name)) for name in columns) + "\n" for row in rows)
+        else:
+            csv.DictWriter(file, columns, delimiter=delimiter).writerows(rows)
 
 
-def _write_lines(path: Path, own: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> None:
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value).translate(_SPACES)
+
+
+def _write_lines(path: Path, own: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]], _: str) -> None:
     """Writes JSONL: one object a row; what JSON has no type for, such as a date, as its text."""
     with whole_file(path) as beside, beside.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(each, ensure_ascii=False, default=str) + "\n" for each in _beside(own, answers))
 
 
-_WRITERS: dict[str, Callable[[Path, Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], None]] = {
+_SPACES = str.maketrans("\t\r\n", "   ")
+_WRITERS: dict[str, Callable[[Path, Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]], str], None]] = {
     ".csv": _write_table,
     ".tsv": _write_table,
     ".jsonl": _write_lines,

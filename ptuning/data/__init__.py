@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ptuning.data.memory import records as records
     from ptuning.data.readers import Row as Row
     from ptuning.data.readers import as_row as as_row
+    from ptuning.data.readers import delimiter_of as delimiter_of
     from ptuning.data.readers import read_rows as read_rows
     from ptuning.data.readers import require_source as require_source
     from ptuning.data.readers import rows_of as rows_of
@@ -72,7 +73,7 @@ __getattr__, __dir__, __all__ = lazily(
         "coder": ("Coder",),
         "examples": ("Example", "num_cut", "prefix_ids", "warn_of_cut", "with_answer"),
         "memory": ("Rows", "records"),
-        "readers": ("Row", "as_row", "read_rows", "require_source", "rows_of"),
+        "readers": ("Row", "as_row", "delimiter_of", "read_rows", "require_source", "rows_of"),
         "sampling": ("BatchStream", "FEWEST_BATCHES", "by_length", "require_small"),
         "splitting": ("split_off",),
         "task": ("Task", "Verbalizer"),

@@ -195,6 +195,12 @@ def _read_csv(source: str) -> Iterator[Record]:
         )
 
 
+def delimiter_of(source: str) -> str:
+    """What stands between the cells of a .csv or .tsv file."""
+    with _opened(source) as file:
+        return _delimiter(source, file.readline())
+
+
 def _delimiter(source: str, header: str) -> str:
     """What stands between a file's cells: a tab in .tsv; else a comma, or what the header has where it has no comma."""
     if _kind(source) == ".tsv":

@@ -13,6 +13,7 @@ from conftest import write_csv
 from families import tiny_backbone
 
 from ptuning.cli.main import main
+from ptuning.data import read_rows
 from ptuning.data.task import Task
 from ptuning.prompts.soft_prompt import SoftPrompt
 
@@ -60,6 +61,20 @@ def test_rows_are_written_with_their_answers(
     answer = "label" if more else "predicted_label"
     assert {each.pop(answer) for each in written} <= set(LABELS)
     assert written == ([{"id": row["id"]} for row in ROWS] if more else ROWS)
+
+
+def test_cells_are_separated_as_in_the_rows_own_file(prompts: Path) -> None:
+    Path("own.csv").write_text('id;text\n1;"a; b"\n2;plain, and dull\n')
+    assert main(["predict", "labels", "--data", "own.csv", "--output", "answers.csv", "--id", "id"]) == 0
+    assert Path("answers.csv").read_text().splitlines()[0] == "id;label;probability"
+
+
+def test_tsv_is_written_as_it_is_read(prompts: Path) -> None:
+    texts = ['"a quoted" film', "two\nlines\tand a tab", 'a "']
+    Path("own.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    assert main(["predict", "labels", "--data", "own.jsonl", "--output", "answers.tsv"]) == 0
+    found = [row.values["text"] for row in read_rows("answers.tsv", "test", ["text"])]
+    assert found == ['"a quoted" film', "two lines and a tab", 'a "']
 
 
 @pytest.mark.parametrize("name", ["answers.csv", "answers.jsonl"])
