@@ -8,8 +8,10 @@ import logging
 import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+from ptuning.errors import FileError
 from ptuning.files import disk_errors
 
 if sys.platform != "win32":
@@ -72,6 +74,12 @@ class DirectoryLock:
             self.path.unlink(missing_ok=True)
             os.close(self._handle)
             self._handle = None
+
+    def sweep(self) -> None:
+        """Removes the file of a process that was killed, where it can be removed."""
+        with suppress(FileError):  # a finished run may lie where nothing can be written
+            if self.path.exists() and self.acquire():
+                self.release()
 
     def _locked(self) -> int | None:
         """The locked file; None where another process holds it."""

@@ -77,6 +77,7 @@ def train(
     if directory.is_finished:
         if rows is not None:
             _log.warning(f"{directory.path} is finished and is only read, whatever rows are given")
+        directory.lock.sweep()
         return _finished(config, directory)
     with _full_disk_explained():
         trainer = Trainer(config, directory, resume, Given(rows, backbone, verbose))

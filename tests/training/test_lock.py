@@ -99,3 +99,24 @@ def test_other_errors_of_the_lock_are_not_hidden(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(fcntl, "flock", failing)
     with pytest.raises(OSError, match="the network drive is gone"):
         DirectoryLock(tmp_path / "run.lock").acquire()
+
+
+def test_a_killed_holders_file_is_swept_and_a_live_ones_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, holder = (DirectoryLock(tmp_path / "run.lock") for _ in range(2))
+    lock.sweep()
+    assert not lock.path.exists()
+    lock.path.write_text("process 1 on a machine")
+    lock.sweep()
+    assert not lock.path.exists()
+    assert holder.acquire()
+    lock.sweep()
+    assert lock.path.exists()
+    holder.release()
+    lock.path.touch()
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", refuse)
+    lock.sweep()
+    assert lock.path.exists()
