@@ -12,7 +12,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -40,22 +40,20 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))  # a link stays a link
     _require_replaceable(path)
-    beside = _beside(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
-        handle = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)  # the system takes the umask off
+        beside, held = _begun(path, lambda new: os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)))
     try:
-        _hold(handle)
-        mode = stat.S_IMODE(os.fstat(handle).st_mode)
         with disk_errors(path):
+            mode = stat.S_IMODE(beside.stat().st_mode)
             yield beside
             _sync(beside)
             beside.chmod(mode)  # safetensors makes a file of its own, for its owner alone
             os.replace(beside, path)
             _sync(path.parent)
     finally:
-        os.close(handle)
+        _let_go(held)
         beside.unlink(missing_ok=True)
 
 
@@ -99,14 +97,12 @@ def whole_directory(path: Path) -> Iterator[Path]:
     On Linux the two change places in one step. Elsewhere, and on file systems that cannot do that, the old one is moved
     aside first: a process that is killed right then leaves it beside, under a hidden name.
     """
-    beside = _beside(path)
+    path = Path(os.path.realpath(path))
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
-        beside.mkdir(mode=0o777)  # the system takes the umask off
-        handle = os.open(beside, os.O_RDONLY)
+        beside, held = _begun(path, lambda new: new.mkdir(mode=0o777))
     try:
-        _hold(handle)
         with disk_errors(path):
             mode = stat.S_IMODE(beside.stat().st_mode)
             yield beside
@@ -120,13 +116,43 @@ def whole_directory(path: Path) -> Iterator[Path]:
                 _swap(beside, path)
             _sync(path.parent)
     finally:
-        os.close(handle)
+        _let_go(held)
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _beside(path: Path) -> Path:
-    """A new hidden path in the same directory."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(_NUM_RANDOM_BYTES)}")
+def _begun(path: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
+    """What is written beside a path, and the lock that tells others so; None where there are no locks.
+
+    Args:
+        path: What it will replace.
+        make: Makes it; the system takes the umask off.
+    """
+    while True:
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(_NUM_RANDOM_BYTES)}")
+        make(beside)
+        if sys.platform == "win32":
+            return beside, None
+        with suppress(FileNotFoundError):  # swept by another writer before it was locked: once more
+            handle = os.open(beside, os.O_RDONLY)
+            if _is_locked(handle) and beside.exists():
+                return beside, handle
+            os.close(handle)
+
+
+def _is_locked(handle: int) -> bool:
+    """Locks an open file or directory; False where another process is sweeping it, True where there are no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _let_go(handle: int | None) -> None:
+    if handle is not None:
+        os.close(handle)
 
 
 def _require_replaceable(path: Path) -> None:
@@ -141,21 +167,20 @@ def _require_replaceable(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Waits until a file or a directory is on the disk, where the system can tell."""
-    if sys.platform == "win32":
+    """Waits until a file or a directory is on the disk; of a directory, where the file system can tell."""
+    if path.is_dir():
+        if sys.platform != "win32":
+            with suppress(OSError):
+                _sync_open(os.open(path, os.O_RDONLY))
         return
-    handle = os.open(path, os.O_RDONLY)
+    _sync_open(os.open(path, os.O_RDWR))
+
+
+def _sync_open(handle: int) -> None:
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _hold(handle: int) -> None:
-    """Marks what is being written as in work, until this process closes it or ends."""
-    if sys.platform != "win32":
-        with suppress(OSError):  # no locks here: then nothing is swept either
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _sweep(path: Path) -> None:
@@ -163,7 +188,10 @@ def _sweep(path: Path) -> None:
     if sys.platform == "win32":
         return
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{{2 * _NUM_RANDOM_BYTES}}}")
-    for each in [Path(entry) for entry in os.scandir(path.parent) if name.fullmatch(entry.name)]:
+    left = list[Path]()
+    with suppress(OSError):  # a directory that may be written to and not listed
+        left += [Path(entry) for entry in os.scandir(path.parent) if name.fullmatch(entry.name)]
+    for each in left:
         with suppress(OSError):  # another process holds or has removed it
             handle = os.open(each, os.O_RDONLY)
             try:

@@ -43,7 +43,14 @@ def seal_zip(path: Path) -> None:
 
 
 def has_changed(content: bytes) -> bool:
-    """Whether a file is not what it was when it was sealed; False for one that never was."""
+    """Whether a file is not what it was when it was sealed; False for one that never was.
+
+    Line ends may be those of another system, as git and editors write them.
+    """
+    return _differs(content) and _differs(content.replace(b"\r\n", b"\n"))
+
+
+def _differs(content: bytes) -> bool:
     before, after = content.rfind(_BEFORE), content.rfind(_AFTER)
     if before < 0 and after < 0:
         return False

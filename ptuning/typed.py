@@ -3,7 +3,9 @@
 Knows nothing of what it means.
 """
 
+import functools
 import json
+import math
 from typing import Any, NoReturn
 
 
@@ -18,11 +20,11 @@ def read_json(text: bytes, kind: type) -> dict[str, Any]:
     Raises:
         ValueError: Saying what is wrong, in one line.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        content: dict[str, Any] = json.loads(text, parse_constant=_refuse)
-        TypeAdapter(kind).validate_json(text, strict=True)
+        content: dict[str, Any] = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        _adapter(kind).validate_json(text, strict=True)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except ValidationError as error:
@@ -30,6 +32,18 @@ def read_json(text: bytes, kind: type) -> dict[str, Any]:
         place = ".".join(map(str, first["loc"])) or "it"
         raise ValueError(f"{place}: {_shown(first['input'])}, {first['msg'][:1].lower()}{first['msg'][1:]}") from None
     return content
+
+
+@functools.cache
+def _adapter(kind: type) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
 
 
 def _refuse(name: str) -> NoReturn:

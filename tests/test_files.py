@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,25 @@ def test_directories_are_replaced_where_they_cannot_change_places(
         SoftPrompt(torch.full((2, 4), value)).save(tmp_path / "prompt")
         assert SoftPrompt.load(tmp_path / "prompt").embeddings_PH[0, 0] == value
     assert [path.name for path in tmp_path.iterdir()] == ["prompt"]
+
+
+def test_a_directory_behind_a_link_is_written_through(tmp_path: Path) -> None:
+    SoftPrompt(torch.zeros(2, 4)).save(tmp_path / "disk" / "prompt")
+    (tmp_path / "prompt").symlink_to(tmp_path / "disk" / "prompt")
+    SoftPrompt(torch.ones(2, 4)).save(tmp_path / "prompt")
+    assert (tmp_path / "prompt").is_symlink()
+    assert SoftPrompt.load(tmp_path / "disk" / "prompt").embeddings_PH[0, 0] == 1
+    assert sorted(path.name for path in tmp_path.rglob(".*")) == []
+
+
+def test_threads_may_write_the_same_file(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        for _ in range(100):
+            with whole_file(tmp_path / "file") as beside:
+                beside.write_text(str(number) * 1000)
+
+    with ThreadPoolExecutor(4) as pool:
+        for each in [pool.submit(write, number) for number in range(4)]:
+            each.result()
+    assert len(set((tmp_path / "file").read_text())) == 1
+    assert len(list(tmp_path.iterdir())) == 1

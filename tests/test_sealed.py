@@ -1,5 +1,6 @@
 """Every bit of what is read back is under a digest, and types are checked at the door."""
 
+import dataclasses
 import json
 import os
 import random
@@ -90,6 +91,45 @@ def test_a_broken_checkpoint_names_the_other_one(run: Path, tmp_path: Path) -> N
     assert SoftPrompt.load(whole).embeddings_PH.equal(expected)
 
 
+def test_a_best_checkpoint_that_is_gone_is_told_and_the_last_step_kept(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = shutil.copytree(run, tmp_path / "run")
+    best = SoftPrompt.load(whole).training["best_step"]
+    (whole / "checkpoints" / "best.pt").unlink()
+    resume(whole)
+    if best:  # else the untrained prompt was the best
+        assert f"the checkpoint of the best step, {best}, is gone: step 4 is kept" in caplog.text
+        assert SoftPrompt.load(whole).training["best_step"] == 4
+
+
+def test_line_ends_of_another_system_are_no_change(run: Path, tmp_path: Path) -> None:
+    whole = shutil.copytree(run, tmp_path / "run")
+    for name in ("prompt/ptuning.json", "config.yaml", "metrics.json"):
+        content = (whole / name).read_bytes()
+        assert b"\r\n" not in content
+        (whole / name).write_bytes(content.replace(b"\n", b"\r\n"))
+        ARTEFACTS[name](whole)
+
+
+def test_metrics_of_an_earlier_version_are_read(run: Path, tmp_path: Path) -> None:
+    whole = shutil.copytree(run, tmp_path / "run")
+    metrics = json.loads((whole / "metrics.json").read_text())
+    (whole / "metrics.json").write_text(json.dumps({key: metrics[key] for key in ("split", "results", "training")}))
+    assert RunDirectory(whole).read_metrics()["training"] == metrics["training"]
+
+
+def test_what_could_not_be_read_back_is_not_saved(run: Path, tmp_path: Path) -> None:
+    prompt = SoftPrompt.load(run)
+    for training, told in {
+        '{"seed": "a"}': "training.seed: 'a', input",
+        '{"learning_rate": NaN}': "not JSON compliant",
+    }.items():
+        with pytest.raises(PromptError, match=rf"ptuning.json cannot tell \(.*{told}"):
+            dataclasses.replace(prompt, training=json.loads(training)).save(tmp_path / "prompt")
+    assert not (tmp_path / "prompt").exists()
+
+
 def test_marks_alone_show_a_change(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text(f"one\n# {BLANK}\ntwo\n")
@@ -145,6 +185,7 @@ def test_json_is_read_strictly() -> None:
     for text, told in {
         b"[" * 100_000: "nested too deeply",
         b'{"number": 1, "more": ' + b"[" * 300 + b"]" * 300 + b"}": "recursion limit",
+        b'{"number": 1, "more": 1e999}': "it holds 1e999",
         b'{"number": 1.5}': "number: 1.5, input should be a valid integer",
         b'{"number": 1' + b"0" * 5000 + b"}": "Exceeds the limit",
         b'{"text": "a"}': "number: .*field required",

@@ -15,7 +15,11 @@ from ptuning.errors import ConfigError, DataError, ModelError, PromptError
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that reports a mistake in one line."""
+    """A parser that reports a mistake in one line, and shows its help without colours."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.color = False  # Python 3.14 has them, and they would be printed as escapes
 
     def error(self, message: str) -> NoReturn:
         """Raises an error that the command line turns into exit status 2."""

@@ -7,6 +7,7 @@ import argparse
 import json
 import logging
 import random
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -90,8 +91,10 @@ def run(parsed: argparse.Namespace) -> None:
     if not parsed.json:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         print("\n".join(lines(report, width)), flush=True)
-        if report.verdict.word in (ECHO, DECORATIVE):
-            print(f"\nto look for words: ptuning harden {parsed.prompt} --data {parsed.data}")
+        if report.verdict.word in (ECHO, DECORATIVE) and not prompt.is_conditioned:
+            model = ["--model", parsed.model] if parsed.model else []
+            command = shlex.join(["ptuning", "harden", parsed.prompt, "--data", parsed.data, *model])
+            print(f"\nto look for words: {command}")
     if parsed.html:
         report.save_html(parsed.html, parsed.prompt)
     more = _more(parsed, prompt, backbone, train, rows, others)

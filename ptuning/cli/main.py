@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import ptuning
 from ptuning.cli import evaluate, harden, init, inspect, predict, train
 from ptuning.cli.arguments import Parser, require_paths, with_dashes
-from ptuning.cli.streams import drop_output, is_of_a_stream, plain_streams
+from ptuning.cli.streams import OutputError, drop_output, plain_streams
 from ptuning.errors import PTuningError
 
 _DESCRIPTION = "Soft-prompt tuning for frozen language models."
@@ -46,13 +46,11 @@ def _status(given: list[str]) -> int:
             require_paths(parsed)
             parsed.run(parsed)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+    except OutputError as error:
         drop_output()
-    except OSError as error:
-        if not is_of_a_stream(error):
-            raise
-        drop_output()
-        _tell(f"standard output cannot be written ({error.strerror}); expected room for it. Free some space.")
+        if error.has_no_reader:
+            return 0
+        _tell(f"standard output cannot be written ({error}); expected room for it. Free some space.")
         return 2
     except PTuningError as error:
         _tell(str(error))

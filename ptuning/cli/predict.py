@@ -122,7 +122,7 @@ def _write_table(
     columns = dict.fromkeys(name for record in records for name in record)
     with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         rows = [{name: name for name in columns}, *records]
-        if delimiter == "\t":
+        if path.suffix == ".tsv":
             file.writelines("\t".join(_cell(row.get(name)) for name in columns) + "\n" for row in rows)
         else:
             csv.DictWriter(file, columns, delimiter=delimiter).writerows(rows)

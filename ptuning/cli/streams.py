@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 _OTHER_CONTROLS = [*range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # C1, direction
@@ -19,7 +19,15 @@ _SHOWN = {
 }
 """Character -> what is written in its place."""
 _SHOWN_BESIDE_BARS = {i: shown for i, shown in _SHOWN.items() if chr(i) != "\r"}  # a progress bar returns to its start
-_BROKEN = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
+
+
+class OutputError(Exception):
+    """Standard output could not be written to."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror)
+        self.has_no_reader = error.errno == errno.EPIPE
+        """Whether whoever read it, such as head, has seen enough."""
 
 
 class _Plain:
@@ -33,8 +41,22 @@ class _Plain:
 
     def write(self, text: str) -> int:
         """Writes the text; its length."""
-        self._below.write(text.translate(self._shown))
+        with _output_errors():
+            self._below.write(text.translate(self._shown))
         return len(text)
+
+    def flush(self) -> None:
+        """Writes what is still held."""
+        with _output_errors():
+            self._below.flush()
+
+
+@contextmanager
+def _output_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(error) from error
 
 
 class _Messages(_Plain):
@@ -42,17 +64,15 @@ class _Messages(_Plain):
 
     def write(self, text: str) -> int:
         """Writes the text where that is possible; its length."""
-        try:
-            return super().write(text)
-        except OSError:
-            return len(text)
+        shown = text.translate(self._shown).replace("\\x1b[A", "\x1b[A")  # several bars move up a line
+        with suppress(OSError):
+            self._below.write(shown)
+        return len(text)
 
     def flush(self) -> None:
         """Writes what is still held, where that is possible."""
-        try:
+        with suppress(OSError):
             self._below.flush()
-        except OSError:
-            return
 
 
 @contextmanager
@@ -63,15 +83,22 @@ def plain_streams() -> Iterator[None]:
     """
     _open_closed()
     before = sys.stdout, sys.stderr
-    for stream in before:
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    errors = [getattr(stream, "errors", None) for stream in before]
+    _reconfigure(before, ["backslashreplace"] * 2)
     sys.stdout, sys.stderr = _Plain(before[0], _SHOWN), _Messages(before[1], _SHOWN_BESIDE_BARS)
     try:
         with _terminated_as_interrupted():
             yield
     finally:
         sys.stdout, sys.stderr = before
+        _reconfigure(before, errors)
+
+
+def _reconfigure(streams: Sequence[Any], errors: Sequence[str | None]) -> None:
+    """Sets what streams do with what they cannot encode."""
+    for stream, own in zip(streams, errors, strict=True):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=own)
 
 
 def _open_closed() -> None:
@@ -99,11 +126,6 @@ def _terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, old)
-
-
-def is_of_a_stream(error: OSError) -> bool:
-    """Whether an error is that of a stream whose reader has gone or whose disk is full."""
-    return error.errno in _BROKEN and error.filename is None
 
 
 def drop_output() -> None:

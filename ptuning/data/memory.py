@@ -27,10 +27,11 @@ def records(rows: Rows) -> list[Mapping[str, Any] | str]:
         raise DataError(_told(rows), "a list of rows, each a mapping with the columns", "Put it in a list")
     found = [_own_columns(each) for each in _iterated(rows)]
     for i, each in enumerate(found):
-        if each is None or each != each:  # as a frame tells a missing value
+        if isinstance(each, str | Mapping):
+            continue
+        if each is None or type(each).__name__ in ("float", "NAType"):  # as a frame tells a missing value
             raise DataError(f"row {i}: a missing value", "a text", "Remove the row, or fill it in")
-        if not isinstance(each, str | Mapping):
-            raise DataError(f"row {i}: {_told(each)}", "a mapping with the columns, or a text", "Give one for each row")
+        raise DataError(f"row {i}: {_told(each)}", "a mapping with the columns, or a text", "Give one for each row")
     return found
 
 

@@ -271,7 +271,7 @@ def _read_dataset(source: str, split: str) -> Iterator[Record]:
 def _holds_data(folder: Path) -> bool:
     """Whether a folder, or one in it, has a data file; no more is looked at than that takes, and not everything."""
     files = itertools.islice(itertools.chain(folder.iterdir(), folder.glob("*/*")), _MOST_LOOKED_AT)
-    return any(each.name in _SAVED_FILES or _kind(each.name) in _READERS for each in files)
+    return any(each.name in _SAVED_FILES or _kind(each.name) in (*_READERS, *_OTHERS) for each in files)
 
 
 def _saved(folder: str, split: str) -> Any:
@@ -324,6 +324,7 @@ def _quietly() -> Iterator[None]:
 
 
 _MOST_LOOKED_AT = 10_000  # files of a folder
+_OTHERS = (".txt", ".arrow", ".zip", ".zst", ".bz2", ".xz", ".tar", ".xml")  # that `datasets` reads in a folder
 _SAVED_FILES = ("state.json", "dataset_dict.json")  # in a folder that `datasets` saved
 _DELIMITERS = (",", ";", "\t", "|")
 _READERS: dict[str, Callable[[str], Iterator[Record]]] = {

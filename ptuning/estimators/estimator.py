@@ -256,14 +256,26 @@ class PromptEstimator(Parameters):
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the base model, which is loaded again by its name."""
-        base = self.base.name if isinstance(self.base, Backbone) else self.base
-        return {key: value for key, value in vars(self).items() if key != "lm_"} | {"base": base}
+        """All but the base model, which is loaded again by its name and in its precision."""
+        state = {key: value for key, value in vars(self).items() if key != "lm_"}
+        if isinstance(self.base, Backbone):
+            state |= {"base": self.base.name, "dtype": f"{self.base.dtype}".removeprefix("torch.")}
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         if "prompt_" in state:
             self._keep(self._backbone(), self.prompt_)
+
+    def __copy__(self) -> Self:
+        """The same estimator once more; its base model is shared."""
+        made = type(self).__new__(type(self))
+        vars(made).update(vars(self))
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """As `copy`: what is fitted is never changed, only replaced."""
+        return self.__copy__()
 
     def _repr_html_(self) -> str:
         is_fitted = hasattr(self, "prompt_")

@@ -209,10 +209,8 @@ def _built(kind: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedM
         model = kind._from_config(config, dtype=torch.float32).float().eval().requires_grad_(False)
     looked_up = {id(each.weight) for each in model.modules() if isinstance(each, nn.Embedding)}
     for name, parameter in model.named_parameters():
-        is_gate = (
-            parameter.ndim <= 1 and not name.endswith("bias") and not parameter.any()
-        )  # which lets nothing through
-        if is_gate:
+        is_scale = parameter.ndim <= 1 and not name.endswith("bias")
+        if is_scale and not parameter.any():  # it would let nothing through
             parameter.normal_(std=_GATE, generator=generator)
         elif parameter.ndim > 1:
             std = 1.0 if id(parameter) in looked_up else parameter.shape[-1] ** -0.5

@@ -28,7 +28,7 @@ from ptuning.model.kernels import prefer_own_attention
 from ptuning.model.memory import is_out_of_memory
 
 _MOST_INDEX_BYTES = 1 << 28
-_MOST_SECONDS = 5.0  # that the hub may take to answer
+_MOST_SECONDS = 3.0  # that each address of the hub may take to answer
 
 # What transformers itself implements; for other names it may run code that it finds on the hub.
 _IMPLEMENTATIONS = {
@@ -118,7 +118,7 @@ def load_embeddings(
     try:
         _require_own_shards(name)
         options |= _of_hub(name)
-        files = _tensor_files(name, revision)
+        files = _tensor_files(name, revision, options.get("local_files_only", False))
         if not files:
             return None
         with _quietly():
@@ -163,7 +163,9 @@ def _of_hub(name: str) -> dict[str, Any]:
         return {}
     hub = urlsplit(constants.ENDPOINT)
     try:
-        socket.create_connection((hub.hostname or "", hub.port or 443), _MOST_SECONDS).close()
+        socket.create_connection(
+            (hub.hostname or "", hub.port or (80 if hub.scheme == "http" else 443)), _MOST_SECONDS
+        ).close()
     except OSError:
         return {"local_files_only": True}
     return {}
@@ -191,12 +193,13 @@ class _OnDisk:
             return tensors.get_slice(self._key)[tuple(slice(i, i + 1) for i in place)]
 
 
-def _tensor_files(name: str, revision: str | None) -> dict[str, Path]:
+def _tensor_files(name: str, revision: str | None, is_local: bool) -> dict[str, Path]:
     """The safetensors file of each tensor of a model directory or hub model; empty if it has no such files."""
 
     def found(file: str) -> Path | None:
         try:
-            path = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+            options = {"revision": revision, "local_files_only": is_local}
+            path = cached_file(name, file, _raise_exceptions_for_missing_entries=False, **options)
         except OSError:  # no such model
             return None
         return Path(path) if path else None

@@ -82,6 +82,7 @@ def write(
     """
     _require_replaceable(directory)
     own = {"format_version": FORMAT_VERSION, **own, "embeddings_sha256": _digest(tensors), "seal": BLANK}
+    text = _own_text(own)
     with whole_directory(directory) as beside:
         file = beside / (WEIGHTS_FILE if EMBEDDINGS in tensors else ENCODER_FILE)
         plain_tensors = {name: each.clone().contiguous() for name, each in tensors.items()}
@@ -89,9 +90,19 @@ def write(
         seal(file)
         if peft is not None:
             (beside / PEFT_FILE).write_text(json.dumps(peft, indent=2) + "\n", encoding="utf-8")
-        (beside / OWN_FILE).write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
+        (beside / OWN_FILE).write_text(text, encoding="utf-8", newline="\n")
         seal(beside / OWN_FILE)
         (beside / CARD_FILE).write_text(model_card(own, placement), encoding="utf-8")
+
+
+def _own_text(own: Mapping[str, Any]) -> str:
+    """`ptuning.json` as text; raises `PromptError` for what could not be read back."""
+    try:
+        text = json.dumps(own, indent=2, allow_nan=False) + "\n"
+        read_json(text.encode(), schema.Own)
+    except (ValueError, TypeError) as error:
+        raise PromptError(f"a prompt of which {OWN_FILE} cannot tell ({error})", "plain data", "Correct it") from error
+    return text
 
 
 def prompt_directory(path: Path) -> Path:

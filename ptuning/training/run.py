@@ -442,3 +442,7 @@ class Trainer:
             self.encoder.load_state_dict(self._untrained)
         elif best is not None:
             self.encoder.load_state_dict(best["encoder"])
+        elif self.validator.best.step > 0:
+            last = self.loop.progress.step
+            _log.warning(f"the checkpoint of the best step, {self.validator.best.step}, is gone: step {last} is kept")
+            self.validator.best.step = last

@@ -185,7 +185,7 @@ class RunDirectory:
                 if leftover.name.startswith(_LEFTOVERS) or (place == self._snapshots and leftover.suffix != _SNAPSHOT):
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         with sealed_file(self.config) as beside:
-            beside.write_text(f"{config.to_yaml()}# {BLANK}\n", encoding="utf-8")
+            beside.write_text(f"{config.to_yaml()}# {BLANK}\n", encoding="utf-8", newline="\n")
         self.cut_log(step if step > 0 else -1)
 
     def require_space(self, num_bytes: int) -> None:
@@ -290,7 +290,8 @@ class RunDirectory:
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Writes metrics.json, which ends the run."""
         with sealed_file(self.metrics) as beside:
-            beside.write_text(json.dumps({**metrics, "seal": BLANK}, indent=2) + "\n", encoding="utf-8")
+            text = json.dumps({**metrics, "seal": BLANK}, indent=2) + "\n"
+            beside.write_text(text, encoding="utf-8", newline="\n")
 
     def read_metrics(self) -> dict[str, Any]:
         """Reads metrics.json."""

@@ -11,7 +11,7 @@ from ptuning.prompts import Result
 
 @dataclass(frozen=True)
 class _Compared:
-    warning: str | None
+    warning: str | None = None
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Metrics:
 
     split: str | None
     results: dict[str, Result]
-    compared: _Compared | None
     training: dict[str, Any]
+    compared: _Compared | None = None
 
 
 @dataclass(frozen=True)

@@ -60,4 +60,5 @@ def _share_at_init(prompt: SoftPrompt, vocabulary: Vocabulary) -> float:
     """The share of virtual tokens whose nearest token is the one that they began at."""
     nearest = top(prompt.embeddings_PH.to(vocabulary.device), vocabulary, 1)[1][:, 0].tolist()
     began = prompt.init.get("token_ids") or [None] * len(nearest)
-    return statistics.mean(i == own for i, own in zip(nearest, began, strict=True))
+    pairs = zip(nearest, began, strict=True)
+    return statistics.mean(own is not None and vocabulary.is_same(i, own) for i, own in pairs)

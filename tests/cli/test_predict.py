@@ -67,6 +67,9 @@ def test_cells_are_separated_as_in_the_rows_own_file(prompts: Path) -> None:
     Path("own.csv").write_text('id;text\n1;"a; b"\n2;plain, and dull\n')
     assert main(["predict", "labels", "--data", "own.csv", "--output", "answers.csv", "--id", "id"]) == 0
     assert Path("answers.csv").read_text().splitlines()[0] == "id;label;probability"
+    Path("tabs.csv").write_text('id\ttext\n1\t"a ""quoted"" film"\n')
+    assert main(["predict", "labels", "--data", "tabs.csv", "--output", "tabbed.csv"]) == 0
+    assert read_rows("tabbed.csv", "test", ["text"])[0].values["text"] == 'a "quoted" film'
 
 
 def test_tsv_is_written_as_it_is_read(prompts: Path) -> None:

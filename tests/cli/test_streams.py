@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from ptuning.cli import main as cli
 from ptuning.cli.streams import plain_streams
@@ -39,6 +40,17 @@ def test_controls_are_printed_as_escapes(capsys: pytest.CaptureFixture[str]) -> 
     out, err = capsys.readouterr()
     assert out == "a\tb\\x1b]0;title\\x07\\x0d\\x9b31m\\u202e\n"
     assert err == "\rbar\\x1b]0;title\\x07\r\\x9b31m\\u202e\n"
+
+
+def test_two_progress_bars_stay_on_their_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with plain_streams(), tqdm(total=2, mininterval=0, file=sys.stderr) as outer:
+        for _ in range(2):
+            with tqdm(total=2, mininterval=0, leave=False, file=sys.stderr) as inner:
+                inner.update()
+            outer.update()
+    err = capsys.readouterr().err
+    assert "\x1b[A" in err
+    assert "\\x1b" not in err
 
 
 def test_labels_do_not_set_the_windows_title(rows: Path) -> None:

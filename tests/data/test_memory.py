@@ -37,7 +37,7 @@ def test_rows_are_taken_from_what_holds_them(held: Any) -> None:
     assert [dict(each) for each in records(held)] == ROWS
 
 
-@pytest.mark.parametrize("missing", [None, float("nan")])
+@pytest.mark.parametrize("missing", [None, float("nan"), pandas.NA])
 def test_a_missing_value_is_told(missing: Any) -> None:
     with pytest.raises(DataError, match=r"row 1: a missing value; expected a text. Remove the row, or fill it in"):
         records(["a film", missing])

@@ -382,6 +382,15 @@ def test_without_a_network_a_name_is_not_looked_up(monkeypatch):
     with pytest.raises(ModelError, match=r"model no/such-model, no directory here, cannot be loaded"):
         Backbone.from_pretrained("no/such-model")
     assert time.monotonic() - started < 5
+    with pytest.raises(ModelError, match=r"model no/such-model, no directory here, cannot be loaded"):
+        Backbone.embeddings_of("no/such-model")
+    assert time.monotonic() - started < 10
+    asked = []
+    monkeypatch.setattr(loading.socket, "create_connection", lambda place, _: asked.append(place) or unreachable())
+    for endpoint in ("https://hub.test", "http://hub.test", "http://hub.test:8080"):
+        monkeypatch.setattr(loading.constants, "ENDPOINT", endpoint)
+        loading._of_hub("no/such-model")
+    assert asked == [("hub.test", 443), ("hub.test", 80), ("hub.test", 8080)]
     monkeypatch.setattr(loading, "getproxies", lambda: {"https": "proxy"})
     assert loading._of_hub("no/such-model") == {}
 
