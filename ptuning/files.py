@@ -65,7 +65,8 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
             `most_bytes` or may not be read.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer would wait
+        flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe without a writer would wait
+        handle = os.open(path, os.O_RDONLY | flags)
         try:
             known = os.fstat(handle)
             if not stat.S_ISREG(known.st_mode):
