@@ -13,7 +13,9 @@ import json
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from campaign.cases import KINDS, Case
 from campaign.world import World
@@ -38,7 +40,7 @@ def main() -> int:
             if not record["is_clean"]:
                 print(f"{number}: {case.name}: {record['what']}", file=sys.stderr, flush=True)
     own = [known[case.name] for case in cases]
-    print("\n".join(table(own)))
+    print("\n".join([*table(own), "", *accepted(cases, known)]))
     return int(not all(record["is_clean"] for record in own))
 
 
@@ -51,6 +53,13 @@ def table(records: list[dict]) -> list[str]:
         counts = Counter(record["what"] if record["is_clean"] else "not clean" for record in own)
         lines.append(f"| {kind} | {len(own)} | {' | '.join(str(counts[name]) for name in names)} |")
     return lines
+
+
+def accepted(cases: Sequence[Case], known: Mapping[str, Any]) -> list[str]:
+    """Why the cases that were not refused are right, with their numbers; a case without a reason is named."""
+    taken = [case for case in cases if known[case.name]["is_clean"] and known[case.name]["what"] != "refused"]
+    reasons = Counter((case.kind, case.why or f"NO REASON: {case.name}") for case in taken)
+    return [f"{number} x {kind}: {why}" for (kind, why), number in sorted(reasons.items())]
 
 
 def digest() -> str:

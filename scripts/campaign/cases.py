@@ -46,6 +46,8 @@ class Case:
     """The command, run in the world's folder."""
     spoil: Spoil
     """Makes the fault in a folder."""
+    why: str = ""
+    """Why the case may be accepted; empty where it must be refused."""
     may_change: bool = False
     """Whether another answer is right, because the rows or the settings are others."""
     kill_at: int | None = None
@@ -65,6 +67,13 @@ def _sealed_files(chance: random.Random) -> tuple[str, tuple[str, ...]]:
     return file, _PREDICT if file in _OF_PROMPT else _RESUME
 
 
+def _why_unread(file: str) -> str:
+    """Why a file that is spoiled may do no harm."""
+    if "best.pt" in file:
+        return "a later step was better and replaced the file unread"
+    return "what is left of the settings says the same" if "config.yaml" in file else ""
+
+
 def _flipped(chance: random.Random) -> Case:
     file, command = _sealed_files(chance)
     share = chance.random()
@@ -75,7 +84,7 @@ def _flipped(chance: random.Random) -> Case:
         content[bit // 8] ^= 1 << bit % 8
         (world / file).write_bytes(content)
 
-    return Case("flipped bit", f"{file} at {share:.6f}", command, spoil)
+    return Case("flipped bit", f"{file} at {share:.6f}", command, spoil, _why_unread(file))
 
 
 def _cut(chance: random.Random) -> Case:
@@ -86,7 +95,7 @@ def _cut(chance: random.Random) -> Case:
         content = (world / file).read_bytes()
         (world / file).write_bytes(content[: int(share * len(content))])
 
-    return Case("cut short", f"{file} at {share:.6f}", command, spoil)
+    return Case("cut short", f"{file} at {share:.6f}", command, spoil, _why_unread(file))
 
 
 def _no_file(chance: random.Random) -> Case:
@@ -108,7 +117,9 @@ def _no_file(chance: random.Random) -> Case:
         elif what == "link to itself":
             path.symlink_to(path.name)
 
-    return Case("no file", f"{file}: {what}", command, spoil, may_change=what == "missing" and "best.pt" in file)
+    is_told = what == "missing" and "best.pt" in file
+    why = "it is told that the best step is gone, and the last one kept" if is_told else _why_unread(file)
+    return Case("no file", f"{file}: {what}", command, spoil, why, may_change=is_told)
 
 
 def _wrong_type(chance: random.Random) -> Case:
@@ -124,8 +135,8 @@ def _wrong_type(chance: random.Random) -> Case:
         holder[key] = value
         _write(world / file, json.dumps(content))
 
-    # A prompt without ptuning.json has no template, so the command is refused whatever stands in the other file.
-    return Case("wrong type", f"{file} at {share:.6f}: {value!r:.60}", _PREDICT, spoil, may_change=True)
+    why = "the key is for people or for PEFT, or the value is of the right type"
+    return Case("wrong type", f"{file} at {share:.6f}: {value!r:.60}", _PREDICT, spoil, why, may_change=True)
 
 
 def _places(content: Any) -> Any:
@@ -154,12 +165,14 @@ def _setting(chance: random.Random) -> Case:
         (world / "config.yaml").write_text(json.dumps(content), encoding="utf-8")
 
     command = ("train", "--config", "config.yaml", "--train.output_dir", "new", "--train.max_steps", "2")
-    return Case("setting", f"{key}: {value!r:.60}", command, spoil, may_change=True)
+    why = "the setting allows that value"
+    return Case("setting", f"{key}: {value!r:.60}", command, spoil, why, may_change=True)
 
 
 def _killed(chance: random.Random) -> Case:
     number = chance.randrange(_MOST_OPERATIONS)
-    return Case("killed", f"at file operation {number}", _RESUME, lambda world: None, kill_at=number)
+    why = "it goes on to the same prompt and the same files"
+    return Case("killed", f"at file operation {number}", _RESUME, lambda world: None, why, kill_at=number)
 
 
 def _rows(chance: random.Random) -> Case:
@@ -181,7 +194,8 @@ def _rows(chance: random.Random) -> Case:
             content[place:place] = bytes([byte]) * 5
         (world / name).write_bytes(content)
 
-    return Case("rows", f"{name}: {what} {byte} at {share:.6f}", command, spoil, may_change=True)
+    why = "what is left are rows, if others"
+    return Case("rows", f"{name}: {what} {byte} at {share:.6f}", command, spoil, why, may_change=True)
 
 
 _MAKERS: dict[str, Callable[[random.Random], Case]] = {

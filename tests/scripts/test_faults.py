@@ -44,7 +44,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_two_hundred_cases_are_clean(tmp_path: Path) -> None:
     result = run("faults.py", "--cases", "200", "--results", str(tmp_path / "faults.jsonl"))
     assert result.returncode == 0, result.stderr[-2000:]
-    rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in result.stdout.splitlines()[2:]}
+    table, _, why = result.stdout.partition("\n\n")
+    assert "NO REASON" not in why
+    assert "killed: it goes on to the same prompt and the same files" in why
+    rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in table.splitlines()[2:]}
     assert set(rows) == set(KINDS)
     assert sum(int(cells[0]) for cells in rows.values()) == 200
     assert len((tmp_path / "faults.jsonl").read_text().splitlines()) > 150  # some cases are the same
