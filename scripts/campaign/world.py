@@ -105,6 +105,7 @@ class World:
         """Turns the forked process into the command."""
         status = 70
         try:
+            torch.set_num_threads(1)  # makes a forked process's pool anew, before several threads would at once
             os.chdir(self._spoiled)
             for number, target in ((1, os.devnull), (2, str(log))):
                 os.dup2(os.open(target, os.O_WRONLY | os.O_CREAT, 0o600), number)
