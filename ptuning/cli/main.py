@@ -4,6 +4,7 @@ Exit status: 0 done; 2 a user's mistake, told in one line on stderr; 130 interru
 """
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -54,6 +55,12 @@ def _status(given: list[str]) -> int:
         return 2
     except PTuningError as error:
         _tell(str(error))
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        received = f"the name {error.filename}, which is too long"
+        _tell(str(PTuningError(received, "a name that a file can have", "Correct it")))
         return 2
     except KeyboardInterrupt as interrupt:
         _tell(str(interrupt) or "interrupted")

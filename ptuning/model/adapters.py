@@ -5,13 +5,16 @@ Knows nothing of soft prompts. PEFT is needed for adapters alone.
 
 import importlib
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
 
-from ptuning.errors import ModelError
+from ptuning.errors import FileError, ModelError
+from ptuning.files import read_regular
 
 _CONFIG = "adapter_config.json"
+_MOST_BYTES = 1 << 26
 
 
 def base_of_adapter(name: str) -> str | None:
@@ -21,12 +24,12 @@ def base_of_adapter(name: str) -> str | None:
         ModelError: For a directory of a soft prompt, or of an adapter that names no base.
     """
     file = Path(name) / _CONFIG
-    if not file.is_file() or (Path(name) / "config.json").exists():
+    if not os.path.isfile(file) or os.path.exists(Path(name) / "config.json"):  # False for a name too long, too
         return None
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(read_regular(file, _MOST_BYTES))
         kind, base = str(config["peft_type"]), config["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, FileError) as error:
         raise ModelError(f"{file} cannot be read ({error!r})", "an adapter's config", "Save it again") from error
     if kind != "LORA" or not isinstance(base, str) or not base:
         raise ModelError(

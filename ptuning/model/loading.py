@@ -5,6 +5,7 @@ A model that cannot be loaded raises a one-line error. Knows nothing of prompts 
 
 import itertools
 import json
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -159,7 +160,7 @@ def _require_own_shards(name: str) -> None:
 
 def _of_hub(name: str) -> dict[str, Any]:
     """How to look a name up: without a network, which takes a minute to give up, only what is there already is read."""
-    if Path(name).exists() or constants.HF_HUB_OFFLINE or getproxies():
+    if os.path.exists(name) or constants.HF_HUB_OFFLINE or getproxies():
         return {}
     hub = urlsplit(constants.ENDPOINT)
     try:
@@ -244,7 +245,7 @@ def fitting(name: str, target: torch.device) -> Iterator[None]:
 
 def cannot_load(name: str, reason: str) -> ModelError:
     """The error for a model that is missing, broken or of the wrong kind."""
-    what = f"model directory {name}" if Path(name).is_dir() else f"model {name}, no directory here,"
+    what = f"model directory {name}" if os.path.isdir(name) else f"model {name}, no directory here,"
     return ModelError(
         f"{what} cannot be loaded ({reason})",
         "a directory with a complete language model, or a hub model's name",

@@ -71,6 +71,8 @@ def _why_unread(file: str) -> str:
     """Why a file that is spoiled may do no harm."""
     if "best.pt" in file:
         return "a later step was better and replaced the file unread"
+    if "last.pt" in file:
+        return "without its last checkpoint the run begins anew"
     return "what is left of the settings says the same" if "config.yaml" in file else ""
 
 

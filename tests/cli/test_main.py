@@ -82,6 +82,19 @@ def test_a_path_that_does_not_exist_is_told_before_torch_is_loaded(tmp_path: Pat
     assert second.startswith("ptuning: data file none.csv does not exist")
 
 
+def test_names_that_no_file_can_have_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a" * 5000
+    for arguments in (
+        ["predict", name, "--input", "a"],
+        ["predict", str(tmp_path), "--data", f"{name}.csv"],
+        ["init", f"{name}.csv"],
+        ["train", "--config", name],
+    ):
+        assert main(arguments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert len(line) < 700
+
+
 def test_an_empty_model_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(tmp_path), "--model", "", "--input", "a"]) == 2
     assert capsys.readouterr().err.startswith("ptuning: --model ''; expected a model's directory, or its name on")
