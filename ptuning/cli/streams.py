@@ -7,10 +7,11 @@ import errno
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
+
+from ptuning.training import raised_interrupts
 
 _OTHER_CONTROLS = [*range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # C1, direction
 _SHOWN = {
@@ -87,7 +88,7 @@ def plain_streams() -> Iterator[None]:
     _reconfigure(before, ["backslashreplace"] * 2)
     sys.stdout, sys.stderr = _Plain(before[0], _SHOWN), _Messages(before[1], _SHOWN_BESIDE_BARS)
     try:
-        with _terminated_as_interrupted():
+        with raised_interrupts([signal.SIGTERM]):
             yield
     finally:
         sys.stdout, sys.stderr = before
@@ -110,22 +111,6 @@ def _open_closed() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - lives on
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, _: Any) -> None:
-        raise KeyboardInterrupt
-
-    old = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
 
 
 def drop_output() -> None:

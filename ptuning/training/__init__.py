@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ptuning.training.distributed import accelerator_on as accelerator_on
     from ptuning.training.inputs import Inputs as Inputs
     from ptuning.training.interrupts import Interrupted as Interrupted
+    from ptuning.training.interrupts import raised_interrupts as raised_interrupts
     from ptuning.training.loop import Loop as Loop
     from ptuning.training.loop import LoopSettings as LoopSettings
     from ptuning.training.loop import StepWork as StepWork
@@ -32,7 +33,7 @@ __getattr__, __dir__, __all__ = lazily(
         "backward": ("backward_in_parts",),
         "distributed": ("accelerator_on",),
         "inputs": ("Inputs",),
-        "interrupts": ("Interrupted",),
+        "interrupts": ("Interrupted", "raised_interrupts"),
         "loop": ("Loop", "LoopSettings", "StepWork"),
         "prompt_steps": ("PromptSteps",),
         "recipe": ("learning_rate", "loop_settings"),

@@ -5,7 +5,7 @@ Knows nothing of training.
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,9 +24,12 @@ class Flag:
         return self.is_set
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C and termination
+
+
 @contextmanager
-def raised_interrupts() -> Iterator[None]:
-    """Ctrl-C and termination raise `KeyboardInterrupt` at once."""
+def raised_interrupts(numbers: Sequence[signal.Signals] = _SIGNALS) -> Iterator[None]:
+    """Ctrl-C and termination, or those of the two that are given, raise `KeyboardInterrupt` at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -34,7 +37,7 @@ def raised_interrupts() -> Iterator[None]:
     def interrupt(number: int, _: Any) -> None:
         raise KeyboardInterrupt
 
-    with _handled(interrupt):
+    with _handled(interrupt, numbers):
         yield
 
 
@@ -51,14 +54,14 @@ def noted_interrupts() -> Iterator[Flag]:
             raise KeyboardInterrupt
         flag.is_set = True  # and nothing else: the main thread may be in the middle of writing
 
-    with _handled(note):
+    with _handled(note, _SIGNALS):
         yield flag
 
 
 @contextmanager
-def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Ctrl-C and termination call a handler."""
-    old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+def _handled(handler: Callable[[int, Any], None], numbers: Sequence[signal.Signals]) -> Iterator[None]:
+    """Signals call a handler."""
+    old = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
