@@ -96,9 +96,18 @@ class Study:
         runs = [
             Run(method, kind, task, seed, **its_own, **shared)
             for seed, task, (method, its) in itertools.product(text["seeds"], text["tasks"], text["methods"].items())
-            for kind, its_own in _variants({**text.get("common", {}), **its})
+            for kind, its_own in _variants(_of_task({**text.get("common", {}), **its}, task))
         ]
         return cls(tuple(runs))
+
+
+def _of_task(settings: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """The settings of one task: a setting may name a value for each task."""
+    named = {key: value for key, value in settings.items() if isinstance(value, Mapping)}
+    for key, value in named.items():
+        if task not in value:
+            raise ConfigError(f"{key} without {task}", f"a value for {task}", "Add it")
+    return {**settings, **{key: value[task] for key, value in named.items()}}
 
 
 def _variants(settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
