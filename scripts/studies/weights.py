@@ -119,12 +119,15 @@ class Weights:
         most = max(map(len, whole))
         ids_BT = torch.tensor([[self._pad_id] * (most - len(ids)) + ids for ids in whole], device=self._device)
         seen_BT = torch.tensor([[0] * (most - len(ids)) + [1] * len(ids) for ids in whole], device=self._device)
+        causal_TT = torch.ones(most, most, dtype=torch.bool, device=self._device).tril()
+        itself_TT = torch.eye(most, dtype=torch.bool, device=self._device)  # so that padding sees something: no NaN
+        mask_BTT = causal_TT & (seen_BT[:, None].bool() | itself_TT)
         num_kept = 1 + max(len(example.answer_ids) for example in examples)
         kept_K = torch.arange(most - num_kept, most, device=self._device)  # as a number torch copies the head B times
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
             logits_BKV = self.model(
                 input_ids=ids_BT,
-                attention_mask=seen_BT,
+                attention_mask=mask_BTT[:, None],
                 position_ids=(seen_BT.cumsum(1) - 1).clamp(min=0),
                 logits_to_keep=kept_K,
             ).logits

@@ -12,7 +12,7 @@ from studies import pace
 from studies.plan import KINDS, Run
 from studies.runs import averaged, record_of
 from studies.tasks import StudyTask
-from studies.weights import peft_encoder
+from studies.weights import Weights, peft_encoder
 from studies.words import with_demonstrations
 
 from ptuning.config import TrainConfig
@@ -141,3 +141,17 @@ def test_what_texts_in_a_prompts_place_score_stands_beside_it(
     assert found["verdict"] == "NOT JUDGED"  # twelve rows are too few
     searched = record(task, model_directory, "hardened", tmp_path / "hardened")
     assert "hardened text" in {each["prompt"] for each in searched["texts"]}
+
+
+def test_rows_of_trained_weights_are_read_as_each_alone_and_padding_sees_something(model_directory: Path) -> None:
+    weights = Weights(str(model_directory), "all_weights", 0, torch.device("cpu"))
+    weights._autocast = False
+    masks: list[torch.Tensor] = []
+    weights.model.register_forward_pre_hook(
+        lambda _, args, given: masks.append(given["attention_mask"]), with_kwargs=True
+    )
+    examples = [Example(list(range(5, 5 + num)), [7, 9][: 1 + num % 2]) for num in (4, 9, 2)]
+    together, _, _ = weights._logits(examples)
+    alone = torch.cat([weights._logits([each])[0] for each in examples])
+    torch.testing.assert_close(together, alone)
+    assert masks[0].any(-1).all()  # where attention sees nothing, CUDA's gradient is NaN
