@@ -4,7 +4,7 @@
 # Usage: [VARIABLE=value …] bash scripts/gpu_check.sh [WHEELS [ASSETS]]      from anywhere in a copy of the repository
 #
 #   WHEELS  a folder of wheels (default ./wheels), installed with --no-deps into a temporary folder: those of
-#             transformers 5.23 or newer, peft, datasets, jsonargparse, typeshed_client, docstring_parser, dill,
+#             transformers 5.23 or newer, peft, datasets, jsonargparse, typeshed_client, docstring_parser, pydantic, dill,
 #             multiprocess, and accelerate, einops, safetensors, tokenizers, pyyaml, tqdm, pyarrow, pandas, xxhash,
 #             pytest, where the machine's Python has not got them (gguf only to make the assets, hypothesis only for
 #             other tests than these). One version of each; no wheel of ptuning is needed: the copy itself is run.
@@ -54,7 +54,7 @@ install() { # the wheels, and ptuning's name and version for those who ask for t
     fi
     "$python" - <<'PYTHON'
 import importlib.metadata as metadata, sys
-names = ("torch transformers peft datasets jsonargparse typeshed_client docstring_parser dill multiprocess accelerate "
+names = ("torch transformers peft datasets jsonargparse typeshed_client docstring_parser pydantic dill multiprocess accelerate "
          "einops safetensors tokenizers pyyaml tqdm pyarrow pandas xxhash pytest ptuning").split()
 found = {each.metadata["Name"].lower().replace("-", "_"): each.version for each in reversed(list(metadata.distributions()))}
 print("== Python", sys.version.split()[0], {each: found.get(each) for each in names})
@@ -98,10 +98,10 @@ check() {
         echo "== Nothing was run"
         return 1
     fi
-    part tests 90 "$python" -m pytest -q -p no:cacheprovider tests/test_cuda.py --junitxml="$out/test_cuda.xml"
+    part tests 150 "$python" -m pytest -q -p no:cacheprovider tests/test_cuda.py --junitxml="$out/test_cuda.xml"
 
-    local few=32 some=16 long=256 rounds="--rounds 3" fewer="--rounds 2" smollm2=""
-    if ((quick)); then few=8 some=8 long=40 rounds="--rounds 1 --steps 1" fewer=$rounds; fi
+    local few=32 some=16 long=256 rounds="--rounds 2" smollm2=""
+    if ((quick)); then few=8 some=8 long=40 rounds="--rounds 1 --steps 1"; fi
     if ((quick)) || [[ ! -e $base/model.safetensors ]]; then smollm2=$(model 135m); fi
     if [[ ! -e $base/tokenizer.json || ! -e $data ]]; then
         echo "== $base/tokenizer.json or $data is missing: even random models need a tokenizer and texts; no benchmark"
@@ -111,7 +111,7 @@ check() {
         bench 1b 95 $few 20 $rounds $(model 1b) --profile
         bench 1b-p100 80 $few 100 $rounds $(model 1b)
         bench 1b-long 85 $few 20 $rounds $(model 1b) --text $long
-        bench 8b-long 140 $some 20 $fewer $(model 8b) --text $long --apart
+        bench 8b-long 140 $some 20 $rounds $(model 8b) --text $long --apart
     fi
 
     local measured=${parts//tests/} show=""

@@ -208,6 +208,7 @@ def test_replayed_graphs_give_the_numbers_of_the_pass_in_any_order(dtype: torch.
     assert run.is_on
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_steps_behind_the_first_wait_for_the_gpu_only_where_the_loss_is_read(run_config: Path) -> None:
     options = ["--model.device=cuda", "--train.max_steps=40", "--train.logging_steps=10", "--train.save_steps=40"]
     trainer = Trainer(config := RunConfig.from_yaml(run_config, options), RunDirectory(config.train.output_dir))
@@ -225,7 +226,7 @@ def test_steps_behind_the_first_wait_for_the_gpu_only_where_the_loss_is_read(run
 
 def test_a_run_that_is_resumed_on_one_gpu_is_the_same_to_the_bit(run_config: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)
     options = ["--model.device=cuda", "--train.max_steps=24", "--train.save_steps=8"]
     try:
         whole = train(RunConfig.from_yaml(run_config, [*options, f"--train.output_dir={tmp_path}/whole"]))

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ptuning.errors import ModelError
-from ptuning.model.kernels import same_attention
+from ptuning.model.kernels import same_kernels
 from ptuning.model.twin import twin_of
 
 
@@ -32,7 +32,7 @@ def checkpointing_model(model: Any) -> Any:
     twin = twin_of(model)
     for layer in _layers(twin):
         # Layers draw no random numbers: the model is in eval mode. Keeping the generator's state would wait for a GPU.
-        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": same_attention}
+        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": same_kernels}
         layer.forward = functools.partial(checkpoint, layer.forward, **options)
     return twin
 

@@ -16,7 +16,7 @@ from studies.weights import Weights, peft_encoder
 from studies.words import with_demonstrations
 
 from ptuning.config import TrainConfig
-from ptuning.data import Row, Task
+from ptuning.data import Example, Row, Task
 from ptuning.evaluation import RowScores
 from ptuning.forward import objective
 from ptuning.model import Backbone

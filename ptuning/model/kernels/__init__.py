@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from ptuning.model.kernels.attention import num_filling as num_filling
     from ptuning.model.kernels.interface import attends_by_name as attends_by_name
     from ptuning.model.kernels.interface import prefer_own_attention as prefer_own_attention
-    from ptuning.model.kernels.interface import same_attention as same_attention
     from ptuning.model.kernels.last_layer import CutWeight as CutWeight
     from ptuning.model.kernels.last_layer import LastLayerCut as LastLayerCut
     from ptuning.model.kernels.last_layer import SomeTokens as SomeTokens
@@ -22,12 +21,13 @@ if TYPE_CHECKING:
     from ptuning.model.kernels.last_layer import head_weight as head_weight
     from ptuning.model.kernels.last_layer import token_by_token_weights as token_by_token_weights
     from ptuning.model.kernels.switch import fast_kernels as fast_kernels
+    from ptuning.model.kernels.switch import same_kernels as same_kernels
 
 __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "attention": ("FILLED_TO", "JointPrefix", "num_filling"),
-        "interface": ("attends_by_name", "prefer_own_attention", "same_attention"),
+        "interface": ("attends_by_name", "prefer_own_attention"),
         "last_layer": (
             "CutWeight",
             "LastLayerCut",
@@ -37,6 +37,6 @@ __getattr__, __dir__, __all__ = lazily(
             "head_weight",
             "token_by_token_weights",
         ),
-        "switch": ("fast_kernels",),
+        "switch": ("fast_kernels", "same_kernels"),
     },
 )

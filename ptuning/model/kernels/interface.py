@@ -7,7 +7,7 @@ prompts.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ def attending_by(attention: Callable[..., Tensor]) -> Iterator[None]:
     Args:
         attention: Takes what `scaled_dot_product_attention` takes; query heads may share key-value heads.
     """
-    before = getattr(_THREAD, "attention", None)
+    before = attention_of_now()
     _THREAD.attention = attention
     try:
         yield
@@ -52,13 +52,10 @@ def attending_by(attention: Callable[..., Tensor]) -> Iterator[None]:
         _THREAD.attention = before
 
 
-def same_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts for a part that runs twice, the second time in another thread maybe: by the attention of now.
-
-    For `context_fn` of `torch.utils.checkpoint.checkpoint`.
-    """
-    chosen = getattr(_THREAD, "attention", None)
-    return nullcontext(), nullcontext() if chosen is None else attending_by(chosen)
+def attention_of_now() -> Callable[..., Tensor] | None:
+    """The function that such models call in this thread; None outside `attending_by`."""
+    chosen: Callable[..., Tensor] | None = getattr(_THREAD, "attention", None)
+    return chosen
 
 
 def _attention(
@@ -73,7 +70,7 @@ def _attention(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """What transformers' attention does; inside `attending_by` by the function given there. `[B, T, N, D]`."""
-    chosen = getattr(_THREAD, "attention", None)
+    chosen = attention_of_now()
     if chosen is None or dropout or any(options.get(name) is not None for name in _UNUSUAL):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **options

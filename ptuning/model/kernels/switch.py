@@ -3,8 +3,9 @@
 Knows nothing of prompts.
 """
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -13,9 +14,12 @@ from torch.nn.functional import scaled_dot_product_attention as torch_attention
 from torch.overrides import TorchFunctionMode
 
 from ptuning.model.kernels.attention import JointPrefix, attention, forget_mask
-from ptuning.model.kernels.interface import attending_by
+from ptuning.model.kernels.interface import attending_by, attention_of_now
 from ptuning.model.kernels.last_layer import LastLayerCut
 from ptuning.model.kernels.linear import linear
+
+_THREAD = threading.local()  # what is replaced in this thread
+_Faster = dict[Callable[..., Any], Callable[..., Tensor]]
 
 
 @contextmanager
@@ -40,20 +44,49 @@ def fast_kernels(
     with ExitStack() as stack:
         stack.callback(forget_mask)
         if has_linear or not attends_by_name:
-            faster: dict[Callable[..., Any], Callable[..., Tensor]] = {torch_attention: own_attention}
+            faster: _Faster = {torch_attention: own_attention}
             if has_linear:
                 faster[functional.linear] = _linear_with(cut)
-            stack.enter_context(_Replaced(faster))
+            stack.enter_context(_replacing(faster))
             own_attention = torch_attention
         if attends_by_name:
             stack.enter_context(attending_by(own_attention))
         yield
 
 
+def same_kernels() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts for a part that runs twice, the second time in another thread maybe: by the kernels of now.
+
+    For `context_fn` of `torch.utils.checkpoint.checkpoint`.
+    """
+    return nullcontext(), _again(getattr(_THREAD, "faster", None), attention_of_now())
+
+
+@contextmanager
+def _again(faster: _Faster | None, attention: Callable[..., Tensor] | None) -> Iterator[None]:
+    with ExitStack() as stack:
+        if faster is not None:
+            stack.enter_context(_replacing(faster))
+        if attention is not None:
+            stack.enter_context(attending_by(attention))
+        yield
+
+
+@contextmanager
+def _replacing(faster: _Faster) -> Iterator[None]:
+    before = getattr(_THREAD, "faster", None)
+    _THREAD.faster = faster
+    try:
+        with _Replaced(faster):
+            yield
+    finally:
+        _THREAD.faster = before
+
+
 class _Replaced(TorchFunctionMode):
     """A context in which this thread's calls of some functions of torch go to others."""
 
-    def __init__(self, faster: dict[Callable[..., Any], Callable[..., Tensor]]) -> None:
+    def __init__(self, faster: _Faster) -> None:
         super().__init__()
         self._faster = faster
 

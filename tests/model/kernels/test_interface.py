@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ptuning.model import Backbone
+from ptuning.model.kernels import switch
 from ptuning.model.kernels.interface import attending_by, attends_by_name, prefer_own_attention
 from ptuning.model.kernels.switch import fast_kernels
 
@@ -127,3 +128,30 @@ def test_another_attention_is_left_alone(family: str, attention: str) -> None:
     backbone.model.set_attn_implementation(attention)
     prefer_own_attention(backbone.model)
     assert backbone.model.config._attn_implementation == attention
+
+
+@pytest.mark.parametrize("has_linear", [False, True])
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_checkpointed_layers_run_again_by_the_same_kernels_in_another_thread(
+    is_loaded: bool, has_linear: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_calls = 0
+
+    def counted(*args: Any, **options: Any) -> torch.Tensor:
+        nonlocal num_calls
+        num_calls += 1
+        return attention(*args, **options)
+
+    attention = switch.attention
+    monkeypatch.setattr(switch, "attention", counted)
+    backbone = (as_loaded if is_loaded else tiny_backbone)("llama").with_checkpointing()
+    leaf = torch.randn(2, 7, backbone.width, requires_grad=True)
+    mask = torch.tensor([[1] * 7, [1] * 6 + [0]])
+    with fast_kernels(attends_by_name=attends_by_name(backbone.model), has_linear=has_linear):
+        loss = backbone.model(inputs_embeds=leaf, attention_mask=mask, use_cache=False).logits.square().mean()
+    num_layers = backbone.model.config.num_hidden_layers
+    assert num_calls == num_layers
+    with ThreadPoolExecutor(1) as others:  # as torch's engine does it for a GPU
+        others.submit(loss.backward).result()
+    assert num_calls == 2 * num_layers
+    assert not torch._C._len_torch_function_stack()
