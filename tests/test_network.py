@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -66,14 +68,18 @@ def hostile(tmp_path: Path, model_directory: Path) -> Path:
     return folder
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of a command whose files all lie in the folder."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    return kept | {"HF_HOME": str(folder / "hub"), "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
+
+
 def watched(folder: Path, *arguments: str) -> tuple[int, list[str]]:
     """The exit status of a command, and what it did that could reach beyond its inputs."""
     log = folder / "log.txt"
     log.unlink(missing_ok=True)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment |= {"HF_HOME": str(folder / "hub"), "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
     command = [sys.executable, "-c", WATCHED, str(log), *arguments]
-    status = subprocess.run(command, env=environment, cwd=folder, capture_output=True, check=False).returncode
+    status = subprocess.run(command, env=environment(folder), cwd=folder, capture_output=True, check=False).returncode
     return status, log.read_text().splitlines()
 
 
@@ -87,16 +93,21 @@ def strange(folder: Path, model: Path, events: list[str]) -> list[str]:
     ]
 
 
-def test_commands_reach_for_nothing_but_their_inputs(hostile: Path, model_directory: Path) -> None:
-    rows, run = str(hostile / "rows.parquet"), str(hostile / "run")
-    for arguments in (
-        ("init", rows, "--model", str(model_directory), "--output", str(hostile / "new.yaml")),
-        ("train", "--config", str(hostile / "config.yaml")),
-        ("evaluate", run, "--data", rows, "--baseline", "--predictions", str(hostile / "predictions.jsonl")),
-        ("predict", run, "--data", rows, "--output", str(hostile / "answers.jsonl")),
-        ("inspect", run, "--data", rows, "--html", str(hostile / "report.html")),
+def commands(folder: Path, model: Path) -> list[tuple[str, ...]]:
+    """Every command, on the hostile rows."""
+    rows, run = str(folder / "rows.parquet"), str(folder / "run")
+    return [
+        ("init", rows, "--model", str(model), "--output", str(folder / "new.yaml")),
+        ("train", "--config", str(folder / "config.yaml")),
+        ("evaluate", run, "--data", rows, "--baseline", "--predictions", str(folder / "predictions.jsonl")),
+        ("predict", run, "--data", rows, "--output", str(folder / "answers.jsonl")),
+        ("inspect", run, "--data", rows, "--html", str(folder / "report.html")),
         ("harden", run, "--data", rows, "--max-steps", "1"),
-    ):
+    ]
+
+
+def test_commands_reach_for_nothing_but_their_inputs(hostile: Path, model_directory: Path) -> None:
+    for arguments in commands(hostile, model_directory):
         status, events = watched(hostile, *arguments)
         assert status == 0, arguments
         assert len(events) > 50
@@ -108,3 +119,49 @@ def test_the_watch_sees_what_reaches_out(hostile: Path, model_directory: Path) -
     (hostile.parent / "elsewhere.jsonl").write_text('{"text": "a"}\n')
     _, events = watched(hostile, "init", str(hostile.parent / "elsewhere.jsonl"), "--output", str(hostile / "a.yaml"))
     assert strange(hostile, model_directory, events) == [f"open {hostile.parent}/elsewhere.jsonl"]
+
+
+# What libraries do by themselves, without Python's knowledge, the kernel sees.
+
+WITHOUT_NETWORK = ("unshare", "--map-root-user", "--net")
+_CALL = re.compile(r'(?P<call>open|openat|creat|connect)\((?:AT_FDCWD, |\d+(?:<[^>]*>)?, )?(?P<what>"[^"]*"|\{.*?\})')
+
+
+def can_run(*command: str) -> bool:
+    """Whether this machine has a program, and allows it."""
+    return shutil.which(command[0]) is not None and subprocess.run([*command, "true"], check=False).returncode == 0
+
+
+def traced(folder: Path, *arguments: str) -> tuple[int, list[str]]:
+    """As `watched`, without a network: what a command's processes opened, and which hosts they asked."""
+    log = folder / "calls.txt"
+    seen = ("strace", "--follow-forks", "--quiet=all", "--successful-only", "--string-limit=4096")
+    command = [*WITHOUT_NETWORK, *seen, "--trace=open,openat,creat,connect", f"--output={log}"]
+    command += [sys.executable, "-m", "ptuning", *arguments]
+    status = subprocess.run(command, env=environment(folder), cwd=folder, capture_output=True, check=False).returncode
+    found = [_CALL.search(line) for line in log.read_text(errors="replace").splitlines()]
+    calls = [(each["call"], each["what"]) for each in found if each]
+    hosts = [what for call, what in calls if call == "connect" and "AF_UNIX" not in what]
+    files = [os.path.realpath(folder / what.strip('"')) for call, what in calls if call != "connect"]
+    return status, [*(f"host {each}" for each in hosts), *(f"open {each}" for each in files)]
+
+
+@pytest.mark.skipif(not can_run(*WITHOUT_NETWORK), reason="needs unshare, and the right to use it")
+def test_commands_run_where_there_is_no_network(hostile: Path, model_directory: Path) -> None:
+    for arguments in commands(hostile, model_directory)[:2]:
+        command = [*WITHOUT_NETWORK, sys.executable, "-m", "ptuning", *arguments]
+        subprocess.run(command, env=environment(hostile), cwd=hostile, capture_output=True, check=True)
+
+
+@pytest.mark.skipif(not can_run(*WITHOUT_NETWORK, "strace"), reason="needs unshare and strace")
+def test_the_kernel_sees_no_other_file_and_no_host(hostile: Path, model_directory: Path) -> None:
+    _, train, _, predict, *_ = commands(hostile, model_directory)
+    for arguments in (train, predict):
+        status, events = traced(hostile, *arguments)
+        assert status == 0, arguments
+        assert len(events) > 50
+        assert strange(hostile, model_directory, events) == [], arguments
+    elsewhere = hostile.parent / "elsewhere.jsonl"
+    elsewhere.write_text('{"text": "a"}\n')
+    _, events = traced(hostile, "init", str(elsewhere), "--output", str(hostile / "a.yaml"))
+    assert set(strange(hostile, model_directory, events)) == {f"open {elsewhere}"}  # it would be seen

@@ -52,6 +52,8 @@ class Case:
     """Whether another answer is right, because the rows or the settings are others."""
     kill_at: int | None = None
     """The file operation of the command's process, counted from 0, before which it is killed; then it runs again."""
+    kill_after: float | None = None
+    """The share of its time after which the command's process is killed; then it runs again."""
 
     @classmethod
     def of(cls, seed: int, number: int) -> "Case":
@@ -177,6 +179,12 @@ def _killed(chance: random.Random) -> Case:
     return Case("killed", f"at file operation {number}", _RESUME, lambda world: None, why, kill_at=number)
 
 
+def _killed_in_time(chance: random.Random) -> Case:
+    share = chance.random()
+    why = "it goes on to the same prompt and the same files"
+    return Case("killed in time", f"after {share:.4f}", _RESUME, lambda world: None, why, kill_after=share)
+
+
 def _rows(chance: random.Random) -> Case:
     name = chance.choice(("rows.jsonl", "rows.csv", "rows.tsv"))
     command = tuple(name if each == "rows.jsonl" else each for each in _PREDICT)
@@ -208,6 +216,7 @@ _MAKERS: dict[str, Callable[[random.Random], Case]] = {
     "setting": _setting,
     "rows": _rows,
     "killed": _killed,
+    "killed in time": _killed_in_time,
 }
 KINDS = tuple(_MAKERS)
 """What is spoiled."""

@@ -43,18 +43,23 @@ class World:
         self._whole, self._spoiled = folder / "whole", folder / "world"
         self._make()
         self._expected: dict[tuple[str, ...], str] = {}
+        self._seconds: dict[tuple[str, ...], float] = {}
 
     def outcome(self, case: Case) -> dict[str, Any]:
         """What ptuning makes of a case: refused, as before, taken; or what is not clean about it."""
         self._reset()
         if case.command not in self._expected:
+            started = time.monotonic()
             status, told = self._run(case.command)
             assert status == 0, told
+            self._seconds[case.command] = time.monotonic() - started
             self._expected[case.command] = self._answer(case.command)
             self._reset()
         case.spoil(self._spoiled)
         if case.kill_at is not None:
             self._run(case.command, case.kill_at)
+        if case.kill_after is not None:
+            self._run(case.command, most_seconds=case.kill_after * self._seconds[case.command])
         status, told = self._run(case.command)
         return self._judged(case, status, told)
 
@@ -85,18 +90,20 @@ class World:
         shutil.rmtree(self._spoiled, ignore_errors=True)
         shutil.copytree(self._whole, self._spoiled, symlinks=True)
 
-    def _run(self, command: Sequence[str], kill_at: int | None = None) -> tuple[int | None, str]:
-        """The exit status of a command, None for one that did not end, and what it wrote to standard error."""
+    def _run(
+        self, command: Sequence[str], kill_at: int | None = None, most_seconds: float | None = None
+    ) -> tuple[int | None, str]:
+        """The exit status of a command, None for one that had to be killed, and what it wrote to standard error."""
         log = self._spoiled / "stderr"
         child = os.fork()
         if child == 0:
             self._become(command, log, kill_at)
-        until = time.monotonic() + MOST_SECONDS
+        until = time.monotonic() + (MOST_SECONDS if most_seconds is None else most_seconds)
         while time.monotonic() < until:
             pid, status = os.waitpid(child, os.WNOHANG)
             if pid:
                 return os.waitstatus_to_exitcode(status), log.read_text(encoding="utf-8", errors="replace")
-            time.sleep(0.01)
+            time.sleep(0.005)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         return None, log.read_text(encoding="utf-8", errors="replace")

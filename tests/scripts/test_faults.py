@@ -66,7 +66,7 @@ def test_what_is_not_clean_is_seen() -> None:
     ], result.stderr[-2000:]
 
 
-@pytest.mark.parametrize("number", range(14))
+@pytest.mark.parametrize("number", range(2 * len(KINDS)))
 def test_a_case_follows_from_its_seed_and_number(number: int) -> None:
     one, same, other = Case.of(0, number), Case.of(0, number), Case.of(1, number)
     assert (one.kind, one.name, one.command) == (same.kind, same.name, same.command)
