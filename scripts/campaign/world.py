@@ -95,6 +95,7 @@ class World:
     ) -> tuple[int | None, str]:
         """The exit status of a command, None for one that had to be killed, and what it wrote to standard error."""
         log = self._spoiled / "stderr"
+        log.touch()  # a process that is killed at once writes none
         child = os.fork()
         if child == 0:
             self._become(command, log, kill_at)
