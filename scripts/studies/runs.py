@@ -4,6 +4,7 @@ Knows nothing of other runs, or of tables.
 """
 
 import csv
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -47,7 +48,8 @@ def record_of(run: Run, task: StudyTask, folder: Path) -> dict[str, Any]:
         folder: An empty folder for its files.
 
     Returns:
-        What is known of it: how it was made, accuracy and losses on validation and test rows, and the seconds.
+        What is known of it: how it was made, accuracy and losses on validation and test rows, the seconds, and the
+        device.
     """
     config = config_of(run, task, folder)
     set_seed(run.seed)
@@ -59,7 +61,7 @@ def record_of(run: Run, task: StudyTask, folder: Path) -> dict[str, Any]:
         "hardened": partial(by_reading, human=task.instruction),
     }
     found = by_kind.get(run.kind, by_pieces)(run, config)
-    return {"id": run.id, **vars(run), **found}
+    return {"id": run.id, **vars(run), **found, "device": _device_name()}
 
 
 def config_of(run: Run, task: StudyTask, folder: Path) -> RunConfig:
@@ -200,6 +202,10 @@ def _made(run: Run, config: RunConfig) -> _Made:
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU"
 
 
 def _peak(run: Run, config: RunConfig, trained: nn.Module, inputs: Inputs) -> float:
