@@ -124,5 +124,6 @@ def read_options(parsed: argparse.Namespace, progress: bool, keeps_bars: bool = 
 def one_row(text: str, columns: Sequence[str]) -> dict[str, str]:
     """The row of a template with one column."""
     if len(columns) != 1:
-        raise DataError(f"--input for a template with the columns {columns}", "one column", "Use --data")
+        told = f"--input for a template with the columns {', '.join(columns)}"
+        raise DataError(told, "one column", "Write the row into a file, and give it with --data")
     return {columns[0]: text}

@@ -64,7 +64,7 @@ def run(parsed: argparse.Namespace) -> None:
         told = {"prompt": parsed.prompt, "data": source, "results": results}
         print(json.dumps({**told, "capabilities": lm.backbone.capabilities}))
     else:
-        print("\n".join(results_report(metrics, labels, compared)))
+        print("\n".join(results_report(found, labels, compared)))
 
 
 def _written(lm: Any, rows: Sequence[Any], found: Mapping[str, Any], max_new_tokens: int | None) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def run(parsed: argparse.Namespace) -> None:
     if output:
         column = _column(lm.task("prompt"))
         named = [{column if name in ("label", "text") else name: each[name] for name in each} for each in answers]
-        _WRITERS[output.suffix](output, own, named, _delimiter(output, parsed.data))
+        _WRITERS[output.suffix](output, own, named, _delimiter(output, parsed.data), _encoding(output, parsed.data))
         lines = [f"saved: {output}, {len(rows):,} rows"]
     print(json.dumps({"answers": answers}) if parsed.json else "\n".join(lines))
 
@@ -105,8 +105,16 @@ def _delimiter(output: Path, data: str | None) -> str:
     return delimiter_of(data) if data is not None and data.lower().endswith((".csv", ".csv.gz")) else ","
 
 
+def _encoding(output: Path, data: str | None) -> str:
+    """UTF-8; in .csv with the byte-order mark that the rows' own file has, without which spreadsheets misread it."""
+    from ptuning.data import has_byte_order_mark
+
+    is_marked = output.suffix == ".csv" and data is not None and has_byte_order_mark(data)
+    return "utf-8-sig" if is_marked else "utf-8"
+
+
 def _write_table(
-    path: Path, own: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]], delimiter: str
+    path: Path, own: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]], delimiter: str, encoding: str
 ) -> None:
     """Writes CSV or TSV: of a label's probabilities its own, under `probability`.
 
@@ -120,7 +128,7 @@ def _write_table(
         flat.append(cells)
     records = _beside(own, flat)
     columns = dict.fromkeys(name for record in records for name in record)
-    with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as beside, beside.open("w", newline="", encoding=encoding) as file:
         rows = [{name: name for name in columns}, *records]
         if path.suffix == ".tsv":
             file.writelines("\t".join(_cell(row.get(name)) for name in columns) + "\n" for row in rows)
@@ -132,14 +140,14 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value).translate(_SPACES)
 
 
-def _write_lines(path: Path, own: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]], _: str) -> None:
+def _write_lines(path: Path, own: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]], *_: str) -> None:
     """Writes JSONL: one object a row; what JSON has no type for, such as a date, as its text."""
     with whole_file(path) as beside, beside.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(each, ensure_ascii=False, default=str) + "\n" for each in _beside(own, answers))
 
 
 _SPACES = str.maketrans("\t\r\n", "   ")
-_WRITERS: dict[str, Callable[[Path, Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]], str], None]] = {
+_WRITERS: dict[str, Callable[..., None]] = {
     ".csv": _write_table,
     ".tsv": _write_table,
     ".jsonl": _write_lines,

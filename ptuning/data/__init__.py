@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ptuning.data.readers import Row as Row
     from ptuning.data.readers import as_row as as_row
     from ptuning.data.readers import delimiter_of as delimiter_of
+    from ptuning.data.readers import has_byte_order_mark as has_byte_order_mark
     from ptuning.data.readers import read_rows as read_rows
     from ptuning.data.readers import require_source as require_source
     from ptuning.data.readers import rows_of as rows_of
@@ -73,7 +74,15 @@ __getattr__, __dir__, __all__ = lazily(
         "coder": ("Coder",),
         "examples": ("Example", "num_cut", "prefix_ids", "warn_of_cut", "with_answer"),
         "memory": ("Rows", "records"),
-        "readers": ("Row", "as_row", "delimiter_of", "read_rows", "require_source", "rows_of"),
+        "readers": (
+            "Row",
+            "as_row",
+            "delimiter_of",
+            "has_byte_order_mark",
+            "read_rows",
+            "require_source",
+            "rows_of",
+        ),
         "sampling": ("BatchStream", "FEWEST_BATCHES", "by_length", "require_small"),
         "splitting": ("split_off",),
         "task": ("Task", "Verbalizer"),

@@ -10,8 +10,8 @@ from ptuning.errors import DataError
 
 _ROWS_AT_ONCE = 1000
 Rows: TypeAlias = Iterable[Any]
-"""Mappings with a row's columns; or texts, for a template with one column; a pandas or polars frame, an Arrow table, or
-a `datasets.Dataset`."""
+"""Mappings with a row's columns; or texts, for a template with one column; a mapping of columns, each a list; a pandas
+or polars frame, an Arrow table, or a `datasets.Dataset`."""
 
 
 def records(rows: Rows) -> list[Mapping[str, Any] | str]:
@@ -23,8 +23,10 @@ def records(rows: Rows) -> list[Mapping[str, Any] | str]:
     Raises:
         DataError: For anything else.
     """
+    if isinstance(rows, Mapping) and _are_columns(rows):
+        rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
     if isinstance(rows, str | bytes | Mapping):
-        raise DataError(_told(rows), "a list of rows, each a mapping with the columns", "Put it in a list")
+        raise DataError(_told(rows), "a list of rows, each a text or a mapping with the columns", "Put it in a list")
     found = [_own_columns(each) for each in _iterated(rows)]
     for i, each in enumerate(found):
         if isinstance(each, str | Mapping):
@@ -33,6 +35,12 @@ def records(rows: Rows) -> list[Mapping[str, Any] | str]:
             raise DataError(f"row {i}: a missing value", "a text", "Remove the row, or fill it in")
         raise DataError(f"row {i}: {_told(each)}", "a mapping with the columns, or a text", "Give one for each row")
     return found
+
+
+def _are_columns(rows: Mapping[Any, Any]) -> bool:
+    """Whether a mapping holds columns, each a list with a value for every row, in place of one row."""
+    lists = [each for each in rows.values() if isinstance(each, list | tuple)]
+    return bool(lists) and len(lists) == len(rows) and len(set(map(len, lists))) == 1
 
 
 def _own_columns(row: Any) -> Any:

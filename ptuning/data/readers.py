@@ -3,6 +3,7 @@
 Knows nothing of templates, tokens or models.
 """
 
+import codecs
 import csv
 import gzip
 import io
@@ -48,7 +49,8 @@ def read_rows(source: str, split: str, columns: Iterable[str]) -> list[Row]:
             saved; or a hub name, `org/name` or `org/name:subset`. Behind a folder or a name `@train[:90%]` takes that
             split.
         split: The split to take of a folder or a hub data set that names none.
-        columns: The columns that are needed; their values must be text or numbers, which become their text.
+        columns: The columns that are needed; their values must be text, or numbers or objects, which become their
+            text and their JSON.
 
     Raises:
         DataError: When the source is missing or empty, lacks a column, or has a value that is not text.
@@ -111,7 +113,7 @@ def rows_of(rows: Rows, name: str, columns: Iterable[str]) -> list[Row]:
 
 
 def as_row(values: Mapping[str, Any] | str, where: str, columns: Sequence[str]) -> Row:
-    """Checks that a row has the columns and that they hold text; numbers and booleans become their text.
+    """Checks that a row has the columns and that they hold text; numbers, booleans and objects become their text.
 
     Args:
         values: The row's columns; or its text alone, if one column is needed.
@@ -132,16 +134,25 @@ def as_row(values: Mapping[str, Any] | str, where: str, columns: Sequence[str]) 
 
 
 def _text(value: Any, column: str, where: str) -> str:
-    """A value as text; raises `DataError` for one that is neither text nor a number."""
+    """A value as text; raises `DataError` for one that is neither text, nor a number, nor an object."""
     if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
         value = value.item()
-    if isinstance(value, str) and _is_unicode(value):
-        return value
+    text = _json(value) if isinstance(value, dict) else value
+    if isinstance(text, str) and _is_unicode(text):
+        return text
     if isinstance(value, int) or (isinstance(value, float) and not math.isnan(value)):
         return str(value)
     missing = value is None or (isinstance(value, float) and math.isnan(value))
     expected = "text; this value is missing" if missing else "text"
     raise DataError(f"{where}: column {column!r} holds {value!r}", expected, "Correct or remove the row")
+
+
+def _json(value: dict[Any, Any]) -> str | None:
+    """An object as its JSON text; None if JSON cannot hold it."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return None
 
 
 def require_columns(row: Row, columns: Iterable[str]) -> None:
@@ -193,6 +204,14 @@ def _read_csv(source: str) -> Iterator[Record]:
             f"{source}: {len(tall):,} rows of {_TALL_ROW} line breaks or more, the first from line {tall[0]}; if these "
             "lines are rows of their own, a quotation mark is not closed"
         )
+
+
+def has_byte_order_mark(source: str) -> bool:
+    """Whether a file is text that begins with UTF-8's mark, as spreadsheets write it; False for what is no file."""
+    if not Path(source).is_file():
+        return False
+    with Path(source).open("rb") as file:
+        return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
 
 
 def delimiter_of(source: str) -> str:

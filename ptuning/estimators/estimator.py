@@ -35,8 +35,8 @@ class Evaluated(dict[str, Evaluation]):
         """The labels' names; none where answers are written."""
 
     def report(self) -> str:
-        """Tables for people: both sides, then precision, recall and confusion of each label."""
-        return "\n".join(results_report({name: each.metrics for name, each in self.items()}, self.labels))
+        """For people: how both sides compare, then precision, recall and confusion of each label."""
+        return "\n".join(results_report(self, self.labels))
 
     def as_dict(self) -> dict[str, Any]:
         """The metrics of each side as plain data."""

@@ -31,6 +31,15 @@ def class_report(metrics: Metrics, labels: Sequence[str]) -> list[str]:
     return lines if len(labels) > _MOST_CONFUSED else [*lines, *_matrix(metrics, labels)]
 
 
+def only_label(metrics: Metrics, labels: Sequence[str]) -> str | None:
+    """The label that every row was given, where that is one and the rows have several; else None."""
+    given = [sum(column) for column in zip(*metrics.confusion, strict=True)]
+    own = [sum(row) for row in metrics.confusion]
+    if sum(map(bool, given)) != 1 or sum(map(bool, own)) < 2:
+        return None
+    return next(label for label, count in zip(labels, given, strict=True) if count)
+
+
 def _matrix(metrics: Metrics, labels: Sequence[str]) -> list[str]:
     """The confusion matrix; its columns are headed by the labels' numbers, since the labels may be long."""
     numbers = [str(number) for number in range(1, len(labels) + 1)]

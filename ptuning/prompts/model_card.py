@@ -78,7 +78,7 @@ def results_table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The lines of a Markdown table of results, whose columns stand in line in a terminal too."""
     if not results:
         return []
-    rows = [["", "rows", "accuracy", "95 % interval", "loss"]]
+    rows = [["", "rows", "accuracy", "95 % interval", "loss a token"]]
     for name, measured in results.items():
         low, high = measured["interval"]
         accuracy, loss = (_three_digits(measured[key]) for key in ("accuracy", "loss"))

@@ -17,6 +17,26 @@ _MOST_FITTED = 200  # training rows that are read to see whether the prompt fits
 _FEW = 50  # rows, by which little can be shown
 
 
+_FAR = 10.0  # times the automatic rate, or a part of it
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A learning rate beside the automatic one."""
+
+    peak: float
+    """The highest of the run."""
+    automatic: float
+    """What `train.learning_rate: auto` would be."""
+
+    @property
+    def other(self) -> str:
+        """Which to try next."""
+        if 1 / _FAR <= self.peak / self.automatic <= _FAR:
+            return f"a train.learning_rate above or below {self.peak:.2g}"
+        return f"train.learning_rate: auto ({self.automatic:.2g} here, and {self.peak:.2g} is far from it)"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a finished prompt was measured at."""
@@ -35,7 +55,7 @@ def measured(
     sides: Mapping[str, Side],
     train: Sequence[Example],
     split: str,
-    learning_rate: float,
+    rate: Rate,
     seed: int,
 ) -> Outcome:
     """Measures a finished prompt beside the words alone; every process must call it.
@@ -45,7 +65,7 @@ def measured(
         sides: The words alone, where there are any, and the prompt, on the rows of the final results.
         train: The training rows.
         split: The name of the rows of the final results.
-        learning_rate: The peak that the prompt was trained with.
+        rate: The learning rate that the prompt was trained with.
         seed: Seed of the choice of training rows.
     """
     scores = {name: evaluator.scores(side, f"{split} rows, {name}") for name, side in sides.items()}
@@ -56,39 +76,40 @@ def measured(
         compared = {**comparison.as_dict(), "warning": None}
         if not comparison.is_better:
             sample = random.Random(seed).sample(train, min(_MOST_FITTED, len(train)))
-            fit = evaluator.metrics(Side(sides[WITH].prompt, sample, sides[WITH].label_ids))
-            compared["warning"] = warning(comparison, fit, results[WITHOUT], learning_rate)
+            fit = evaluator.metrics(Side(sides[WITH].prompt, sample, sides[WITH].label_ids), f"training rows, {WITH}")
+            compared["warning"] = warning(comparison, fit, results[WITHOUT], rate)
     return Outcome(results, compared, evaluator.together(scores[WITH]))
 
 
-def warning(comparison: Comparison, fit: Metrics, without: Metrics, learning_rate: float) -> str:
+def warning(comparison: Comparison, fit: Metrics, without: Metrics, rate: Rate) -> str:
     """What to tell where the prompt is not shown to be better.
 
     Args:
         comparison: With and without the prompt on the rows of the final results.
         fit: The prompt on training rows.
         without: The words alone on the rows of the final results.
-        learning_rate: The peak that the prompt was trained with.
+        rate: The learning rate that the prompt was trained with.
     """
     return (
         f"the tuned prompt is not shown to be better than the same words without it: {comparison}. "
-        f"{_remedy(comparison, fit, without, learning_rate)}."
+        f"{_remedy(comparison, fit, without, rate)}."
     )
 
 
-def _remedy(comparison: Comparison, fit: Metrics, without: Metrics, learning_rate: float) -> str:
+def _remedy(comparison: Comparison, fit: Metrics, without: Metrics, rate: Rate) -> str:
     rows = f"{int(comparison.num_rows):,} rows are too few to show it: give more in data.test"
     if comparison.is_classification:
         is_fitted, score = fit.interval[0] > without.accuracy, f"accuracy {fit.accuracy:.3f}"
     else:
         is_fitted, score = fit.loss < without.loss, f"loss {fit.loss:.3f} against {without.loss:.3f}"
     if not is_fitted:
-        settings = f"a train.learning_rate above or below {learning_rate:.2g}, more train.max_steps"
+        words = "other label words (data.verbalizer)" if comparison.is_classification else "another answer"
+        settings = f"{rate.other}, more train.max_steps, {words}"
         few = f"It is above them here, but {rows}. " if comparison.gain > 0 and comparison.num_rows < _FEW else ""
         return f"{few}It does not fit its training rows ({score}): try {settings}, more rows or another template"
     if comparison.gain > 0:
         return f"It fits its training rows ({score}) and may be better here too, but {rows}"
     return (
         f"It fits its training rows ({score}) but not others: give more training rows, or try fewer train.max_steps, "
-        f"a train.learning_rate below {learning_rate:.2g} or another template"
+        f"a train.learning_rate below {rate.peak:.2g} or another template"
     )

@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from ptuning.training.inputs import Given, Inputs, told_of_split
 from ptuning.training.interrupts import Interrupted, noted_interrupts, raised_interrupts
 from ptuning.training.loop import Loop, NotFiniteError, StepRecord
 from ptuning.training.memory import out_of_memory
-from ptuning.training.outcome import Outcome, measured
+from ptuning.training.outcome import Outcome, Rate, measured
 from ptuning.training.plan import lines_of_plan, told_duration
 from ptuning.training.prompt_steps import PromptSteps
 from ptuning.training.recipe import learning_rate, loop_settings
@@ -419,10 +420,11 @@ class Trainer:
 
     def _outcome(self, split: str) -> Outcome:
         task, train = self.config.data.task, self.inputs.examples["train"]
-        peak = self.loop.settings.learning_rate
+        automatic = learning_rate(replace(self.settings, learning_rate="auto"), self.encoder, self.inputs.backbone)
+        rate = Rate(self.loop.settings.learning_rate, automatic)
         sides = sides_of(self.inputs.backbone, self._prompt(), task, self.inputs.rows[split])
         with self._memory_explained():
-            return measured(self.evaluator, sides, train, split, peak, self.settings.seed)
+            return measured(self.evaluator, sides, train, split, rate, self.settings.seed)
 
     def _in_full(self, outcome: Outcome | None) -> dict[str, Any]:
         """Name -> metrics, those of each label included."""

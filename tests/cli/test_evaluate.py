@@ -47,8 +47,10 @@ def evaluated(made_prompt, tmp_path: Path, capsys):
 
 
 def test_classes_are_printed_for_both_sides(evaluated):
-    lines = evaluated(CHOOSES, "--baseline").splitlines()
-    heads = ["", "", "rows", "accuracy", "95 % interval", "loss", "macro-F1", ""]
+    sentences, _, rest = evaluated(CHOOSES, "--baseline").partition("\n\n")
+    assert sentences.startswith("The prompt is not shown to be better than the same words without it: accuracy 0.")
+    lines = rest.splitlines()
+    heads = ["", "", "rows", "accuracy", "95 % interval", "loss a token", "macro-F1", ""]
     assert [each.strip() for each in lines[0].split("|")] == heads
     assert lines[2].startswith(f"| {WITHOUT} | 9 ")
     for name in (WITHOUT, WITH):

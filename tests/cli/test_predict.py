@@ -72,6 +72,15 @@ def test_cells_are_separated_as_in_the_rows_own_file(prompts: Path) -> None:
     assert read_rows("tabbed.csv", "test", ["text"])[0].values["text"] == 'a "quoted" film'
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_byte_order_mark_is_kept(prompts: Path, encoding: str) -> None:
+    Path("own.csv").write_text("text\nein schöner Film\n", encoding=encoding)
+    for name in ("answers.csv", "answers.tsv"):
+        assert main(["predict", "labels", "--data", "own.csv", "--output", name]) == 0
+    assert Path("answers.csv").read_bytes()[:3] == "text".encode(encoding)[:3]
+    assert Path("answers.tsv").read_bytes()[:3] == b"tex"
+
+
 def test_tsv_is_written_as_it_is_read(prompts: Path) -> None:
     texts = ['"a quoted" film', "two\nlines\tand a tab", 'a "']
     Path("own.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))

@@ -87,6 +87,8 @@ def test_what_holds_no_rows_is_told_in_a_line(held: Any, told: str) -> None:
         (numpy.int64(3), "3"),
         (numpy.float32(0.5), "0.5"),
         (numpy.bool_(0), "False"),
+        ({"item": "tea", "numbers": [1, None]}, '{"item": "tea", "numbers": [1, null]}'),
+        ({"name": "Müller"}, '{"name": "Müller"}'),
     ],
 )
 def test_numbers_become_their_text(value: Any, text: str) -> None:
@@ -97,3 +99,23 @@ def test_numbers_become_their_text(value: Any, text: str) -> None:
 def test_a_value_that_is_missing_is_told(value: Any) -> None:
     with pytest.raises(DataError, match=r"row 0: column 'label' holds .*; expected text; this value is missing"):
         as_row({"label": value}, "row 0", ["label"])
+
+
+def test_columns_as_lists_are_rows() -> None:
+    held = {"text": ["a film", "a play"], "label": (1, 0)}
+    assert [row.values for row in rows_of(held, "row", ["text", "label"])] == [
+        {"text": "a film", "label": "1"},
+        {"text": "a play", "label": "0"},
+    ]
+
+
+@pytest.mark.parametrize("held", [{"text": ["a"], "label": ["b", "c"]}, {"text": ["a"], "label": "b"}, {}])
+def test_columns_that_make_no_rows_are_told(held: Any) -> None:
+    with pytest.raises(DataError, match="expected a list of rows"):
+        rows_of(held, "row", ["text"])
+
+
+@pytest.mark.parametrize("value", [["a"], {"a": b"b"}, {"a": float("nan")}, {"a": "\ud800"}, {1j: 2}])
+def test_values_that_have_no_text_are_told(value: Any) -> None:
+    with pytest.raises(DataError, match="column 'text' holds"):
+        rows_of([{"text": value}], "row", ["text"])

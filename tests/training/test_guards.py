@@ -25,7 +25,7 @@ from ptuning.training.baseline import Baseline
 from ptuning.training.curves import draw_curves
 from ptuning.training.interrupts import Interrupted
 from ptuning.training.loop import Loop, StepRecord
-from ptuning.training.outcome import warning
+from ptuning.training.outcome import Rate, warning
 from ptuning.training.run import Trainer
 from ptuning.training.run_directory import RunDirectory
 
@@ -157,7 +157,7 @@ def test_prompt_that_is_not_shown_to_be_better_is_told_with_a_remedy(
     told = "the tuned prompt is not shown to be better than the same words without it: accuracy "
     assert compared["warning"].startswith(told)
     assert "It does not fit its training rows (accuracy " in compared["warning"]
-    assert "train.learning_rate above or below 1e-06" in compared["warning"]
+    assert "and 1e-06 is far from it" in compared["warning"]
     assert capsys.readouterr().out.startswith("results on the test rows:\n")
     assert _warnings(caplog) == [compared["warning"]]
     caplog.clear()
@@ -198,7 +198,14 @@ def test_prompt_that_is_better_is_not_warned_of(run_config: Path, caplog: pytest
 )
 def test_remedy_fits(num_rows: int, num_right: int, num_fitted: int, remedy: str) -> None:
     comparison = Comparison(True, num_rows, num_right, 10, max(num_right - 10, 0), max(10 - num_right, 0), 0.0, 0.0)
-    assert remedy in warning(comparison, Metrics(100, num_fitted, 100, 1.0), Metrics(20, 10, 20, 1.0), 0.097)
+    rate = Rate(peak=0.097, automatic=0.1)
+    assert remedy in warning(comparison, Metrics(100, num_fitted, 100, 1.0), Metrics(20, 10, 20, 1.0), rate)
+
+
+@pytest.mark.parametrize("peak", [50.0, 1e-4])
+def test_a_rate_far_from_the_automatic_one_is_named(peak: float) -> None:
+    told = f"auto (0.1 here, and {peak:.2g} is far from it)"
+    assert Rate(peak, automatic=0.1).other == f"train.learning_rate: {told}"
 
 
 def test_template_without_words_has_no_baseline(
