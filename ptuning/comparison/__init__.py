@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from ptuning.lazy import lazily
 
 if TYPE_CHECKING:
+    from ptuning.comparison.loading import LoadedWay as LoadedWay
+    from ptuning.comparison.loading import load_way as load_way
     from ptuning.comparison.prompting import demonstration as demonstration
     from ptuning.comparison.report import Comparison as Comparison
     from ptuning.comparison.run import compare as compare
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
+        "loading": ("LoadedWay", "load_way"),
         "prompting": ("demonstration",),
         "report": ("Comparison",),
         "run": ("compare",),

@@ -17,11 +17,10 @@ from torch.nn import functional
 from ptuning.comparison.prompting import write_own
 from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, Way, labels_of
 from ptuning.comparison.reading import hidden_states
+from ptuning.comparison.steps import kept_best
 from ptuning.data import BatchStream, Row, Task
 from ptuning.model import Backbone
 from ptuning.training import Loop, PromptSteps, StepWork, accelerator_on, loop_settings
-
-_EVALUATIONS = 10
 
 
 class Head(nn.Module):
@@ -104,17 +103,12 @@ class OutputLayers(Way):
             return StepWork(len(places), len(places), add_gradients)
 
         loop = Loop(head, work, loop_settings(settings, rate, steps.num_steps), accelerator)
-        best, best_step, kept = -1.0, 0, dict[str, Tensor]()
-        every = max(1, steps.num_steps // _EVALUATIONS)
-        for record in loop.steps():
-            if record.step % every and record.step != steps.num_steps:
-                continue
-            with torch.no_grad():
-                found = float((head(choosing_NH).argmax(dim=1) == own_N).float().mean())
-            if found >= best:
-                best, best_step = found, record.step
-                kept = {name: each.clone() for name, each in head.state_dict().items()}
-        head.load_state_dict(kept)
+
+        @torch.no_grad()
+        def accuracy() -> float:
+            return float((head(choosing_NH).argmax(dim=1) == own_N).float().mean())
+
+        best, best_step = kept_best(loop, job.effort.num_evaluations, accuracy)
         num_trained = sum(each.numel() for each in head.parameters())
         chosen = {"rate": f"{rate:.2g}", "step": str(best_step)}
         return best, Headed(job.backbone, job.words, head.requires_grad_(False), num_trained, chosen)

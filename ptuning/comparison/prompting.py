@@ -75,6 +75,14 @@ class Prompted(Fitted):
         """As in `Fitted`."""
         return label_scores(self.backbone, self.task, self.filled(rows))
 
+    @property
+    def asked_task(self) -> Task:
+        """The task whose columns a row must have: without that of the demonstrations."""
+        if self.show is None and self.shown is None:
+            return self.task
+        parts = Template.parse(self.task.template).parts[1:]
+        return replace(self.task, template=Template(parts).text, cut_column=None)
+
     def filled(self, rows: Sequence[Row]) -> Sequence[Row]:
         """The rows with their demonstrations."""
         if self.show is None and self.shown is None:
@@ -173,5 +181,6 @@ def fitting_numbers(job: Job) -> list[int]:
 
 def base_noted(directory: Path, backbone: Backbone) -> None:
     """Adds to what a way is read back from which base it belongs to."""
+    dtype, known = str(backbone.dtype).removeprefix("torch."), vars(backbone.fingerprint)
     content = json.loads((directory / OWN_FILE).read_text(encoding="utf-8"))
-    write_own(directory, {"task": {}, **content, "base": backbone.name, "fingerprint": vars(backbone.fingerprint)})
+    write_own(directory, {"task": {}, **content, "base": backbone.name, "dtype": dtype, "fingerprint": known})

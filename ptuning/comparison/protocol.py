@@ -61,6 +61,10 @@ class Effort:
     """How many demonstrations stand in a text."""
     num_choosing_rows: int = 200
     """Validation rows that choose."""
+    num_evaluations: int = 10
+    """How often in a training these are read; the best step is kept, as in prompt tuning."""
+    num_timings: int = 5
+    """How often a measurement of time is repeated."""
 
     def rates(self, own: float) -> list[float]:
         """The rates that a way tries.

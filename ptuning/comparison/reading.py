@@ -15,7 +15,7 @@ from ptuning.data import Row, Task, Template, by_length, positions
 from ptuning.errors import ModelError
 from ptuning.evaluation import score_rows
 from ptuning.forward import Prompt, ReadOptions
-from ptuning.model import Backbone
+from ptuning.model import Backbone, CausalBackbone
 
 
 def label_scores(
@@ -56,7 +56,7 @@ def hidden_states(backbone: Backbone, task: Task, rows: Sequence[Row], batch_siz
     Raises:
         ModelError: For a model that is not causal.
     """
-    if backbone.task_type != "CAUSAL_LM":
+    if not isinstance(backbone, CausalBackbone):
         raise ModelError(f"hidden states of {backbone.name}", "a causal model", "Leave this way out")
     examples, base = backbone.coder(task).encode_questions(rows), backbone.model.base_model
     accepted = inspect.signature(base.forward).parameters

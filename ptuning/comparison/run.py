@@ -39,10 +39,9 @@ _log = logging.getLogger(__name__)
 
 CURVE = (16, 64, 256)
 """Training rows of a learning curve, beside all."""
-_QUICK_ROWS = {"train": 1000, "validation": 100, "test": 200}
+_QUICK_ROWS = {"train": 500, "validation": 50, "test": 200}
 _QUICK_STEPS = 60
-_QUICK_EFFORT: dict[str, Any] = {"num_draws": 2, "demonstrations": (4, 8), "num_choosing_rows": 50}
-_REPEATS = 5  # of a measurement of time
+_QUICK_EFFORT: dict[str, Any] = {"num_draws": 2, "demonstrations": (4, 8), "num_evaluations": 4, "num_timings": 1}
 _DECIDE_NOTHING = {  # settings that no part depends on
     *("output_dir", "report_to", "save_steps", "logging_steps"),
     *("ways", "seeds", "curve", "least_accuracy", "most_milliseconds"),
@@ -126,9 +125,10 @@ class Bench:
         rows, run, effort = dict(inputs.rows), config.run, Effort(config.compare.rates)
         if config.compare.quick:
             rows = {split: _sample(own, _QUICK_ROWS[split]) for split, own in rows.items()}
-            steps = min(run.train.max_steps or _QUICK_STEPS, _QUICK_STEPS)
-            run = replace(run, train=replace(run.train, max_steps=steps, eval_steps=None))
             effort = replace(effort, **_QUICK_EFFORT)
+            steps = min(run.train.max_steps or _QUICK_STEPS, _QUICK_STEPS)
+            between = max(1, steps // effort.num_evaluations)
+            run = replace(run, train=replace(run.train, max_steps=steps, eval_steps=between))
         return cls(inputs.backbone, run, rows, effort, config.compare.instruction)
 
     def job(self, part: Part, directory: PartDirectory) -> Job:
@@ -217,7 +217,7 @@ def _measured(
     part: Part, fitted: Fitted, job: Job, predicted: list[int], labels: list[int], directory: PartDirectory
 ) -> PartFile:
     """The result of a fitted way, but for what fitting took."""
-    speed = speed_of(fitted, job.choosing, _REPEATS)
+    speed = speed_of(fitted, job.choosing, job.effort.num_timings)
     return PartFile(
         way=part.way,
         seed=part.seed,

@@ -4,7 +4,7 @@ Knows nothing of what the values mean.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -42,4 +42,8 @@ class OwnFile:
 
     kind: str
     base: str
+    dtype: str
     task: dict[str, Any]
+    fingerprint: dict[str, Any]
+    shown: str | None = None
+    pooling: Literal["last token", "mean"] | None = None

@@ -19,15 +19,14 @@ from torch.nn import functional
 
 from ptuning.comparison.features import require_package
 from ptuning.comparison.prompting import write_own
-from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, labels_of
+from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, accuracy
+from ptuning.comparison.steps import kept_best
 from ptuning.data import Coder, Example, Row, with_answer
 from ptuning.evaluation import RowScores
 from ptuning.model import Backbone
 from ptuning.training import Loop, PromptSteps, StepWork, accelerator_on, loop_settings
 
 LORA_RANK = 8
-_EVALUATIONS = 10
-"""How often in a training the validation rows are read; the best is kept, as in prompt tuning."""
 
 
 class Weights:
@@ -220,19 +219,7 @@ class TrainedWeights(Way):
             return replace(steps(step), add_gradients=lambda _, scale: weights.add_gradients(scale, examples))
 
         loop = Loop(weights.trained, work, loop_settings(settings, rate, steps.num_steps), accelerator)
-        best, best_step = -1.0, 0
-        kept = list[Tensor]()
-        every, labels = max(1, steps.num_steps // _EVALUATIONS), torch.tensor(labels_of(job.task, job.choosing))
-        for record in loop.steps():
-            if record.step % every and record.step != steps.num_steps:
-                continue
-            found = float((trained.label_scores(job.choosing).argmax(dim=1) == labels).float().mean())
-            if found >= best:
-                best, best_step = found, record.step
-                kept = [each.detach().clone() for each in weights.trained]
-        with torch.no_grad():
-            for each, value in zip(weights.trained, kept, strict=True):
-                each.copy_(value)
+        best, best_step = kept_best(loop, job.effort.num_evaluations, lambda: accuracy(trained, job.task, job.choosing))
         trained.chosen = {"rate": f"{rate:.2g}", "step": str(best_step)}
         return best, trained
 

@@ -31,7 +31,7 @@ class CompareConfig:
     curve: bool = False
     """Whether each way that reads training rows is also repeated with 16, 64 and 256 of them."""
     quick: bool = False
-    """Whether less is done: 1 seed, 60 steps, and at most 1,000 training, 100 validation and 200 test rows."""
+    """Whether less is done: 1 seed, 60 steps, and at most 500 training, 50 validation and 200 test rows."""
     least_accuracy: float | None = None
     """The accuracy that is needed; null: the best there is."""
     most_milliseconds: float | None = None
