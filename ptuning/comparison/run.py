@@ -41,7 +41,7 @@ CURVE = (16, 64, 256)
 """Training rows of a learning curve, beside all."""
 _QUICK_ROWS = {"train": 500, "validation": 50, "test": 200}
 _QUICK_STEPS = 60
-_QUICK_EFFORT: dict[str, Any] = {"num_draws": 2, "demonstrations": (4, 8), "num_evaluations": 4, "num_timings": 1}
+_QUICK_EFFORT: dict[str, Any] = {"num_draws": 2, "demonstrations": (2, 4), "num_evaluations": 4, "num_timings": 1}
 _DECIDE_NOTHING = {  # settings that no part depends on
     *("output_dir", "report_to", "save_steps", "logging_steps"),
     *("ways", "seeds", "curve", "least_accuracy", "most_milliseconds"),

@@ -6,6 +6,7 @@ ships.
 
 import copy
 import importlib
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,7 +46,9 @@ class Weights:
             config = peft.LoraConfig(
                 r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear", task_type="CAUSAL_LM"
             )
-            model = peft.get_peft_model(model, config)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of transformers, for what PEFT asks it
+                model = peft.get_peft_model(model, config)
         elif kind == "last_block":
             model.requires_grad_(False)
             for part in last_parts(model):
