@@ -19,11 +19,12 @@ from ptuning.comparison.heads import OutputLayers
 from ptuning.comparison.prompting import FewShot, Instruction, ZeroShot
 from ptuning.comparison.protocol import Fitted, SkippedError, labels_of
 from ptuning.comparison.retrieval import RetrievedByHiddenStates, RetrievedByWords
-from ptuning.comparison.tuning import PromptTuning
+from ptuning.comparison.tuning import PromptTuning, Tuned
 from ptuning.comparison.weights import AllWeights, LastBlock, LoRA, Weights, last_parts
 from ptuning.errors import ConfigError, DataError
+from ptuning.evaluation import WITH, evaluate_rows
 from ptuning.model import Backbone
-from ptuning.training import Loop
+from ptuning.training import Loop, train
 
 WORDS = TEMPLATE.partition("}")[2]
 
@@ -139,6 +140,19 @@ def test_the_nearest_rows_stand_nearest(backbone: Backbone, tmp_path: Path) -> N
         assert asked[-1] == ROWS["train"][7]["text"], way.name
 
 
+def test_prompt_tuning_is_a_run_of_ptuning(backbone: Backbone, tmp_path: Path) -> None:
+    given = job(backbone, tmp_path / "own", train__output_dir=str(tmp_path / "plain"))
+    plain = train(given.config, rows={"train": ROWS["train"], "validation": ROWS["validation"]}, backbone=backbone)
+    fitted = PromptTuning().fit(given)
+    assert isinstance(fitted, Tuned)
+    assert torch.equal(fitted.prompt.embeddings_PH, plain.prompt.embeddings_PH)
+    assert (fitted.num_trained, fitted.extra_tokens) == (4 * backbone.width, 4)
+    asked = evaluate_rows(backbone, plain.prompt.on(backbone.device), given.task, rows("test"), with_baseline=False)
+    scores = asked[WITH].scores.labels_NC
+    assert scores is not None
+    torch.testing.assert_close(of_tests(fitted), scores.float(), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["lora", "last_block", "all_weights"])
 def test_weights_that_are_not_trained_score_as_the_base(backbone: Backbone, tmp_path: Path, kind: str) -> None:
     given, model = job(backbone, tmp_path), tiny_backbone().model
@@ -155,15 +169,13 @@ def test_the_last_parts_are_the_last_block_and_the_final_norm(any_backbone: Back
     assert len(parts) == 2
 
 
-@pytest.mark.parametrize(
-    "way", [PromptTuning(), OutputLayers(), LoRA(), LastBlock(), AllWeights()], ids=lambda w: w.name
-)
+@pytest.mark.parametrize("way", [OutputLayers(), LoRA(), LastBlock(), AllWeights()], ids=lambda way: way.name)
 def test_a_way_that_learns_fits_its_rows_and_leaves_the_base_alone(
     way: Any, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = backbone.weights_sha256()
     monkeypatch.setattr(type(way), "rate", 0.03, raising=False)  # tiny random weights are far from any task
-    given = little(job(backbone, tmp_path, train__max_steps=60, train__metric_for_best_model="loss"))
+    given = little(job(backbone, tmp_path, train__max_steps=60))
     fitted = way.fit(given)
     own = fitted.label_scores(given.train).argmax(dim=1)
     assert (own == torch.tensor(labels_of(given.task, given.train))).float().mean() > 0.9
