@@ -104,7 +104,8 @@ def _curves(comparison: Comparison) -> str:
     ways = [way for way in comparison.results.ways if way.curve]
     sizes = sorted({size for way in ways for size in way.curve})
     series = [(way.name, [_mean(way.curve.get(size, ())) for size in sizes]) for way in ways]
-    return f"<figure>{Curves('accuracy on fewer training rows', sizes, series, 'rows').svg()}</figure>"
+    drawn = Curves("accuracy on fewer training rows", sizes, series, "rows", has_one_scale=True).svg()
+    return f"<figure><figcaption>Accuracy, on one scale for all ways</figcaption>{drawn}</figure>"
 
 
 def _mean(values: Sequence[float]) -> float | None:

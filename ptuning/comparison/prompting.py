@@ -167,11 +167,10 @@ def fitting_numbers(job: Job) -> list[int]:
         DataError: Where not even one fits.
     """
     texts = [demonstration(job.task, row) for row in job.train]
-    longest = max(len(ids) for ids in job.backbone.tokenizer(texts)["input_ids"])
-    limit = MOST_TOKENS
+    lengths = [len(ids) for ids in job.backbone.tokenizer(texts)["input_ids"]]
+    limit, mean = MOST_TOKENS, sum(lengths) / len(lengths)
     if job.backbone.max_positions is not None:  # a row beside them is as long as the longest demonstration
-        limit = min(limit, job.backbone.max_positions - longest)
-    mean = sum(len(ids) for ids in job.backbone.tokenizer(texts)["input_ids"]) / len(texts)
+        limit = min(limit, job.backbone.max_positions - max(lengths))
     fits = [number for number in job.effort.demonstrations if number <= len(texts) and number * mean <= limit]
     fits = fits or [number for number in _FEWER if number <= len(texts) and number * mean <= limit][:1]
     if not fits:

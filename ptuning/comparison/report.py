@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import io
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from ptuning.evaluation import Table
 from ptuning.files import whole_file
 
 ZERO_SHOT = "zero-shot"
+_LINE = 120  # characters of a line of text
 _QUALITY = {
     "way": "the way's name",
     "accuracy": "mean accuracy on the test rows, with a 95 % bootstrap interval over rows and seeds",
@@ -113,7 +115,8 @@ class Comparison:
 
     def lines(self) -> list[str]:
         """The comparison for a terminal, the recommendation first."""
-        found = [self.recommendation.sentence, *(f"  {each}" for each in self.recommendation.reasons), ""]
+        found = textwrap.wrap(self.recommendation.sentence, _LINE)
+        found += [*(f"  {each}" for each in self.recommendation.reasons), ""]
         tables = [self.quality(), self.costs(), *([curve] if (curve := self.curve()) else [])]
         for table in tables:
             found += [*_aligned(table), ""]

@@ -133,7 +133,7 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Curves:
-    """Curves over the same steps, one below the other, each on its own scale."""
+    """Curves over the same steps, one below the other."""
 
     title: str
     """What the curves show, for readers who cannot see them."""
@@ -143,24 +143,33 @@ class Curves:
     """Name and values of each curve; None where a step has no value."""
     unit: str = "step"
     """What the steps are called."""
+    has_one_scale: bool = False
+    """Whether all curves have the same scale; else each has its own."""
 
     def svg(self) -> str:
         """The chart as SVG text."""
         shown = [(name, values) for name, values in self.series if any(each is not None for each in values)]
         first, last = min(self.steps), max(self.steps)
-        parts = []
+        parts, known = [], [y for _, values in shown for y in values if y is not None]
+        scale = (min(known), max(known)) if self.has_one_scale else None
         for k, (name, values) in enumerate(shown):
             points = [(x, y) for x, y in zip(self.steps, values, strict=True) if y is not None]
-            parts.append(_curve(name, points, (first, last), (k + 1) * _STRIP - 12))
+            parts.append(_curve(name, points, (first, last), (k + 1) * _STRIP - 12, scale))
         bottom, unit = len(shown) * _STRIP, escape(self.unit)
         for x, step, anchor in ((_AXIS, first, "start"), (_WIDTH - 8, last, "end")):
             parts.append(f'<text class="number" x="{x}" y="{bottom + 6}" text-anchor="{anchor}">{unit} {step:g}</text>')
         return _svg(self.title, bottom + 12, "".join(parts))
 
 
-def _curve(name: str, points: Sequence[tuple[float, float]], steps: tuple[float, float], base: float) -> str:
-    """A curve with its name above it, and its axes with their ends."""
-    (first, last), low, high = steps, min(y for _, y in points), max(y for _, y in points)
+def _curve(
+    name: str,
+    points: Sequence[tuple[float, float]],
+    steps: tuple[float, float],
+    base: float,
+    scale: tuple[float, float] | None,
+) -> str:
+    """A curve with its name above it, and its axes with their ends; without a scale it has its own."""
+    (first, last), (low, high) = steps, scale or (min(y for _, y in points), max(y for _, y in points))
     top = base - _STRIP + 34
     places = []
     for x, y in points:

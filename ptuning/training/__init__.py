@@ -14,7 +14,6 @@ from ptuning.lazy import lazily
 if TYPE_CHECKING:
     from ptuning.training.backward import backward_in_parts as backward_in_parts
     from ptuning.training.distributed import accelerator_on as accelerator_on
-    from ptuning.training.distributed import peak_memory_bytes as peak_memory_bytes
     from ptuning.training.inputs import Given as Given
     from ptuning.training.inputs import Inputs as Inputs
     from ptuning.training.interrupts import Interrupted as Interrupted
@@ -34,7 +33,7 @@ __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "backward": ("backward_in_parts",),
-        "distributed": ("accelerator_on", "peak_memory_bytes"),
+        "distributed": ("accelerator_on",),
         "inputs": ("Given", "Inputs"),
         "interrupts": ("Interrupted", "raised_interrupts"),
         "lock": ("DirectoryLock",),
