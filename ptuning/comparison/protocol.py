@@ -121,6 +121,8 @@ class Fitted(ABC):
     """Tokens that it adds to a request, on average."""
     chosen: Mapping[str, str] = {}
     """What validation rows chose."""
+    least_seconds: float = 0.0
+    """Seconds that fitting took at least, those of an earlier call included that was interrupted."""
 
     @abstractmethod
     def label_scores(self, rows: Sequence[Row]) -> Tensor:

@@ -207,7 +207,7 @@ def _made(way: Way, part: Part, directory: PartDirectory, bench: Bench) -> PartF
     predicted = fitted.label_scores(bench.rows["test"]).argmax(dim=1).tolist()
     fitted.save(directory.way)
     result = _measured(part, fitted, job, predicted, labels_of(task, bench.rows["test"]), directory)
-    result = replace(result, seconds=seconds, memory_bytes=memory)
+    result = replace(result, seconds=max(seconds, fitted.least_seconds), memory_bytes=memory)
     base_noted(directory.way, bench.backbone)
     directory.finish(result)
     return result
@@ -279,6 +279,7 @@ def _made_with(config: ComparisonConfig, bench: Bench, weights: str) -> MadeWith
         for key, value in values.items()
         if key not in _DECIDE_NOTHING and not (section in ("model", "data") and key in _SOURCES)
     }
+    settings |= dataclasses.asdict(bench.effort)
     rows = {split: _digest(own) for split, own in bench.rows.items()}
     return MadeWith(json.loads(json.dumps(settings)), rows, weights)
 

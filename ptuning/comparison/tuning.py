@@ -33,6 +33,7 @@ class Tuned(Fitted):
     num_trained: int = 0
     extra_tokens: float = 0.0
     chosen: Mapping[str, str] = field(default_factory=dict)
+    least_seconds: float = 0.0
 
     def label_scores(self, rows: Sequence[Row]) -> Tensor:
         """As in `Fitted`."""
@@ -75,7 +76,8 @@ class PromptTuning(Way):
         more = num_tokens(job.backbone, job.task, job.choosing) - num_tokens(job.backbone, job.words, job.choosing)
         for i in range(len(tried)):
             shutil.rmtree(job.directory / f"run-{i}")
-        return replace(best, extra_tokens=more)
+        least_seconds = sum(each.prompt.training["seconds"] for _, each in tried)
+        return replace(best, extra_tokens=more, least_seconds=least_seconds)
 
 
 @contextmanager

@@ -67,12 +67,15 @@ def test_with_many_rows_and_no_other_need_weights_win() -> None:
 
 
 def test_with_few_rows_a_way_that_learns_must_be_shown_to_be_better_with_its_worst_seed_too() -> None:
-    own = way("lora", 0.8)
-    lucky = replace(own, correct=[*own.correct, [int(i < 395) for i in range(400)], [int(i < 180) for i in range(400)]])
-    results = Results([way("zero-shot", 0.5), lucky])
-    assert recommend(results, Needs(few_rows=True)).way == "zero-shot"
-    steady = replace(lucky, correct=own.correct * 3)
-    assert recommend(Results([way("zero-shot", 0.5), steady]), Needs(few_rows=True)).way == "lora"
+    own, plain = way("lora", 0.8), way("zero-shot", 0.5)
+    unlucky = [int(i < 196) for i in range(400)]  # 0.49
+    uneven = Results([plain, replace(own, correct=[*own.correct * 9, unlucky])])
+    assert uneven.is_better("lora", "zero-shot")
+    told = recommend(uneven, Needs(few_rows=True))
+    assert told.way == "zero-shot"
+    assert told.reasons == ["lora is out: with few training rows it is not shown to be better than zero-shot"]
+    assert recommend(uneven, Needs()).way == "lora"
+    assert recommend(Results([plain, replace(own, correct=own.correct * 3)]), Needs(few_rows=True)).way == "lora"
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -142,14 +142,14 @@ def test_a_way_that_fails_is_told_and_the_others_finish(
     def broken(_: Any, job: Job) -> Fitted:
         raise ValueError("no\nmemory left")
 
-    monkeypatch.setattr("ptuning.comparison.prompting.FewShot.fit", broken)
-    comparison = compared(config_in(tmp_path, compare__ways=FAST, compare__instruction=None), backbone)
+    config = config_in(tmp_path, compare__ways=FAST)
+    with monkeypatch.context() as patch:
+        patch.setattr("ptuning.comparison.prompting.FewShot.fit", broken)
+        comparison = compared(config, backbone)
     assert comparison.left_out == {"few-shot": "failed: ValueError: no memory left"}
     assert comparison.results.names == ["zero-shot", "tf-idf", "output-layers"]
     assert "few-shot is left out: failed: ValueError: no memory left" in comparison.lines()
-    monkeypatch.undo()
-    again = compared(config_in(tmp_path, compare__ways=FAST, compare__instruction=None), backbone)
-    assert again.results.names == FAST
+    assert compared(config, backbone).results.names == FAST
 
 
 def test_a_way_that_does_not_apply_is_skipped(backbone: Backbone, tmp_path: Path) -> None:
