@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from families import tiny_backbone
-from small import ROWS, VERBALIZER, config_in
+from small import ROWS, VERBALIZER, config_in, rows
 
 import ptuning
+from ptuning.comparison.reading import label_scores
+from ptuning.data import Task
 from ptuning.errors import PromptError
 from ptuning.model import Backbone
 
@@ -19,7 +22,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, model_directory: Path) ->
     """The directory of a comparison of a saved model."""
     folder = tmp_path_factory.mktemp("loading")
     model = {"model__name_or_path": str(model_directory), "model__dtype": "float32", "model__device": "cpu"}
-    chosen = {"compare__ways": [*WAYS, "tf-idf"], "compare__seeds": 1}
+    chosen = {"compare__ways": [*WAYS, "zero-shot", "tf-idf"], "compare__seeds": 1}
     return ptuning.compare(config_in(folder, **model, **chosen), rows=ROWS, verbose=False).directory
 
 
@@ -33,6 +36,17 @@ def test_a_way_answers_as_it_did_in_the_comparison(compared: Path, name: str) ->
     assert [each.label for each in answers] == [list(VERBALIZER)[i] for i in predicted]
     assert all(sum(each.probabilities.values()) == pytest.approx(1) for each in answers)
     assert loaded.classify([]) == []
+
+
+def test_few_shot_that_is_brought_back_shows_its_examples(compared: Path) -> None:
+    part = compared / "few-shot" / "all-rows" / "seed-0"
+    shown = json.loads((part / "way" / "way.json").read_text())["shown"]
+    loaded = ptuning.load_way(part, device="cpu")
+    plain = ptuning.load_way(compared / "zero-shot" / "all-rows" / "seed-0", device="cpu")
+    told = Task(shown + plain.task.template, verbalizer=VERBALIZER)
+    expected = label_scores(plain.fitted.backbone, told, rows("test"))  # type: ignore[attr-defined]
+    torch.testing.assert_close(loaded.fitted.label_scores(rows("test")), expected, atol=1e-4, rtol=1e-4)
+    assert shown.count("sentiment:") == int(json.loads((part / "result.json").read_text())["chosen"]["examples"])
 
 
 def test_a_loaded_base_is_used_and_another_one_refused(compared: Path, model_directory: Path) -> None:
