@@ -11,6 +11,8 @@ from ptuning.lazy import lazily
 
 if TYPE_CHECKING:
     from ptuning import data as data
+    from ptuning.comparison import compare as compare
+    from ptuning.comparison import load_way as load_way
     from ptuning.config import RunConfig as RunConfig
     from ptuning.data import Task as Task
     from ptuning.errors import PTuningError as PTuningError
@@ -34,6 +36,7 @@ __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "": ("data",),
+        "comparison": ("compare", "load_way"),
         "config": ("RunConfig",),
         "data": ("Task",),
         "errors": ("PTuningError",),

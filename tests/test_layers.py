@@ -19,7 +19,7 @@ FLOORS = {
     **dict.fromkeys(("prompts", "forward"), 4),
     **dict.fromkeys(("evaluation", "inference"), 5),
     "training": 6,
-    "inspection": 7,
+    **dict.fromkeys(("inspection", "comparison"), 7),
     "estimators": 8,
     "cli": 9,
     "__main__": 10,

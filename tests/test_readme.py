@@ -38,6 +38,7 @@ def in_place(text: str, tmp_path: Path, model_directory: Path) -> str:
         '"report.html"': f'"{tmp_path}/report.html"',
         "prompts/film": tmp_path / "prompts" / "film",
         "runs/mine": tmp_path / "mine",
+        "runs/compare": tmp_path / "compare",
         "runs/memory": tmp_path / "memory",
         "runs/loop": tmp_path / "loop",
     }
@@ -100,7 +101,9 @@ def test_commands_run(
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("ptuning ")]
-    assert {command.split()[1] for command in commands} == {"init", "train", "evaluate", "predict", "inspect", "harden"}
+    assert {command.split()[1] for command in commands} == {
+        *("init", "train", "evaluate", "predict", "inspect", "harden", "compare")
+    }
     for command in commands:
         shorter = command.partition("  #")[0].replace("max_steps 320", "max_steps 3").replace("steps 100", "steps 2")
         words = shlex.split(in_place(shorter, tmp_path, model_directory))

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import ptuning
-from ptuning.cli import evaluate, harden, init, inspect, predict, train
+from ptuning.cli import compare, evaluate, harden, init, inspect, predict, train
 from ptuning.cli.arguments import Parser, require_paths, with_dashes
 from ptuning.cli.streams import OutputError, drop_output, plain_streams
 from ptuning.errors import PTuningError
@@ -23,6 +23,7 @@ examples:
   ptuning predict runs/movie-reviews --input "a gripping film"
   ptuning inspect runs/movie-reviews --data assets/movie_reviews/test.csv --html report.html
   ptuning harden runs/movie-reviews --data assets/movie_reviews/test.csv
+  ptuning compare --config configs/compare_trec.yaml     when to fine-tune: other ways on the same rows
 
 'ptuning COMMAND --help' explains a command.
 """
@@ -38,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _status(given: list[str]) -> int:
     """Runs a command; its exit status."""
     try:
-        if given[:1] == ["train"]:
-            train.run(given[1:])
+        if given[:1] in (["train"], ["compare"]):
+            (train if given[0] == "train" else compare).run(given[1:])
         elif given in ([], ["help"]):
             _parser().print_help()
         else:
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ptuning {ptuning.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     commands.add_parser("train", help="train a soft prompt (ptuning train --help shows every setting)")
+    commands.add_parser("compare", help="compare ways to do a task (ptuning compare --help shows every setting)")
     for command in (init, evaluate, predict, inspect, harden):
         command.add(commands)
     return parser

@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from ptuning.evaluation.charts import Bars as Bars
     from ptuning.evaluation.charts import Cloud as Cloud
     from ptuning.evaluation.charts import Curves as Curves
+    from ptuning.evaluation.charts import Point as Point
+    from ptuning.evaluation.charts import Points as Points
     from ptuning.evaluation.classes import class_report as class_report
     from ptuning.evaluation.comparison import Comparison as Comparison
+    from ptuning.evaluation.html import STYLE as STYLE
+    from ptuning.evaluation.html import cell_html as cell_html
+    from ptuning.evaluation.html import pairs_html as pairs_html
+    from ptuning.evaluation.html import table_html as table_html
+    from ptuning.evaluation.html import token_html as token_html
     from ptuning.evaluation.metrics import Metrics as Metrics
     from ptuning.evaluation.metrics import RowScores as RowScores
     from ptuning.evaluation.predictions import prediction_records as prediction_records
@@ -38,9 +45,10 @@ __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "bootstrap": ("Estimate", "Measure", "Resampled", "Scores", "least"),
-        "charts": ("Bar", "Bars", "Cloud", "Curves"),
+        "charts": ("Bar", "Bars", "Cloud", "Curves", "Point", "Points"),
         "classes": ("class_report",),
         "comparison": ("Comparison",),
+        "html": ("STYLE", "cell_html", "pairs_html", "table_html", "token_html"),
         "metrics": ("Metrics", "RowScores"),
         "predictions": ("prediction_records", "write_predictions"),
         "report": ("results_report",),

@@ -3,6 +3,7 @@
 Colours come from the page, light or dark. All text is escaped here. Knows nothing of prompts.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,6 +11,7 @@ from html import escape
 _LABEL, _ROW, _WIDTH = 172, 26, 400  # narrow enough for letters to stay legible on a phone
 _LINE = 15  # height of a line of a label
 _STRIP, _AXIS = 92, 62  # height of a curve with its name; where its steps begin
+_LEFT, _RIGHT, _BASE = 44, _WIDTH - 16, 256  # where the axes of points stand
 _LETTER = 7.0  # width of a letter, at most on average
 _MOST_LETTERS = 22  # of a line of a label; the whole is in its title
 
@@ -131,7 +133,7 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Curves:
-    """Curves over the same steps, one below the other, each on its own scale."""
+    """Curves over the same steps, one below the other."""
 
     title: str
     """What the curves show, for readers who cannot see them."""
@@ -139,24 +141,35 @@ class Curves:
     """The steps, which all curves share."""
     series: Sequence[tuple[str, Sequence[float | None]]]
     """Name and values of each curve; None where a step has no value."""
+    unit: str = "step"
+    """What the steps are called."""
+    has_one_scale: bool = False
+    """Whether all curves have the same scale; else each has its own."""
 
     def svg(self) -> str:
         """The chart as SVG text."""
         shown = [(name, values) for name, values in self.series if any(each is not None for each in values)]
         first, last = min(self.steps), max(self.steps)
-        parts = []
+        parts, known = [], [y for _, values in shown for y in values if y is not None]
+        scale = (min(known), max(known)) if self.has_one_scale else None
         for k, (name, values) in enumerate(shown):
             points = [(x, y) for x, y in zip(self.steps, values, strict=True) if y is not None]
-            parts.append(_curve(name, points, (first, last), (k + 1) * _STRIP - 12))
-        bottom = len(shown) * _STRIP
+            parts.append(_curve(name, points, (first, last), (k + 1) * _STRIP - 12, scale))
+        bottom, unit = len(shown) * _STRIP, escape(self.unit)
         for x, step, anchor in ((_AXIS, first, "start"), (_WIDTH - 8, last, "end")):
-            parts.append(f'<text class="number" x="{x}" y="{bottom + 6}" text-anchor="{anchor}">step {step:g}</text>')
+            parts.append(f'<text class="number" x="{x}" y="{bottom + 6}" text-anchor="{anchor}">{unit} {step:g}</text>')
         return _svg(self.title, bottom + 12, "".join(parts))
 
 
-def _curve(name: str, points: Sequence[tuple[float, float]], steps: tuple[float, float], base: float) -> str:
-    """A curve with its name above it, and its axes with their ends."""
-    (first, last), low, high = steps, min(y for _, y in points), max(y for _, y in points)
+def _curve(
+    name: str,
+    points: Sequence[tuple[float, float]],
+    steps: tuple[float, float],
+    base: float,
+    scale: tuple[float, float] | None,
+) -> str:
+    """A curve with its name above it, and its axes with their ends; without a scale it has its own."""
+    (first, last), (low, high) = steps, scale or (min(y for _, y in points), max(y for _, y in points))
     top = base - _STRIP + 34
     places = []
     for x, y in points:
@@ -172,6 +185,88 @@ def _curve(name: str, points: Sequence[tuple[float, float]], steps: tuple[float,
         parts.append(f'<text class="number" x="{_AXIS - 8}" y="{y + 4}" text-anchor="end">{value:.3g}</text>')
     parts.append(f'<path class="curve" d="M{"L".join(f"{x} {y}" for x, y in places)}"/>')
     return "".join([*parts, *(f'<circle class="virtual" cx="{x}" cy="{y}" r="3"/>' for x, y in places)])
+
+
+@dataclass(frozen=True)
+class Point:
+    """A named point of a chart."""
+
+    label: str
+    """The text beside it."""
+    x: float
+    """What it costs; above 0."""
+    y: float
+    """How good it is."""
+    is_marked: bool = False
+    """Whether it is drawn in the accent colour."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of cost and quality; a line joins those that no other beats in both."""
+
+    title: str
+    """What the points show, for readers who cannot see them."""
+    across: str
+    """What x is, with its unit; its axis is logarithmic."""
+    points: Sequence[Point]
+    """The points."""
+
+    def svg(self) -> str:
+        """The chart as SVG text."""
+        logs, ys = [math.log10(each.x) for each in self.points], [each.y for each in self.points]
+        (first, last), (low, high) = (min(logs), max(logs)), (min(ys), max(ys))
+
+        def place(point: Point) -> tuple[float, float]:
+            across = (math.log10(point.x) - first) / ((last - first) or 1.0)
+            up = (point.y - low) / ((high - low) or 1.0)
+            return round(_LEFT + 8 + across * (_RIGHT - _LEFT - 16), 1), round(_BASE - 8 - up * (_BASE - 32), 1)
+
+        parts = [self._axes((first, last), (low, high))]
+        front = sorted(place(each) for each in self.points if not self._is_beaten(each))
+        if len(front) > 1:
+            parts.append(f'<path class="line" d="M{"L".join(f"{x} {y}" for x, y in front)}"/>')
+        labels = _apart([(*place(each), each.label) for each in self.points], _RIGHT)
+        for point, (label_x, label_y, anchor) in zip(self.points, labels, strict=True):
+            (x, y), kind = place(point), "virtual" if point.is_marked else "dot"
+            text = f'<text x="{label_x:.1f}" y="{label_y:.1f}" text-anchor="{anchor}">{escape(point.label)}</text>'
+            parts.append(f'<circle class="{kind}" cx="{x}" cy="{y}" r="4"/>{text}')
+        return _svg(self.title, _BASE + 44, "".join(parts))
+
+    def _axes(self, logs: tuple[float, float], ys: tuple[float, float]) -> str:
+        """Both axes with their ends."""
+        (first, last), (low, high) = logs, ys
+        parts = [f'<path class="axis" d="M{_LEFT} 16V{_BASE}H{_RIGHT}"/>']
+        for value, y in [(low, _BASE - 4)] if low == high else [(low, _BASE - 4), (high, 28)]:
+            parts.append(f'<text class="number" x="{_LEFT - 4}" y="{y}" text-anchor="end">{value:.2f}</text>')
+        middle = ((_LEFT + _RIGHT) // 2, _BASE + 32, "middle", self.across)
+        ends = ((_LEFT, _BASE + 16, "start", f"{10**first:.3g}"), (_RIGHT, _BASE + 16, "end", f"{10**last:.3g}"))
+        for x, y, anchor, told in (*ends, middle):
+            parts.append(f'<text class="number" x="{x}" y="{y}" text-anchor="{anchor}">{escape(told)}</text>')
+        return "".join(parts)
+
+    def _is_beaten(self, point: Point) -> bool:
+        """Whether another point is at least as good in both, and better in one."""
+        return any(
+            other.x <= point.x and other.y >= point.y and (other.x, other.y) != (point.x, point.y)
+            for other in self.points
+        )
+
+
+def _apart(places: Sequence[tuple[float, float, str]], right: float) -> list[tuple[float, float, str]]:
+    """Where each label stands: beside its point, and below labels that it would cover."""
+    taken, found = list[tuple[float, float, float]](), dict[int, tuple[float, float, str]]()
+    for i in sorted(range(len(places)), key=lambda i: places[i][1]):
+        x, y, label = places[i]
+        width = _LETTER * len(label)
+        anchor = "start" if x + 8 + width <= right else "end"
+        start = x + 8 if anchor == "start" else x - 8 - width
+        level = y + 4
+        while any(abs(level - other) < 12 and start < end and begin < start + width for begin, end, other in taken):
+            level += 1
+        taken.append((start, start + width, level))
+        found[i] = (x + 8 if anchor == "start" else x - 8, level, anchor)
+    return [found[i] for i in range(len(places))]
 
 
 def _svg(title: str, height: int, inside: str) -> str:

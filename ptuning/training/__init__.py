@@ -14,9 +14,11 @@ from ptuning.lazy import lazily
 if TYPE_CHECKING:
     from ptuning.training.backward import backward_in_parts as backward_in_parts
     from ptuning.training.distributed import accelerator_on as accelerator_on
+    from ptuning.training.inputs import Given as Given
     from ptuning.training.inputs import Inputs as Inputs
     from ptuning.training.interrupts import Interrupted as Interrupted
     from ptuning.training.interrupts import raised_interrupts as raised_interrupts
+    from ptuning.training.lock import DirectoryLock as DirectoryLock
     from ptuning.training.loop import Loop as Loop
     from ptuning.training.loop import LoopSettings as LoopSettings
     from ptuning.training.loop import StepWork as StepWork
@@ -32,8 +34,9 @@ __getattr__, __dir__, __all__ = lazily(
     {
         "backward": ("backward_in_parts",),
         "distributed": ("accelerator_on",),
-        "inputs": ("Inputs",),
+        "inputs": ("Given", "Inputs"),
         "interrupts": ("Interrupted", "raised_interrupts"),
+        "lock": ("DirectoryLock",),
         "loop": ("Loop", "LoopSettings", "StepWork"),
         "prompt_steps": ("PromptSteps",),
         "recipe": ("learning_rate", "loop_settings"),

@@ -28,7 +28,7 @@ from studies import pace
 from studies.plan import Run
 from studies.reading import read
 from studies.tasks import StudyTask, few
-from studies.weights import Weights, peft_encoder
+from studies.weights import peft_encoder, trained_weights
 from studies.words import with_demonstrations
 
 WEIGHTS = ("lora", "all_weights")  # the kinds without virtual tokens
@@ -242,12 +242,10 @@ def _of_prompt(run: Run, config: RunConfig, inputs: Inputs, steps: PromptSteps) 
 def _of_weights(run: Run, config: RunConfig, inputs: Inputs, steps: PromptSteps) -> tuple[nn.Module, Work, Score]:
     """The language model itself, in the same form."""
     backbone = inputs.backbone
-    weights = Weights(backbone.name, run.kind, backbone.tokenizer.pad_token_id or 0, backbone.device)
+    weights = trained_weights(backbone.name, run.kind, backbone.tokenizer.pad_token_id or 0, backbone.device)
 
     def add_gradients(_: nn.Module, scale: float, examples: Sequence[Example]) -> Tensor:
-        loss = weights.loss_sum(examples)
-        (loss * scale).backward()
-        return loss.detach()
+        return weights.add_gradients(scale, examples)
 
     def work(step: int) -> StepWork:
         of_prompt = steps(step)

@@ -10,6 +10,8 @@ import yaml
 from conftest import REPOSITORY
 
 from ptuning.cli.main import main
+from ptuning.comparison.run import compare
+from ptuning.config.comparison import ComparisonConfig
 from ptuning.config.run import RunConfig
 from ptuning.config.sections import DataConfig, ModelConfig, PromptConfig, TrainConfig
 from ptuning.errors import ConfigError
@@ -126,20 +128,37 @@ def test_a_config_written_out_reads_back_the_same(tmp_path: Path) -> None:
     assert set(yaml.safe_load(config.to_yaml())) == {"model", "prompt", "data", "train"}
 
 
+RECIPES = sorted((REPOSITORY / "configs").glob("*.yaml"))
+COMPARISONS = [path for path in RECIPES if path.name.startswith("compare_")]
+RUNS = [path for path in RECIPES if path not in COMPARISONS]
+
+
 def test_the_recipes_can_be_read_and_begin_with_their_launch_command() -> None:
-    recipes = sorted((REPOSITORY / "configs").glob("*.yaml"))
-    assert recipes
-    for path in recipes:
-        assert path.read_text().splitlines()[0] == f"# ptuning train --config configs/{path.name}"
-        assert isinstance(RunConfig.from_yaml(path), RunConfig)
+    assert RUNS
+    assert COMPARISONS
+    for path in RECIPES:
+        command, kind = ("compare", ComparisonConfig) if path in COMPARISONS else ("train", RunConfig)
+        assert path.read_text().splitlines()[0] == f"# ptuning {command} --config configs/{path.name}"
+        assert isinstance(kind.from_yaml(path), kind)
 
 
-@pytest.mark.parametrize("recipe", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", RUNS, ids=lambda path: path.stem)
 def test_the_recipes_run_a_step_on_a_tiny_model(recipe: Path, run_config: Path, model_directory: Path) -> None:
     here = run_config.parent
     data = [f"--data.{split}={here}/{split}.csv" for split in ("train", "validation", "test")]
     small = ["--model.name_or_path", str(model_directory), "--train.max_steps=1", f"--train.output_dir={here}/recipe"]
     assert train(RunConfig.from_yaml(recipe, [*data, *small])).prompt.num_virtual_tokens == 20
+
+
+@pytest.mark.parametrize("recipe", COMPARISONS, ids=lambda path: path.stem)
+def test_the_comparisons_run_two_ways_on_a_tiny_model(recipe: Path, run_config: Path, model_directory: Path) -> None:
+    here = run_config.parent
+    data = [f"--data.{split}={here}/{split}.csv" for split in ("train", "validation", "test")]
+    words = "{negative: ' negative', positive: ' positive'}"
+    small = ["--model.name_or_path", str(model_directory), f"--train.output_dir={here}/recipe"]
+    few = ["--compare.ways=[zero-shot, instruction]", "--compare.quick=true", f"--data.verbalizer={words}"]
+    found = compare(ComparisonConfig.from_yaml(recipe, [*data, *small, *few]), verbose=False)
+    assert found.results.names == ["zero-shot", "instruction"]
 
 
 def test_the_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:

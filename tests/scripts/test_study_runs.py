@@ -12,7 +12,7 @@ from studies import pace
 from studies.plan import KINDS, Run
 from studies.runs import averaged, record_of
 from studies.tasks import StudyTask
-from studies.weights import Weights, peft_encoder
+from studies.weights import peft_encoder, trained_weights
 from studies.words import with_demonstrations
 
 from ptuning.config import TrainConfig
@@ -144,8 +144,8 @@ def test_what_texts_in_a_prompts_place_score_stands_beside_it(
 
 
 def test_rows_of_trained_weights_are_read_as_each_alone_and_padding_sees_something(model_directory: Path) -> None:
-    weights = Weights(str(model_directory), "all_weights", 0, torch.device("cpu"))
-    weights._autocast = False
+    weights = trained_weights(str(model_directory), "all_weights", 0, torch.device("cpu"))
+    weights._is_mixed = False
     masks: list[torch.Tensor] = []
     weights.model.register_forward_pre_hook(
         lambda _, args, given: masks.append(given["attention_mask"]), with_kwargs=True

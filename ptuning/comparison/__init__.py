@@ -1,0 +1,30 @@
+"""Other ways to do the same task, on the same rows: prompting, retrieval, features, prompt tuning, weights.
+
+`protocol` says what a way is, `ways` is the table of all, and each of the modules beside it holds a few. `run` makes
+every way with every seed, in directories that can be gone on from (`parts`); `costs` measures time and memory,
+`results` adds up, `recommendation` is the rule, `report` and `page` tell. `loading` brings a way back.
+Knows nothing of the command line.
+"""
+
+from typing import TYPE_CHECKING
+
+from ptuning.lazy import lazily
+
+if TYPE_CHECKING:
+    from ptuning.comparison.loading import LoadedWay as LoadedWay
+    from ptuning.comparison.loading import load_way as load_way
+    from ptuning.comparison.prompting import demonstration as demonstration
+    from ptuning.comparison.report import Comparison as Comparison
+    from ptuning.comparison.run import compare as compare
+    from ptuning.comparison.weights import Weights as Weights
+
+__getattr__, __dir__, __all__ = lazily(
+    __name__,
+    {
+        "loading": ("LoadedWay", "load_way"),
+        "prompting": ("demonstration",),
+        "report": ("Comparison",),
+        "run": ("compare",),
+        "weights": ("Weights",),
+    },
+)

@@ -1,0 +1,119 @@
+"""The output layers: the final norm's scale and shift and a new linear head over the labels, by training steps.
+
+All below stays frozen, so the hidden states are computed once. Behind a norm, training its scale and shift is the same
+as training a scale and a shift of its output. Knows nothing of prompts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ptuning.comparison.prompting import write_own
+from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, Way, labels_of
+from ptuning.comparison.reading import hidden_states
+from ptuning.comparison.steps import kept_best
+from ptuning.data import BatchStream, Row, Task
+from ptuning.model import Backbone
+from ptuning.training import Loop, PromptSteps, StepWork, accelerator_on, loop_settings
+
+
+class Head(nn.Module):
+    """Scores of the labels from the last hidden state."""
+
+    def __init__(self, width: int, num_labels: int) -> None:
+        super().__init__()
+        self.scale_H, self.shift_H = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.linear = nn.Linear(width, num_labels)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, state_NH: Tensor) -> Tensor:
+        """Scores `[N, C]`."""
+        scores_NC: Tensor = self.linear(state_NH * self.scale_H + self.shift_H)
+        return scores_NC
+
+
+@dataclass
+class Headed(Fitted):
+    """A frozen base with a head of its own."""
+
+    backbone: Backbone
+    """The frozen model."""
+    task: Task
+    """The words."""
+    head: Head
+    """The head."""
+    num_trained: int = 0
+    chosen: Mapping[str, str] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def label_scores(self, rows: Sequence[Row]) -> Tensor:
+        """As in `Fitted`."""
+        state_NH, _ = hidden_states(self.backbone, self.task, rows)
+        scores_NC: Tensor = self.head(state_NH)
+        return scores_NC
+
+    def save(self, directory: Path) -> None:
+        """As in `Fitted`."""
+        write_own(directory, {"kind": "output-layers", "task": vars(self.task)})
+        save_file(self.head.state_dict(), directory / "head.safetensors")
+
+
+class OutputLayers(Way):
+    """The final norm and a new head over the labels; validation rows choose the rate and the step."""
+
+    name, title = "output-layers", "the final norm and a new head over the labels"
+    rate: ClassVar[float] = 3e-3
+    facts: ClassVar[Facts] = Facts(
+        learns=True,
+        many_tasks=Fact(True, "a small head a task on the same hidden states"),
+        rows_count_at_once=Fact(False, "train again"),
+        readable=Fact(False, "weights of hidden states"),
+        works_in_vllm=Fact(False, "its pooling mode gives hidden states; the head runs elsewhere"),
+    )
+
+    def fit(self, job: Job) -> Headed:
+        """As in `Way`."""
+        state_NH, _ = hidden_states(job.backbone, job.words, job.train)
+        choosing_NH, _ = hidden_states(job.backbone, job.words, job.choosing)
+        tried = [self._fit(job, rate, state_NH, choosing_NH) for rate in job.effort.rates(self.rate)]
+        return max(tried, key=lambda each: each[0])[1]
+
+    def _fit(self, job: Job, rate: float, state_NH: Tensor, choosing_NH: Tensor) -> tuple[float, Headed]:
+        """One training: the accuracy on the validation rows, and the head as it was best."""
+        settings, accelerator = replace(job.config.train, seed=job.seed), accelerator_on(torch.device("cpu"))
+        examples = job.backbone.coder(job.words).encode(job.train)
+        steps = PromptSteps(job.backbone, examples, settings, accelerator)
+        labels_N, own_N = torch.tensor(labels_of(job.task, job.train)), torch.tensor(labels_of(job.task, job.choosing))
+        head, stream = Head(state_NH.shape[1], len(job.task.verbalizer or ())), steps.stream
+
+        def work(step: int) -> StepWork:
+            places = _places(stream, step, steps.batches_per_step)
+
+            def add_gradients(module: nn.Module, scale: float) -> Tensor:
+                loss = functional.cross_entropy(module(state_NH[places]), labels_N[places], reduction="sum")
+                (loss * scale).backward()
+                return loss.detach()
+
+            return StepWork(len(places), len(places), add_gradients)
+
+        loop = Loop(head, work, loop_settings(settings, rate, steps.num_steps), accelerator)
+
+        @torch.no_grad()
+        def accuracy() -> float:
+            return float((head(choosing_NH).argmax(dim=1) == own_N).float().mean())
+
+        best, best_step = kept_best(loop, job.effort.num_evaluations, accuracy)
+        num_trained = sum(each.numel() for each in head.parameters())
+        chosen = {"rate": f"{rate:.2g}", "step": str(best_step)}
+        return best, Headed(job.backbone, job.words, head.requires_grad_(False), num_trained, chosen)
+
+
+def _places(stream: BatchStream, step: int, batches_per_step: int) -> list[int]:
+    """The rows of a step."""
+    return [row for i in range(step * batches_per_step, (step + 1) * batches_per_step) for row in stream[i]]

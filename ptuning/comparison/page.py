@@ -1,0 +1,123 @@
+"""A comparison as one HTML file, in the design of the inspector's report: nothing fetched, no script.
+
+Names of ways, labels and paths can be any text, so everything is escaped. Knows nothing of how anything was measured.
+"""
+
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+
+from ptuning.comparison.report import ZERO_SHOT, Comparison
+from ptuning.comparison.results import WayResult
+from ptuning.evaluation import STYLE, Bar, Bars, Curves, Point, Points, pairs_html, table_html
+from ptuning.files import whole_file
+
+_OWN_STYLE = ".dot{fill:var(--fill)}.plots{display:grid;gap:1rem 2rem}.plots>*{min-width:0}" + (
+    "@media (min-width:60rem){.plots{grid-template-columns:1fr 1fr 1fr}}"
+)
+_LEAST = 1e-3  # of a logarithmic axis
+_PLOTS: Sequence[tuple[str, str, Callable[[WayResult], float]]] = (
+    ("training time", "seconds until it can answer", lambda way: way.costs.seconds),
+    ("what is shipped", "kilobytes beside the base", lambda way: way.costs.bytes_to_ship / 1000),
+    ("latency", "milliseconds a request, alone", lambda way: way.costs.milliseconds),
+)
+_HOW = (
+    "Each bar is a way's mean accuracy on the test rows; the thin line is its 95 % interval over rows and seeds. "
+    "Intervals of two ways may overlap where the paired difference below is clear: the rows are the same."
+)
+_LIMITS = (
+    "Among many ways the best one also had luck: its lead tends to be smaller on new rows. With few seeds the "
+    "intervals are too narrow for what depends on chance. Costs were measured on one machine, and nothing was kept "
+    "from one request for the next."
+)
+
+
+def write_page(comparison: Comparison, path: Path) -> None:
+    """Writes the page; replaces an older one."""
+    with whole_file(path) as beside:
+        beside.write_text(page(comparison), encoding="utf-8")
+
+
+def page(comparison: Comparison) -> str:
+    """The page as text."""
+    curve = comparison.curve()
+    title = f"Compared: {comparison.about.get('base', 'a model')}"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{STYLE}{_OWN_STYLE}</style></head><body>'
+        f'<h1>Which way to take</h1><div class="top">{_recommended(comparison)}{_bars(comparison)}</div>'
+        f"{_section('Accuracy', table_html(comparison.quality()))}"
+        f"{_section('What each way costs', _plots(comparison) + table_html(comparison.costs()))}"
+        f"{_section('Fewer training rows', _curves(comparison) + table_html(curve)) if curve else ''}"
+        f"{_section('What is known of each way', table_html(comparison.facts()))}{_left_out(comparison)}"
+        f"{_section('What was compared', pairs_html(comparison.about))}</body></html>\n"
+    )
+
+
+def _recommended(comparison: Comparison) -> str:
+    """The recommendation and its reasons."""
+    told = comparison.recommendation
+    kind = "faithful" if told.is_told_apart else "partial" if told.way else "echo"
+    reasons = "".join(f"<li>{escape(each)}</li>" for each in told.reasons)
+    needs = {name.replace("_", " "): str(value) for name, value in comparison.needs.items() if value}
+    asked = (
+        f'<p class="note">Asked for: {escape(", ".join(f"{k} {v}" for k, v in needs.items()))}.</p>' if needs else ""
+    )
+    return (
+        f'<div><div class="verdict {kind}" id="recommendation"><strong>{escape(told.way or "none")}</strong>'
+        f"{escape(told.sentence)}</div>{asked}{f'<ul>{reasons}</ul>' if reasons else ''}"
+        f'<p class="note">{escape(_LIMITS)}</p></div>'
+    )
+
+
+def _bars(comparison: Comparison) -> str:
+    """The accuracies as bars."""
+    results = comparison.results
+    bars = []
+    for way in results.ways:
+        told = results.accuracy(way.name)
+        is_marked = way.name == comparison.recommendation.way
+        bars.append(Bar([way.name], told.value or 0.0, told.low, told.high, is_marked))
+    names = results.names
+    line = (ZERO_SHOT, results[ZERO_SHOT].accuracy) if ZERO_SHOT in names else None
+    drawn = Bars("accuracy of each way with its interval", bars, line).svg()
+    return f'<figure id="accuracies"><figcaption>{escape(_HOW)}</figcaption>{drawn}</figure>'
+
+
+def _plots(comparison: Comparison) -> str:
+    """Accuracy against each cost; the dashed line joins the ways that no other beats in both."""
+    figures = []
+    for name, across, cost in _PLOTS:
+        points = [
+            Point(way.name, max(_LEAST, cost(way)), way.accuracy, way.name == comparison.recommendation.way)
+            for way in comparison.results.ways
+        ]
+        drawn = Points(f"accuracy against {name}", across, points).svg()
+        figures.append(f"<figure><figcaption>Accuracy against {escape(name)}</figcaption>{drawn}</figure>")
+    note = '<p class="note">The dashed line joins the ways that no other beats in both.</p>'
+    return f'<div class="plots">{"".join(figures)}</div>{note}'
+
+
+def _curves(comparison: Comparison) -> str:
+    """The learning curves."""
+    ways = [way for way in comparison.results.ways if way.curve]
+    sizes = sorted({size for way in ways for size in way.curve})
+    series = [(way.name, [_mean(way.curve.get(size, ())) for size in sizes]) for way in ways]
+    drawn = Curves("accuracy on fewer training rows", sizes, series, "rows", has_one_scale=True).svg()
+    return f"<figure><figcaption>Accuracy, on one scale for all ways</figcaption>{drawn}</figure>"
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _left_out(comparison: Comparison) -> str:
+    """The ways that were skipped or failed."""
+    if not comparison.left_out:
+        return ""
+    return _section("Left out", pairs_html(comparison.left_out))
+
+
+def _section(title: str, inside: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{inside}</section>"

@@ -1,0 +1,175 @@
+"""What a way to do a task is: it is fitted to rows, and then gives each label of a row a score.
+
+Knows nothing of any single way, or of how ways are compared.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor
+
+from ptuning.config import RunConfig
+from ptuning.data import Row, Task
+from ptuning.errors import PTuningError
+from ptuning.model import Backbone
+
+_RATES = (1.0, 1 / 3, 3.0, 1 / 10, 10.0)  # times a way's own rate, in the order in which they are tried
+
+
+class SkippedError(PTuningError):
+    """A way that cannot be tried here: a package is missing, or it does not apply to the task."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A yes or no about a way that is known and not measured."""
+
+    is_so: bool
+    """The answer."""
+    reason: str
+    """Why, in a few words."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a way, whatever it scores."""
+
+    learns: bool
+    """Whether it fits parameters to the training rows."""
+    many_tasks: Fact
+    """Whether one copy of the base serves many tasks at once."""
+    rows_count_at_once: Fact
+    """Whether a new row counts without fitting again."""
+    readable: Fact
+    """Whether a person can read what makes the answers."""
+    works_in_vllm: Fact
+    """Whether it works behind vLLM as it is."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much each way may try; the same for all."""
+
+    num_rates: int = 1
+    """Learning rates."""
+    num_draws: int = 3
+    """Draws of demonstrations."""
+    demonstrations: tuple[int, ...] = (4, 8, 16)
+    """How many demonstrations stand in a text."""
+    num_choosing_rows: int = 200
+    """Validation rows that choose."""
+    num_evaluations: int = 10
+    """How often in a training these are read; the best step is kept, as in prompt tuning."""
+    num_timings: int = 5
+    """How often a measurement of time is repeated."""
+
+    def rates(self, own: float) -> list[float]:
+        """The rates that a way tries.
+
+        Args:
+            own: What suits it by default.
+        """
+        return [own * each for each in _RATES[: self.num_rates]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a way is fitted with; nothing here holds a test row."""
+
+    backbone: Backbone
+    """The frozen model."""
+    config: RunConfig
+    """The task, and how prompts are trained."""
+    train: Sequence[Row]
+    """Training rows."""
+    validation: Sequence[Row]
+    """Rows that choose."""
+    seed: int
+    """Seed of all that depends on chance."""
+    directory: Path
+    """Where files may be kept while it is fitted."""
+    effort: Effort = field(default_factory=Effort)
+    """How much may be tried."""
+    instruction: str | None = None
+    """What a person would write in front of each row."""
+
+    @property
+    def task(self) -> Task:
+        """The task, with virtual tokens."""
+        return self.config.data.task
+
+    @property
+    def words(self) -> Task:
+        """The task's words alone."""
+        return self.task.without_prompt()
+
+    @property
+    def choosing(self) -> Sequence[Row]:
+        """The validation rows that choose."""
+        return self.validation[: self.effort.num_choosing_rows]
+
+
+class Fitted(ABC):
+    """A way that has been fitted."""
+
+    num_trained: int = 0
+    """Parameters that were fitted."""
+    extra_tokens: float = 0.0
+    """Tokens that it adds to a request, on average."""
+    chosen: Mapping[str, str] = {}
+    """What validation rows chose."""
+    least_seconds: float = 0.0
+    """Seconds that fitting took at least, those of an earlier call included that was interrupted."""
+
+    @abstractmethod
+    def label_scores(self, rows: Sequence[Row]) -> Tensor:
+        """A score for each label of each row, `[N, C]`: log-probabilities up to a constant of the row."""
+
+    @abstractmethod
+    def save(self, directory: Path) -> None:
+        """Writes what must be shipped beside the base model."""
+
+    def bytes_to_ship(self, directory: Path) -> int:
+        """The bytes of what must be shipped beside the base model.
+
+        Args:
+            directory: Where `save` wrote.
+        """
+        return sum(each.stat().st_size for each in directory.rglob("*") if each.is_file())
+
+
+class Way(ABC):
+    """A way to do a task; it has no state."""
+
+    name: ClassVar[str]
+    """Its name, in commands and files."""
+    title: ClassVar[str]
+    """What it does, in one phrase."""
+    facts: ClassVar[Facts]
+    """What is known of it."""
+    reads_rows: ClassVar[bool] = True
+    """Whether it reads training rows."""
+    depends_on_chance: ClassVar[bool] = True
+    """Whether it gives something else with another seed, on the same rows."""
+
+    def require(self, job: Job) -> None:  # noqa: B027 - most ways can always be tried
+        """Raises `SkippedError` where it cannot be tried."""
+
+    @abstractmethod
+    def fit(self, job: Job) -> Fitted:
+        """Fits it, and lets validation rows choose what there is to choose."""
+
+
+def labels_of(task: Task, rows: Sequence[Row]) -> list[int]:
+    """The index of each row's label in the verbalizer."""
+    places = {label: i for i, label in enumerate(task.verbalizer or ())}
+    return [places[row.values[task.label_column]] for row in rows]
+
+
+def accuracy(fitted: Fitted, task: Task, rows: Sequence[Row]) -> float:
+    """The share of the rows whose own label has the highest score."""
+    predicted = fitted.label_scores(rows).argmax(dim=1).tolist()
+    return sum(own == each for own, each in zip(labels_of(task, rows), predicted, strict=True)) / len(rows)

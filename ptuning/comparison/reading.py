@@ -1,0 +1,97 @@
+"""Reads rows with the frozen base: label scores behind their words, hidden states, and their plain text.
+
+Knows nothing of ways.
+"""
+
+import inspect
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ptuning.data import Row, Task, Template, by_length, positions
+from ptuning.errors import ModelError
+from ptuning.evaluation import score_rows
+from ptuning.forward import Prompt, ReadOptions
+from ptuning.model import Backbone, CausalBackbone
+
+
+def label_scores(
+    backbone: Backbone, task: Task, rows: Sequence[Row], prompt: Prompt | None = None, batch_size: int = 32
+) -> Tensor:
+    """Log-probability of each label's text behind each row, `[N, C]`; the rows need no answers.
+
+    Args:
+        backbone: The frozen model.
+        task: The words, with slots where there is a prompt.
+        rows: The rows.
+        prompt: The soft prompt; None: none.
+        batch_size: Rows read at once.
+    """
+    coder = backbone.coder(task)
+    examples = [replace(each, label=0) for each in coder.encode_questions(rows)]  # any label: its score is not read
+    prompt = torch.zeros(0, backbone.width) if prompt is None else prompt
+    scores = score_rows(backbone, prompt, examples, coder.label_ids, ReadOptions(batch_size))
+    assert scores.labels_NC is not None
+    return scores.labels_NC.float()
+
+
+def num_tokens(backbone: Backbone, task: Task, rows: Sequence[Row]) -> float:
+    """The mean number of tokens of a request, virtual ones included."""
+    return sum(len(each.ids) for each in backbone.coder(task).encode_questions(rows)) / len(rows)
+
+
+@torch.no_grad()
+def hidden_states(backbone: Backbone, task: Task, rows: Sequence[Row], batch_size: int = 32) -> tuple[Tensor, Tensor]:
+    """The base's last hidden states, behind its final norm: that of the last token and the mean, each `[N, H]` fp32.
+
+    Args:
+        backbone: The frozen model.
+        task: The words, without slots.
+        rows: The rows.
+        batch_size: Rows read at once.
+
+    Raises:
+        ModelError: For a model that is not causal.
+    """
+    if not isinstance(backbone, CausalBackbone):
+        raise ModelError(f"hidden states of {backbone.name}", "a causal model", "Leave this way out")
+    examples, base = backbone.coder(task).encode_questions(rows), backbone.model.base_model
+    accepted = inspect.signature(base.forward).parameters
+    last_NH, mean_NH = (torch.empty(len(rows), backbone.width) for _ in range(2))
+    for places in by_length(examples, batch_size, overhead_tokens=backbone.overhead_tokens):
+        batch = backbone.collate([examples[i] for i in places]).to(backbone.device)
+        inputs = {"attention_mask": batch.mask_BT, "position_ids": positions(batch.mask_BT)}
+        with backbone.in_turn():
+            states_BTH = base(
+                input_ids=batch.ids_BT, **{name: each for name, each in inputs.items() if name in accepted}
+            ).last_hidden_state.float()
+        mask_BT1 = batch.mask_BT[..., None].to(states_BTH)
+        ends_B = batch.mask_BT.sum(dim=1) - 1
+        last_NH[places] = states_BTH[torch.arange(len(places)), ends_B].cpu()
+        mean_NH[places] = ((states_BTH * mask_BT1).sum(dim=1) / mask_BT1.sum(dim=1)).cpu()
+    return last_NH, mean_NH
+
+
+def plain_text(task: Task, row: Row) -> str:
+    """The columns that a row's template shows, one a line."""
+    return "\n".join(row.values[name] for name in Template.parse(task.template).field_names)
+
+
+def in_turn(rows: Sequence[Row], column: str, seed: int) -> list[Row]:
+    """The rows in a random order in which the labels take turns, so that its beginning holds all labels.
+
+    Args:
+        rows: The rows.
+        column: The column with the labels.
+        seed: Seed of the order.
+    """
+    chance, by_label = random.Random(seed), dict[str, list[Row]]()
+    for row in chance.sample(list(rows), len(rows)):
+        by_label.setdefault(row.values[column], []).append(row)
+    groups = [by_label[label] for label in sorted(by_label)]
+    longest = max(map(len, groups), default=0)
+    turns = [[group[i] for group in groups if i < len(group)] for i in range(longest)]
+    return [row for turn in turns for row in chance.sample(turn, len(turn))]

@@ -1,0 +1,214 @@
+"""A whole comparison, as tables for a terminal, as JSON and as CSV.
+
+Knows nothing of how ways are fitted.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ptuning.comparison.recommendation import Recommendation
+from ptuning.comparison.results import Results, WayResult, half_width
+from ptuning.evaluation import Table
+from ptuning.files import whole_file
+
+ZERO_SHOT = "zero-shot"
+_LINE = 120  # characters of a line of text
+_QUALITY = {
+    "way": "the way's name",
+    "accuracy": "mean accuracy on the test rows, with a 95 % bootstrap interval over rows and seeds",
+    "over seeds": "half of Student's 95 % interval of the mean over seeds; - with one seed",
+    "seeds": "seeds; ways that do not depend on chance have one",
+    "against zero-shot": "paired difference in accuracy on the same rows, with its 95 % interval",
+    "against the best": "the same against the most accurate way",
+    "chosen": "what validation rows chose, with the first seed",
+}
+_COSTS = {
+    "way": "the way's name",
+    "parameters": "parameters that were fitted",
+    "seconds": "seconds until it could answer, choices on validation rows included",
+    "memory MB": "the most memory that fitting took beside what was in use before",
+    "ship MB": "what is shipped beside the base",
+    "tokens": "tokens that it adds to a request, on average",
+    "ms": "milliseconds of a request by itself, nothing kept from earlier ones",
+    "rows/s": "rows a second, 32 at once",
+}
+_FACTS = {
+    "way": "the way's name",
+    "many tasks": "whether one copy of the base serves many tasks at once",
+    "new rows": "whether a new row counts at once",
+    "readable": "whether a person can read what makes the answers",
+    "vLLM": "whether it works behind vLLM as it is",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison gives."""
+
+    results: Results
+    """The ways that could be measured."""
+    recommendation: Recommendation
+    """Which one to take."""
+    left_out: Mapping[str, str]
+    """Way -> the line that says why it was skipped or failed."""
+    about: Mapping[str, str]
+    """What was compared, in words."""
+    directory: Path
+    """Where the files lie."""
+    needs: Mapping[str, Any] = field(default_factory=dict)
+    """What the recommendation was asked for."""
+
+    def quality(self) -> Table:
+        """How accurate each way is."""
+        results, names = self.results, self.results.names
+        best, records = results.best(names), []
+        for way in results.ways:
+            records.append(
+                {
+                    "way": way.name,
+                    "accuracy": str(results.accuracy(way.name)),
+                    "over seeds": _half(way.spread),
+                    "seeds": len(way.correct),
+                    "against zero-shot": self._against(way.name, ZERO_SHOT if ZERO_SHOT in names else None),
+                    "against the best": self._against(way.name, best),
+                    "chosen": ", ".join(f"{key} {value}" for key, value in way.chosen.items()),
+                }
+            )
+        return Table(_QUALITY, records)
+
+    def _against(self, name: str, other: str | None) -> str:
+        return "" if other in (None, name) else str(self.results.gain(name, other or ""))
+
+    def costs(self) -> Table:
+        """What each way costs."""
+        return Table(_COSTS, [_costs(way) for way in self.results.ways])
+
+    def facts(self) -> Table:
+        """What is known of each way."""
+        records = []
+        for way in self.results.ways:
+            facts = way.facts
+            told = (facts.many_tasks, facts.rows_count_at_once, facts.readable, facts.works_in_vllm)
+            said = [f"{'yes' if each.is_so else 'no'}: {each.reason}" for each in told]
+            records.append(dict(zip(_FACTS, [way.name, *said], strict=True)))
+        return Table(_FACTS, records)
+
+    def curve(self) -> Table | None:
+        """The accuracy on fewer training rows; None where it was not measured."""
+        sizes = sorted({size for way in self.results.ways for size in way.curve})
+        if not sizes:
+            return None
+        columns = {"way": "the way's name", **{str(size): f"accuracy with {size} training rows" for size in sizes}}
+        records = []
+        for way in self.results.ways:
+            if way.curve:
+                told = {str(size): _mean(way.curve.get(size, ())) for size in sizes}
+                records.append({"way": way.name, **told})
+        return Table(columns, records)
+
+    def lines(self) -> list[str]:
+        """The comparison for a terminal, the recommendation first."""
+        found = textwrap.wrap(self.recommendation.sentence, _LINE)
+        found += [*(f"  {each}" for each in self.recommendation.reasons), ""]
+        tables = [self.quality(), self.costs(), *([curve] if (curve := self.curve()) else [])]
+        for table in tables:
+            found += [*_aligned(table), ""]
+        yes = [{**each, **{k: v.partition(":")[0] for k, v in each.items() if k != "way"}} for each in self.facts()]
+        found += [*_aligned(Table(_FACTS, yes)), ""]
+        found += [f"{name} is left out: {why}" for name, why in self.left_out.items()]
+        return [*found, "; ".join(f"{key}: {value}" for key, value in self.about.items())]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The comparison as plain data."""
+        names = self.results.names
+        best = self.results.best(names)
+        return {
+            "about": dict(self.about),
+            "needs": dict(self.needs),
+            "recommendation": dataclasses.asdict(self.recommendation),
+            "ways": {name: self._way(self.results[name], best) for name in names},
+            "left_out": dict(self.left_out),
+        }
+
+    def _way(self, way: WayResult, best: str) -> dict[str, Any]:
+        results = self.results
+        has_zero_shot = ZERO_SHOT in results.names and way.name != ZERO_SHOT
+        return {
+            "title": way.title,
+            "accuracy": results.accuracy(way.name).as_dict(),
+            "accuracies": way.accuracies,
+            "half_width_over_seeds": way.spread,
+            "against_zero_shot": results.gain(way.name, ZERO_SHOT).as_dict() if has_zero_shot else None,
+            "against_the_best": results.gain(way.name, best).as_dict() if way.name != best else None,
+            "costs": dataclasses.asdict(way.costs),
+            "facts": dataclasses.asdict(way.facts),
+            "chosen": dict(way.chosen),
+            "curve": {str(size): list(values) for size, values in way.curve.items()},
+        }
+
+    def csv(self) -> str:
+        """One line a way."""
+        names, written = self.results.names, io.StringIO()
+        writer = csv.writer(written, lineterminator="\n")
+        columns = [field.name for field in dataclasses.fields(self.results.ways[0].costs)]
+        writer.writerow(["way", "accuracy", "low", "high", "seeds", *columns])
+        for name in names:
+            way, told = self.results[name], self.results.accuracy(name)
+            costs = [getattr(way.costs, column) for column in columns]
+            writer.writerow([name, told.value, told.low, told.high, len(way.correct), *costs])
+        return written.getvalue()
+
+    def save(self) -> None:
+        """Writes comparison.json and comparison.csv."""
+        texts = {"comparison.json": json.dumps(self.as_dict(), indent=2) + "\n", "comparison.csv": self.csv()}
+        for name, text in texts.items():
+            with whole_file(self.directory / name) as beside:
+                beside.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _costs(way: WayResult) -> dict[str, Any]:
+    costs = way.costs
+    memory = "-" if costs.memory_bytes is None else f"{costs.memory_bytes / 1e6:,.0f}"
+    return {
+        "way": way.name,
+        "parameters": f"{costs.num_trained:,}",
+        "seconds": f"{costs.seconds:,.1f}",
+        "memory MB": memory,
+        "ship MB": f"{costs.bytes_to_ship / 1e6:,.3f}",
+        "tokens": f"{costs.extra_tokens:,.0f}",
+        "ms": f"{costs.milliseconds:,.1f}",
+        "rows/s": f"{costs.rows_per_second:,.1f}",
+    }
+
+
+def _half(value: float | None) -> str:
+    return "-" if value is None else f"± {value:.3f}"
+
+
+def _mean(values: Sequence[float]) -> str:
+    """A mean with half of its interval over seeds."""
+    if not values:
+        return ""
+    half = half_width(values)
+    return f"{sum(values) / len(values):.3f}" + ("" if half is None else f" ± {half:.3f}")
+
+
+def _aligned(table: Table) -> list[str]:
+    """A table as lines; the first and the last column to the left."""
+    cells = [list(table.columns), *([str(each[name]) for name in table.columns] for each in table)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    last = len(widths) - 1
+    return [
+        "  ".join(
+            cell.ljust(width) if i in (0, last) and (i == 0 or "chosen" in table.columns) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]

@@ -1,0 +1,146 @@
+"""What the parts of a comparison add up to: accuracies, differences and costs of each way, with intervals.
+
+Knows nothing of models or files.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import mean, stdev
+
+import torch
+
+from ptuning.comparison.protocol import Facts
+from ptuning.evaluation import Estimate, Resampled, RowScores, Scores
+
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+            2.120, 2.110, 2.101, 2.093)  # fmt: skip
+"""97.5 % points of Student's t, from 1 degree of freedom on."""
+_POWER = 1.96 + 0.84  # normal quantiles of a 5 % test that finds a difference in 80 % of all samples
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a way costs, as a mean over its seeds."""
+
+    num_trained: int
+    """Parameters that were fitted."""
+    seconds: float
+    """Seconds until it could answer, choices on validation rows included."""
+    memory_bytes: int | None
+    """The most memory that fitting took beside what was in use before; None where it was not measured."""
+    bytes_to_ship: int
+    """What is shipped beside the base."""
+    extra_tokens: float
+    """Tokens that it adds to a request."""
+    milliseconds: float
+    """A request by itself, nothing kept from earlier ones."""
+    rows_per_second: float
+    """Rows a second, 32 at once."""
+
+
+@dataclass(frozen=True)
+class WayResult:
+    """One way, on all training rows, with all its seeds."""
+
+    name: str
+    """The way's name."""
+    title: str
+    """What it does."""
+    facts: Facts
+    """What is known of it."""
+    correct: Sequence[Sequence[int]]
+    """For each seed, 1 for each test row that is right."""
+    costs: Costs
+    """What it costs."""
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    """What validation rows chose, with the first seed."""
+    curve: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    """Training rows -> the accuracy with each seed."""
+
+    @property
+    def accuracies(self) -> list[float]:
+        """The accuracy with each seed."""
+        return [sum(own) / len(own) for own in self.correct]
+
+    @property
+    def accuracy(self) -> float:
+        """The mean accuracy."""
+        return mean(self.accuracies)
+
+    @property
+    def spread(self) -> float | None:
+        """Half of Student's 95 % interval of the mean over seeds; None with one seed."""
+        return half_width(self.accuracies)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All ways on the same test rows, in the order of the table of ways: the simplest first."""
+
+    ways: Sequence[WayResult]
+    """The ways that could be measured."""
+
+    def __post_init__(self) -> None:
+        assert len({len(own) for way in self.ways for own in way.correct}) == 1, "other test rows"
+
+    @property
+    def num_rows(self) -> int:
+        """Test rows."""
+        return len(self.ways[0].correct[0])
+
+    @property
+    def names(self) -> list[str]:
+        """The ways' names."""
+        return [way.name for way in self.ways]
+
+    def __getitem__(self, name: str) -> WayResult:
+        return self.ways[self.names.index(name)]
+
+    @cached_property
+    def _resampled(self) -> Resampled:
+        return Resampled({way.name: _scores(way.correct) for way in self.ways})
+
+    def accuracy(self, name: str) -> Estimate:
+        """The mean accuracy with a 95 % bootstrap interval over rows and seeds."""
+        return self._resampled.mean(name, "accuracy")
+
+    def gain(self, name: str, over: str) -> Estimate:
+        """How much more accurate a way is than another on the same rows, with a 95 % bootstrap interval."""
+        return self._resampled.gain(name, over, "accuracy")
+
+    def is_better(self, name: str, over: str) -> bool:
+        """Whether a way is shown to be better than another."""
+        return self.gain(name, over).is_above_zero
+
+    def best(self, names: Sequence[str]) -> str:
+        """The most accurate of some ways; the simplest of those that are equal."""
+        return max(names, key=lambda name: self[name].accuracy)
+
+    def num_rows_to_tell(self, name: str, other: str) -> int | None:
+        """About how many test rows would tell two ways apart, if they differ as they do here; None if they do not."""
+        one, two = (_means(self[each].correct) for each in (name, other))
+        differences = [a - b for a, b in zip(one, two, strict=True)]
+        gain = mean(differences)
+        if gain == 0 or len(differences) < 2:
+            return None
+        return max(self.num_rows, math.ceil((_POWER * stdev(differences) / gain) ** 2))
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """Half of Student's 95 % interval of a mean; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    return _STUDENT[min(len(values) - 1, len(_STUDENT)) - 1] * stdev(values) / math.sqrt(len(values))
+
+
+def _means(correct: Sequence[Sequence[int]]) -> list[float]:
+    """Each row's mean over seeds."""
+    return [mean(row) for row in zip(*correct, strict=True)]
+
+
+def _scores(correct: Sequence[Sequence[int]]) -> Scores:
+    parts = [torch.tensor(own, dtype=torch.bool) for own in correct]
+    rows = range(len(parts[0]))
+    return Scores.several([(rows, RowScores(torch.zeros(len(own)), own, None)) for own in parts], len(rows))

@@ -1,0 +1,114 @@
+"""A comparison's config: a training run's sections, and one on what is compared and what for.
+
+Knows nothing of how a config is read, or of how a way is fitted.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ptuning.config.reading import from_settings, from_yaml, to_yaml
+from ptuning.config.run import RunConfig
+from ptuning.config.sections import DataConfig, ModelConfig, PromptConfig, TrainConfig
+from ptuning.errors import ConfigError
+
+_MOST = {"seeds": 20, "rates": 5}
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What is compared, and what the answer is needed for."""
+
+    ways: list[str] | None = None
+    """The ways to compare, by name; null: all of them."""
+    instruction: str | None = None
+    """What a person would write in front of each row; null: the way `instruction` is left out."""
+    seeds: int = 3
+    """How often a way that depends on chance is repeated."""
+    rates: int = 1
+    """Learning rates that each trained way tries, the same number for all; the validation rows choose."""
+    curve: bool = False
+    """Whether each way that reads training rows is also repeated with 16, 64 and 256 of them."""
+    quick: bool = False
+    """Whether less is done: 1 seed, 60 steps, and at most 500 training, 50 validation and 200 test rows."""
+    least_accuracy: float | None = None
+    """The accuracy that is needed; null: the best there is."""
+    most_milliseconds: float | None = None
+    """The longest time that one request may take, in milliseconds; null: any."""
+    data_changes_often: bool = False
+    """Whether new rows must count at once, without training again."""
+    many_tasks: bool = False
+    """Whether one copy of the base is to serve many tasks."""
+    readable: bool = False
+    """Whether a person must be able to read what makes the answers."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name, most in _MOST.items():
+            value, key = getattr(self, name), f"compare.{name}"
+            if not 1 <= value <= most:
+                problems.append(ConfigError(f"{key}: {value}", f"from 1 to {most}", "Correct it", keys=(key,)))
+        if self.least_accuracy is not None and not 0 <= self.least_accuracy <= 1:
+            received, key = f"compare.least_accuracy: {self.least_accuracy}", "compare.least_accuracy"
+            problems.append(ConfigError(received, "from 0 to 1", "Correct it", keys=(key,)))
+        if self.most_milliseconds is not None and not self.most_milliseconds > 0:
+            received, key = f"compare.most_milliseconds: {self.most_milliseconds}", "compare.most_milliseconds"
+            problems.append(ConfigError(received, "a number above 0", "Correct it", keys=(key,)))
+        ConfigError.raise_any(problems)
+
+
+@dataclass(frozen=True)
+class ComparisonConfig:
+    """A whole comparison, as written in a YAML file; the config of a training run is one too."""
+
+    model: ModelConfig
+    prompt: PromptConfig
+    data: DataConfig
+    train: TrainConfig
+    compare: CompareConfig = field(default_factory=CompareConfig)
+
+    command: ClassVar[str] = "ptuning compare"
+    """The command whose help lists the settings."""
+
+    def __post_init__(self) -> None:
+        ConfigError.raise_any(self.contradictions(self))
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "ComparisonConfig":
+        """Reads a config file; arguments and errors as in `RunConfig.from_yaml`."""
+        return from_yaml(cls, path, overrides)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], source: str = "the settings") -> "ComparisonConfig":
+        """Builds a config from settings; arguments and errors as in `RunConfig.from_settings`."""
+        return from_settings(cls, settings, source)
+
+    @classmethod
+    def of_run(cls, config: RunConfig) -> "ComparisonConfig":
+        """The comparison that belongs to a training run's config, by the defaults."""
+        return cls(config.model, config.prompt, config.data, config.train)
+
+    @property
+    def run(self) -> RunConfig:
+        """The training run's part of it."""
+        return RunConfig(self.model, self.prompt, self.data, self.train)
+
+    def to_yaml(self) -> str:
+        """The whole config, defaults included."""
+        return to_yaml(self)
+
+    @staticmethod
+    def contradictions(sections: Any) -> list[ConfigError]:
+        """What contradicts across sections, as in `RunConfig.contradictions`."""
+        problems = RunConfig.contradictions(sections)
+        if sections.data.verbalizer is None:
+            problems.append(
+                ConfigError(
+                    "a comparison without data.verbalizer",
+                    "labels: texts to write are not compared yet",
+                    "Add data.verbalizer, or use ptuning train",
+                    keys=("data.verbalizer",),
+                )
+            )
+        return problems
