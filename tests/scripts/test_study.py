@@ -54,7 +54,7 @@ def test_a_setting_may_differ_by_task(tmp_path: Path) -> None:
     runs = study(tmp_path, by_task).runs
     assert {(run.task, run.settings["train.max_steps"]) for run in runs} == {("trec", 4), ("tweets", 5)}
     assert {run.id for run in runs if run.task == "trec"} < {run.id for run in study(tmp_path).runs}  # as if alone
-    with pytest.raises(ConfigError, match="train.max_steps without tweets"):
+    with pytest.raises(ConfigError, match=r"train\.max_steps without tweets"):
         study(tmp_path, STUDY.replace("train.max_steps: 4", "train.max_steps: {trec: 4}"))
 
 
