@@ -126,7 +126,7 @@ def test_model_card_tells_what_was_measured_and_how_to_use_it(backbone, tmp_path
     assert card.startswith("---\nlibrary_name: ptuning\nbase_model: tiny-llama\n")
     assert "4 virtual tokens of width 32" in card
     assert "also a PEFT prompt-tuning adapter" in card
-    assert "\n| soft prompt | 1,000 | 0.875    | 0.853 to 0.894 | 0.312 |\n" in card
+    assert "\n| soft prompt | 1,000 | 0.875    | 0.853 to 0.894 | 0.312        |\n" in card
     assert "- steps: 12\n" in card
     assert 'lm.classify([{"text": "..."}], prompt="task")' in card
 
