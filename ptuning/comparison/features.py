@@ -166,7 +166,8 @@ def fitted_classifier(features: Any, labels: Sequence[int]) -> tuple[Any, float]
         raise SkippedError("training rows of one label", "two labels or more", "Give rows of other labels")
     num_folds = min(_MOST_FOLDS, min(Counter(labels).values()))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a fit that has not converged within its steps is as good as one that has
+        not_converged = importlib.import_module("sklearn.exceptions").ConvergenceWarning
+        warnings.simplefilter("ignore", not_converged)  # such a fit is used as it is
         plain = linear.LogisticRegression(max_iter=_MOST_ITERATIONS)
         if num_folds < 2:
             return plain.fit(features, labels), plain.C

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ptuning.comparison.recommendation import Recommendation
-from ptuning.comparison.results import Results, WayResult, half_width
-from ptuning.evaluation import Table
+from ptuning.comparison.results import Results, WayResult
+from ptuning.evaluation import Table, aligned, half_width
 from ptuning.files import whole_file
 
 ZERO_SHOT = "zero-shot"
@@ -201,14 +201,6 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _aligned(table: Table) -> list[str]:
-    """A table as lines; the first and the last column to the left."""
+    """A table as lines; what a way is and what was chosen stand to the left."""
     cells = [list(table.columns), *([str(each[name]) for name in table.columns] for each in table)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    last = len(widths) - 1
-    return [
-        "  ".join(
-            cell.ljust(width) if i in (0, last) and (i == 0 or "chosen" in table.columns) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
+    return aligned(cells, left=[0, *(i for i, name in enumerate(table.columns) if name == "chosen")])

@@ -12,11 +12,8 @@ from statistics import mean, stdev
 import torch
 
 from ptuning.comparison.protocol import Facts
-from ptuning.evaluation import Estimate, Resampled, RowScores, Scores
+from ptuning.evaluation import Estimate, Resampled, RowScores, Scores, half_width
 
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-            2.120, 2.110, 2.101, 2.093)  # fmt: skip
-"""97.5 % points of Student's t, from 1 degree of freedom on."""
 _POWER = 1.96 + 0.84  # normal quantiles of a 5 % test that finds a difference in 80 % of all samples
 
 
@@ -126,13 +123,6 @@ class Results:
         if gain == 0 or len(differences) < 2:
             return None
         return max(self.num_rows, math.ceil((_POWER * stdev(differences) / gain) ** 2))
-
-
-def half_width(values: Sequence[float]) -> float | None:
-    """Half of Student's 95 % interval of a mean; None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    return _STUDENT[min(len(values) - 1, len(_STUDENT)) - 1] * stdev(values) / math.sqrt(len(values))
 
 
 def _means(correct: Sequence[Sequence[int]]) -> list[float]:

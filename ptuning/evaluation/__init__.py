@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from ptuning.evaluation.scoring import evaluate_rows as evaluate_rows
     from ptuning.evaluation.scoring import score_rows as score_rows
     from ptuning.evaluation.scoring import with_and_without as with_and_without
+    from ptuning.evaluation.student import half_width as half_width
     from ptuning.evaluation.table import Table as Table
+    from ptuning.evaluation.table import aligned as aligned
     from ptuning.evaluation.written import WrittenMetrics as WrittenMetrics
 
 __getattr__, __dir__, __all__ = lazily(
@@ -53,7 +55,8 @@ __getattr__, __dir__, __all__ = lazily(
         "predictions": ("prediction_records", "write_predictions"),
         "report": ("results_report",),
         "scoring": ("WITH", "WITHOUT", "Evaluation", "evaluate", "evaluate_rows", "score_rows", "with_and_without"),
-        "table": ("Table",),
+        "student": ("half_width",),
+        "table": ("Table", "aligned"),
         "written": ("WrittenMetrics",),
     },
 )

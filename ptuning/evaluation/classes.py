@@ -6,6 +6,7 @@ Knows nothing of how they are computed.
 from collections.abc import Sequence
 
 from ptuning.evaluation.metrics import Metrics
+from ptuning.evaluation.table import aligned
 
 _MOST_CONFUSED = 12  # labels: with more, the matrix does not fit into a terminal
 
@@ -27,7 +28,7 @@ def class_report(metrics: Metrics, labels: Sequence[str]) -> list[str]:
     for label, scores in zip(labels, metrics.per_class, strict=True):
         shares = (scores.precision, scores.recall, scores.f1)
         cells.append([label, *("-" if each is None else f"{each:.3f}" for each in shares), f"{scores.num_rows:,}"])
-    lines = [overall, *_aligned(cells)]
+    lines = [overall, *aligned(cells)]
     return lines if len(labels) > _MOST_CONFUSED else [*lines, *_matrix(metrics, labels)]
 
 
@@ -46,13 +47,4 @@ def _matrix(metrics: Metrics, labels: Sequence[str]) -> list[str]:
     cells = [["rows by true label (down) and predicted label (across)", *numbers]]
     for number, label, row in zip(numbers, labels, metrics.confusion, strict=True):
         cells.append([f"{number} {label}", *(f"{count:,}" for count in row)])
-    return _aligned(cells)
-
-
-def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))])
-        for first, *rest in cells
-    ]
+    return aligned(cells)

@@ -4,7 +4,7 @@ Knows nothing of what is measured.
 """
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,3 +46,20 @@ class Table:
     def as_dict(self) -> dict[str, Any]:
         """The table as plain data."""
         return {"columns": dict(self.columns), "records": [dict(record) for record in self.records]}
+
+
+def aligned(cells: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """Rows of cells as lines for a terminal.
+
+    Args:
+        cells: The rows, all as long.
+        left: The columns that are set to the left; the others are set to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import ptuning
@@ -114,6 +116,7 @@ class World:
         status = 70
         try:
             torch.set_num_threads(1)  # makes a forked process's pool anew, before several threads would at once
+            tqdm.set_lock(threading.RLock())  # tqdm's own is shared by all forked processes: a killed one may hold it
             os.chdir(self._spoiled)
             for number, target in ((1, os.devnull), (2, str(log))):
                 os.dup2(os.open(target, os.O_WRONLY | os.O_CREAT, 0o600), number)

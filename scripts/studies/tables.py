@@ -8,16 +8,14 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 97.5 %, 1 to 9 degrees
+from ptuning.evaluation import half_width
 
 Records = Sequence[Mapping[str, Any]]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and half the width of its 95 % interval over at most 10 seeds; None for one seed."""
-    if len(values) == 1:
-        return values[0], None
-    return statistics.mean(values), _QUANTILES[len(values) - 2] * statistics.stdev(values) / len(values) ** 0.5
+    """The mean, and half the width of its 95 % interval over seeds; None for one seed."""
+    return statistics.mean(values), half_width(values)
 
 
 def chosen(records: Records) -> dict[tuple[str, str], Records]:

@@ -9,7 +9,7 @@ from campaign.cases import KINDS, Case
 from conftest import REPOSITORY
 
 JUDGED = """
-import sys, tempfile
+import os, signal, sys, tempfile
 from pathlib import Path
 from campaign import world as module
 from campaign.cases import Case, _PREDICT
@@ -32,6 +32,12 @@ with tempfile.TemporaryDirectory() as folder:
         print(found["is_clean"], found["what"])
     print(world.outcome(Case("rows", "other rows", _PREDICT, spoil, may_change=True))["what"])
     print(world.outcome(Case("rows", "the same", _PREDICT, lambda place: None))["what"])
+    child = os.fork()
+    if child == 0:
+        module.tqdm.get_lock().acquire()  # as in a process that is killed while it draws a bar
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    print(world.outcome(Case("rows", "the same again", _PREDICT, lambda place: None))["what"])
 """
 
 
@@ -62,6 +68,7 @@ def test_what_is_not_clean_is_seen() -> None:
         "False refused",
         "False another answer without a word",
         "taken",
+        "as before",
         "as before",
     ], result.stderr[-2000:]
 

@@ -52,6 +52,7 @@ def test_every_kind_trains_and_is_scored(task: StudyTask, model_directory: Path,
     assert found["steps"] == (0 if kind == "words" else 3)
     assert 0 <= found["test"]["accuracy"] <= 1
     assert json.loads(json.dumps(found))["kind"] == kind
+    assert found["device"]
 
 
 def test_an_ensemble_averages_the_probabilities_of_prompts_with_seeds_of_their_own(
