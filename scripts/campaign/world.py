@@ -116,7 +116,7 @@ class World:
         status = 70
         try:
             torch.set_num_threads(1)  # makes a forked process's pool anew, before several threads would at once
-            tqdm.set_lock(threading.RLock())  # tqdm's own is shared by all forked processes: a killed one may hold it
+            _renew_lock(tqdm, threading.RLock())
             os.chdir(self._spoiled)
             for number, target in ((1, os.devnull), (2, str(log))):
                 os.dup2(os.open(target, os.O_WRONLY | os.O_CREAT, 0o600), number)
@@ -169,6 +169,13 @@ class World:
         config = ptuning.RunConfig.from_yaml("config.yaml", ["--train.output_dir", "stopped"])
         with contextlib.suppress(Interrupted):
             ptuning.train(config, on_step=stop)
+
+
+def _renew_lock(bar: type[tqdm], lock: Any) -> None:
+    """Gives progress bars another lock: forked processes share theirs, and one that was killed may hold it."""
+    bar.set_lock(lock)
+    for each in bar.__subclasses__():
+        _renew_lock(each, lock)
 
 
 def _kill_at(number: int) -> None:
