@@ -5,6 +5,7 @@ Exit status: 0 done; 2 a user's mistake, told in one line on stderr; 130 interru
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from ptuning.cli.streams import OutputError, drop_output, plain_streams
 from ptuning.errors import PTuningError
 
 _DESCRIPTION = "Soft-prompt tuning for frozen language models."
+_SECONDS_IN_A_LOG = "10"  # between two states of a progress bar
 _EXAMPLES = """\
 examples:
   ptuning init tickets.csv                               write a commented config for your own data: tickets.yaml
@@ -33,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status."""
     given = with_dashes(sys.argv[1:] if arguments is None else arguments)
     with plain_streams():
+        if not sys.stderr.isatty():
+            os.environ.setdefault("TQDM_MININTERVAL", _SECONDS_IN_A_LOG)  # read when tqdm is imported
         return _status(given)
 
 

@@ -54,7 +54,7 @@ def from_yaml(kind: type[Config], path: str | Path, overrides: Sequence[str] = (
         ConfigError: With everything that is wrong with the settings, in one line.
     """
     settings = {**_of_yaml(Path(path), _names(kind)), **_of_overrides(overrides)}
-    return from_settings(kind, settings, str(path))
+    return from_settings(kind, settings, f"{path} with the command line's settings" if overrides else str(path))
 
 
 def from_settings(kind: type[Config], settings: Mapping[str, Any], source: str) -> Config:

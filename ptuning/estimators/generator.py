@@ -14,7 +14,25 @@ ANSWER = "answer"
 
 
 class PromptGenerator(PromptEstimator):
-    """Writes with a soft prompt. Its arguments are those of `PromptEstimator`; the template is needed."""
+    """Writes with a soft prompt.
+
+    Args:
+        base: A model directory, a hub model's name, or a loaded `Backbone`.
+        template: The words of a row, with columns such as `{text}`; needed. Without a slot such as `{prompt:20}`, the
+            virtual tokens stand in front.
+        num_virtual_tokens: Virtual tokens, where the template has no slot.
+        encoder: The prompt encoder.
+        learning_rate: Peak learning rate.
+        max_steps: Optimizer steps.
+        batch_size: Rows a step.
+        validation_split: Share of the rows that is set aside.
+        dtype: Precision of the base.
+        device: Where it runs.
+        seed: Seed of the initialisation and the order of rows.
+        output_dir: Where the run's files are written.
+        settings: Any other settings of `ptuning train`, dotted: `{"data.max_length": 256}`.
+        verbose: Whether the plan, the progress and the evaluations of a fit are shown; warnings always are.
+    """
 
     def fit(
         self,

@@ -118,7 +118,7 @@ def prompt_directory(path: Path) -> Path:
         raise PromptError(
             f"{path}, a run that has not ended",
             "a run with a prompt",
-            f"Finish it: ptuning train --config {path}/config.yaml --resume",
+            f"Wait for its end if it is at work, else finish it: ptuning train --config {path}/config.yaml --resume",
         )
     return own if not is_prompt_directory(path) and is_prompt_directory(own) else path
 

@@ -261,7 +261,7 @@ class Trainer:
                 self._after_step(record, bar)
                 is_stopping = self._is_true_anywhere(bool(interrupted))
                 if is_stopping:
-                    self._tell(bar, "interrupted: writing a checkpoint")
+                    self._tell(bar, "interrupted: ending after this step")
                 if self._is_due(record, self.settings.save_steps) or self.validator.stops_early or is_stopping:
                     self._save(LAST)
                 if is_stopping:
@@ -276,7 +276,7 @@ class Trainer:
             self.on_step(record)
         if self._is_due(record, self.settings.logging_steps):
             self._tell_time(bar)
-            bar.set_postfix(loss=f"{record.loss:.3f}")
+            bar.set_postfix(loss=f"{record.loss:.3f}", refresh=False)
             self._log(
                 {
                     "loss": self.loop.take_mean_loss(),
