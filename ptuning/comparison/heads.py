@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from accelerate.utils import set_seed
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ptuning.comparison.budget import TRIAL_STEPS, pace, steps_within
 from ptuning.comparison.prompting import write_own
 from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, Way, labels_of
 from ptuning.comparison.reading import hidden_states
@@ -86,6 +88,7 @@ class OutputLayers(Way):
 
     def _fit(self, job: Job, rate: float, state_NH: Tensor, choosing_NH: Tensor) -> tuple[float, Headed]:
         """One training: the accuracy on the validation rows, and the head as it was best."""
+        set_seed(job.seed)
         settings, accelerator = replace(job.config.train, seed=job.seed), accelerator_on(torch.device("cpu"))
         examples = job.backbone.coder(job.words).encode(job.train)
         steps = PromptSteps(job.backbone, examples, settings, accelerator)
@@ -102,13 +105,18 @@ class OutputLayers(Way):
 
             return StepWork(len(places), len(places), add_gradients)
 
-        loop = Loop(head, work, loop_settings(settings, rate, steps.num_steps), accelerator)
+        def loop(peak: float, num_steps: int) -> Loop:
+            return Loop(head, work, loop_settings(settings, peak, num_steps), accelerator)
 
         @torch.no_grad()
         def accuracy() -> float:
             return float((head(choosing_NH).argmax(dim=1) == own_N).float().mean())
 
-        best, best_step = kept_best(loop, job.effort.num_evaluations, accuracy)
+        num_steps = steps.num_steps
+        if job.effort.seconds is not None:  # a rate of 0 changes nothing
+            seconds_a_step = pace(loop(0.0, TRIAL_STEPS).steps())
+            num_steps = steps_within(job.effort, steps.num_per_epoch, seconds_a_step, accuracy)
+        best, best_step = kept_best(loop(rate, num_steps), job.effort.num_evaluations, accuracy)
         num_trained = sum(each.numel() for each in head.parameters())
         chosen = {"rate": f"{rate:.2g}", "step": str(best_step)}
         return best, Headed(job.backbone, job.words, head.requires_grad_(False), num_trained, chosen)

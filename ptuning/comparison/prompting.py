@@ -3,6 +3,7 @@
 Knows nothing of training, and nothing of how examples are retrieved.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ptuning.comparison.budget import tries_within
 from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, accuracy
 from ptuning.comparison.reading import in_turn, label_scores, num_tokens
 from ptuning.data import Row, Task, Template
@@ -150,13 +152,13 @@ class FewShot(Way):
     def fit(self, job: Job) -> Prompted:
         """As in `Way`."""
         task, tried = with_demonstrations(job.task), list[tuple[float, Prompted]]()
-        for number in fitting_numbers(job):
-            for draw in range(job.effort.num_draws):
-                rows = in_turn(job.train, job.task.label_column, seed=1000 * job.seed + draw)[:number]
-                shown = "".join(demonstration(job.task, row) for row in rows)
-                chosen = {"examples": str(number), "draw": str(draw)}
-                prompted = Prompted(job.backbone, task, shown=shown, chosen=chosen)
-                tried.append((accuracy(prompted, job.task, job.choosing), prompted))
+        draws = itertools.product(fitting_numbers(job), range(job.effort.num_draws))
+        for number, draw in tries_within(job.effort, draws):
+            rows = in_turn(job.train, job.task.label_column, seed=1000 * job.seed + draw)[:number]
+            shown = "".join(demonstration(job.task, row) for row in rows)
+            chosen = {"examples": str(number), "draw": str(draw)}
+            prompted = Prompted(job.backbone, task, shown=shown, chosen=chosen)
+            tried.append((accuracy(prompted, job.task, job.choosing), prompted))
         return max(tried, key=lambda each: each[0])[1].with_costs(job)
 
 

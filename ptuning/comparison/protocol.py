@@ -65,6 +65,8 @@ class Effort:
     """How often in a training these are read; the best step is kept, as in prompt tuning."""
     num_timings: int = 5
     """How often a measurement of time is repeated."""
+    seconds: float | None = None
+    """Time to fit a way with one seed; None: the config's steps, and all alternatives."""
 
     def rates(self, own: float) -> list[float]:
         """The rates that a way tries.

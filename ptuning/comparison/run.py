@@ -122,14 +122,15 @@ class Bench:
         for split in ("validation", "test"):
             if split not in inputs.rows:
                 raise DataError(f"a comparison without {split} rows", "some", f"Give data.{split}")
-        rows, run, effort = dict(inputs.rows), config.run, Effort(config.compare.rates)
-        if config.compare.quick:
+        asked = config.compare
+        rows, run, effort = dict(inputs.rows), config.run, Effort(asked.rates, seconds=asked.budget_seconds)
+        if asked.quick:
             rows = {split: _sample(own, _QUICK_ROWS[split]) for split, own in rows.items()}
             effort = replace(effort, **_QUICK_EFFORT)
             steps = min(run.train.max_steps or _QUICK_STEPS, _QUICK_STEPS)
             between = max(1, steps // effort.num_evaluations)
             run = replace(run, train=replace(run.train, max_steps=steps, eval_steps=between))
-        return cls(inputs.backbone, run, rows, effort, config.compare.instruction)
+        return cls(inputs.backbone, run, rows, effort, asked.instruction)
 
     def job(self, part: Part, directory: PartDirectory) -> Job:
         """What a part is fitted with: fewer training rows come with as few validation rows, all labels in turn."""

@@ -4,18 +4,22 @@ Knows nothing of the other ways.
 """
 
 import logging
+import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from ptuning.comparison.budget import TRIAL_STEPS, pace_of, steps_within
 from ptuning.comparison.prompting import write_own
 from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, Way, accuracy
 from ptuning.comparison.reading import label_scores, num_tokens
+from ptuning.config import RunConfig
 from ptuning.data import Row
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt, encoders, initializers
@@ -65,10 +69,11 @@ class PromptTuning(Way):
             directory = job.directory / f"run-{i}"
             own = replace(job.config.train, output_dir=str(directory), seed=job.seed, learning_rate=rate)
             config = replace(job.config, train=own)
-            rows = {"train": [row.values for row in job.train], "validation": [row.values for row in job.validation]}
             is_begun = (directory / "config.yaml").exists()
-            with _quiet():
-                prompt = train(config, is_begun, rows=rows, backbone=job.backbone, verbose=False).prompt
+            if job.effort.seconds is not None:
+                begun = RunConfig.from_yaml(directory / "config.yaml").train.max_steps if is_begun else None
+                config = _of_steps(config, begun or _steps_within(job, config))
+            prompt = _trained(job, config, is_begun)
             chosen = {"rate": f"{prompt.training['learning_rate']:.3g}", "step": str(prompt.training["best_step"])}
             tuned = Tuned(job.backbone, prompt, prompt.training["trainable_parameters"], chosen=chosen)
             tried.append((accuracy(tuned, job.task, job.choosing), tuned))
@@ -78,6 +83,38 @@ class PromptTuning(Way):
             shutil.rmtree(job.directory / f"run-{i}")
         least_seconds = sum(each.prompt.training["seconds"] for _, each in tried)
         return replace(best, extra_tokens=more, least_seconds=least_seconds)
+
+
+def _trained(
+    job: Job, config: RunConfig, is_begun: bool = False, on_step: Callable[[object], None] | None = None
+) -> SoftPrompt:
+    """Makes a run, or goes on with it."""
+    rows = {"train": [row.values for row in job.train], "validation": [row.values for row in job.validation]}
+    with _quiet():
+        return train(config, is_begun, rows=rows, backbone=job.backbone, on_step=on_step, verbose=False).prompt
+
+
+def _of_steps(config: RunConfig, num_steps: int, **settings: Any) -> RunConfig:
+    """The same run with so many steps."""
+    own = replace(config.train, max_steps=num_steps, num_train_epochs=None, eval_steps=None, **settings)
+    return replace(config, train=own)
+
+
+def _steps_within(job: Job, config: RunConfig) -> int:
+    """Steps that fit into the budget, by a run of a few that is thrown away."""
+    directory, ends, how = job.directory / "pace", list[float](), config.train
+    shutil.rmtree(directory, ignore_errors=True)
+    trial = _of_steps(config, TRIAL_STEPS, output_dir=str(directory), logging_steps=1)
+    prompt = _trained(job, trial, on_step=lambda _: ends.append(time.perf_counter()))
+    shutil.rmtree(directory)
+    rows_a_step = how.per_device_train_batch_size * how.gradient_accumulation_steps
+    untrained = Tuned(job.backbone, prompt)
+    return steps_within(
+        job.effort,
+        math.ceil(len(job.train) / rows_a_step),
+        pace_of(ends),
+        lambda: accuracy(untrained, job.task, job.choosing),
+    )
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ptuning.comparison.budget import TRIAL_STEPS, pace, steps_within
 from ptuning.comparison.features import require_package
 from ptuning.comparison.prompting import write_own
 from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, accuracy
@@ -221,8 +222,17 @@ class TrainedWeights(Way):
             examples = steps.examples_of(step)
             return replace(steps(step), add_gradients=lambda _, scale: weights.add_gradients(scale, examples))
 
-        loop = Loop(weights.trained, work, loop_settings(settings, rate, steps.num_steps), accelerator)
-        best, best_step = kept_best(loop, job.effort.num_evaluations, lambda: accuracy(trained, job.task, job.choosing))
+        def loop(peak: float, num_steps: int) -> Loop:
+            return Loop(weights.trained, work, loop_settings(settings, peak, num_steps), accelerator)
+
+        def validate() -> float:
+            return accuracy(trained, job.task, job.choosing)
+
+        num_steps = steps.num_steps
+        if job.effort.seconds is not None:  # a rate of 0 changes nothing
+            seconds_a_step = pace(loop(0.0, TRIAL_STEPS).steps())
+            num_steps = steps_within(job.effort, steps.num_per_epoch, seconds_a_step, validate)
+        best, best_step = kept_best(loop(rate, num_steps), job.effort.num_evaluations, validate)
         trained.chosen = {"rate": f"{rate:.2g}", "step": str(best_step)}
         return best, trained
 

@@ -3,6 +3,7 @@
 Knows nothing of how a config is read, or of how a way is fitted.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from ptuning.config.sections import DataConfig, ModelConfig, PromptConfig, Train
 from ptuning.errors import ConfigError
 
 _MOST = {"seeds": 20, "rates": 5}
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+_DURATION = re.compile(r"\d{1,6}(\.\d{1,3})?[smh]", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class CompareConfig:
     """What a person would write in front of each row; null: the way `instruction` is left out."""
     seeds: int = 3
     """How often a way that depends on chance is repeated."""
+    budget: str | None = None
+    """Time to fit each way with one seed, such as 90s, 10m or 1h: as many steps and alternatives as fit into it, and at
+    most 30 passes over the training rows. null: the steps of the train section."""
     rates: int = 1
     """Learning rates that each trained way tries, the same number for all; the validation rows choose."""
     curve: bool = False
@@ -43,8 +49,16 @@ class CompareConfig:
     readable: bool = False
     """Whether a person must be able to read what makes the answers."""
 
+    @property
+    def budget_seconds(self) -> float | None:
+        """The budget in seconds."""
+        return None if self.budget is None else float(self.budget[:-1]) * _UNITS[self.budget[-1]]
+
     def __post_init__(self) -> None:
         problems = []
+        if self.budget is not None and not (_DURATION.fullmatch(self.budget) and self.budget_seconds):
+            received, key = f"compare.budget: {self.budget}", "compare.budget"
+            problems.append(ConfigError(received, "a time such as 90s, 10m or 1h", "Correct it", keys=(key,)))
         for name, most in _MOST.items():
             value, key = getattr(self, name), f"compare.{name}"
             if not 1 <= value <= most:

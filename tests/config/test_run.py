@@ -382,7 +382,9 @@ prompt: {init: text, hidden_size: 0}
 data: {train: train.csv, tempalte: a, validation_split: 0}
 train: {max_steps: -1, save_steps: 0, seed: x, early_stopping_patience: 2}
 """
-    with pytest.raises(ConfigError, match=r"config.yaml with the command line's settings has \d+ mistakes: \(1\) ") as caught:
+    with pytest.raises(
+        ConfigError, match=r"config.yaml with the command line's settings has \d+ mistakes: \(1\) "
+    ) as caught:
         RunConfig.from_yaml(write(minimal, text), ["--train.zzz", "1"])
     assert {problem.received for problem in caught.value.problems} == {
         "model.dtype: 'int8'",
