@@ -97,9 +97,13 @@ class Prompted(Fitted):
 
     def with_costs(self, job: Job) -> "Prompted":
         """The same with the tokens that it adds to a request."""
+        return replace(self, extra_tokens=self.added_tokens(job))
+
+    def added_tokens(self, job: Job) -> float:
+        """The tokens that it adds to a request, on average over the rows that choose."""
         rows = job.choosing
         own = num_tokens(self.backbone, self.task, self.filled(rows))
-        return replace(self, extra_tokens=own - num_tokens(self.backbone, job.words, rows))
+        return own - num_tokens(self.backbone, job.words, rows)
 
 
 def write_own(directory: Path, content: Mapping[str, Any]) -> None:

@@ -50,6 +50,18 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class IndexCosts:
+    """What the index costs of a way that looks things up for each row."""
+
+    num_bytes: int
+    """What it takes in memory."""
+    seconds: float
+    """How long building it took."""
+    milliseconds: float
+    """How long it takes to find what stands in front of one row."""
+
+
+@dataclass(frozen=True)
 class Effort:
     """How much each way may try; the same for all."""
 
@@ -121,6 +133,8 @@ class Fitted(ABC):
     """Tokens that it adds to a request, on average."""
     chosen: Mapping[str, str] = {}
     """What validation rows chose."""
+    index_costs: IndexCosts | None = None
+    """What its index costs; None: it has none."""
     least_seconds: float = 0.0
     """Seconds that fitting took at least, those of an earlier call included that was interrupted."""
 

@@ -22,7 +22,7 @@ from ptuning.comparison.costs import MemoryMeter, speed_of
 from ptuning.comparison.page import write_page
 from ptuning.comparison.parts import ComparisonDirectory, Part, PartDirectory
 from ptuning.comparison.prompting import base_noted
-from ptuning.comparison.protocol import Effort, Fitted, Job, SkippedError, Way, accuracy, labels_of
+from ptuning.comparison.protocol import Effort, Fitted, IndexCosts, Job, SkippedError, Way, accuracy, labels_of
 from ptuning.comparison.reading import in_turn
 from ptuning.comparison.recommendation import FEW_ROWS, Needs, recommend
 from ptuning.comparison.report import Comparison
@@ -233,6 +233,7 @@ def _measured(
         extra_tokens=float(fitted.extra_tokens),
         milliseconds=speed.milliseconds,
         rows_per_second=speed.rows_per_second,
+        index=None if fitted.index_costs is None else dataclasses.asdict(fitted.index_costs),
     )
 
 
@@ -248,7 +249,8 @@ def _results(ways: Sequence[Way], done: Mapping[Part, PartFile]) -> Results | No
             if part.way == way.name and way.reads_rows and any(each.num_train for each in done):
                 curve.setdefault(result.num_train, []).append(mean(result.correct))
         correct, costs, chosen = [each.correct for each in whole], _costs(whole), whole[0].chosen
-        found.append(WayResult(way.name, way.title, way.facts, correct, costs, chosen, curve))
+        index = _index_costs(whole[0].index)
+        found.append(WayResult(way.name, way.title, way.facts, correct, costs, chosen, curve, index))
     return Results(found) if found else None
 
 
@@ -264,6 +266,11 @@ def _costs(parts: Sequence[PartFile]) -> Costs:
         milliseconds=mean(each.milliseconds for each in parts),
         rows_per_second=mean(each.rows_per_second for each in parts),
     )
+
+
+def _index_costs(told: Mapping[str, float] | None) -> IndexCosts | None:
+    """What a part says of its index."""
+    return None if told is None else IndexCosts(int(told["num_bytes"]), told["seconds"], told["milliseconds"])
 
 
 def _needs(compare: CompareConfig, num_train: int) -> Needs:

@@ -25,6 +25,7 @@ class PartFile:
     extra_tokens: float
     milliseconds: float
     rows_per_second: float
+    index: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,10 @@ def test_every_way_gets_the_same_rows_and_reads_the_test_rows_once(
     lines = (folder / "comparison.csv").read_text().splitlines()
     assert [line.partition(",")[0] for line in lines] == ["way", *NAMES]
     assert "<html" in (folder / "comparison.html").read_text()
+    indexes = comparison.indexes()
+    assert indexes is not None
+    assert [each["way"] for each in indexes] == ["retrieved-bm25", "retrieved-hidden"]
+    assert "What looking up costs" in (folder / "comparison.html").read_text()
     printed = "\n".join(comparison.lines())
     assert all(f"\n{name} " in printed for name in NAMES)
     assert not (folder / "compare.lock").exists()

@@ -141,6 +141,41 @@ def test_the_nearest_rows_stand_nearest(backbone: Backbone, tmp_path: Path) -> N
         assert asked[-1] == ROWS["train"][7]["text"], way.name
 
 
+def test_validation_rows_choose_between_the_nearest_and_balanced_examples(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, wanted = little(job(backbone, tmp_path)), "balanced"
+    shown = dict[str, set[str]]()
+
+    def judged(fitted: Any, task: Any, asked: Any) -> float:
+        own, selection = fitted.filled(asked), fitted.chosen["selection"]
+        shown[selection] = {str(sorted(label in row.values["demonstrations"] for label in VERBALIZER)) for row in own}
+        return float(selection == wanted)
+
+    monkeypatch.setattr("ptuning.comparison.retrieval.accuracy", judged)
+    for way in (RetrievedByHiddenStates(), RetrievedByWords()):
+        for wanted in ("nearest", "balanced"):
+            fitted = way.fit(given)
+            assert fitted.chosen == {"examples": "2", "selection": wanted}
+            (text,) = {row.values["demonstrations"] for row in fitted.filled([given.train[7]])}
+            own = [text.count(label) for label in VERBALIZER.values()]
+            assert own == [1, 1] if wanted == "balanced" else sum(own) == 2
+        assert shown["balanced"] == {"[True, True]"}, way.name
+    assert shown["nearest"] != {"[True, True]"}
+
+
+def test_what_an_index_costs_is_measured(backbone: Backbone, tmp_path: Path) -> None:
+    given = little(job(backbone, tmp_path))
+    by_states, by_words = RetrievedByHiddenStates().fit(given).index_costs, RetrievedByWords().fit(given).index_costs
+    assert by_states is not None
+    assert by_words is not None
+    assert by_states.num_bytes == len(given.train) * backbone.width * 4
+    assert 300 < by_words.num_bytes < 10_000
+    assert all(0 < each < 1 for each in (by_states.seconds, by_words.seconds))
+    assert 0 < by_words.milliseconds < by_states.milliseconds < 1000
+    assert ZeroShot().fit(given).index_costs is None
+
+
 def test_prompt_tuning_is_a_run_of_ptuning(backbone: Backbone, tmp_path: Path) -> None:
     given = job(backbone, tmp_path / "own", train__output_dir=str(tmp_path / "plain"))
     plain = train(given.config, rows={"train": ROWS["train"], "validation": ROWS["validation"]}, backbone=backbone)
