@@ -165,20 +165,38 @@ class FewShot(Way):
 
 
 def fitting_numbers(job: Job) -> list[int]:
-    """How many demonstrations may stand in a text: as wanted, so far as the rows and the context allow.
+    """How many demonstrations may stand in a text; arguments and errors as in `numbers_that_fit`."""
+    lengths = num_tokens_of([demonstration(job.task, row) for row in job.train], job.backbone)
+    return numbers_that_fit(job.backbone, lengths, job.effort.demonstrations, max(lengths), "examples")
+
+
+def num_tokens_of(texts: Sequence[str], backbone: Backbone) -> list[int]:
+    """The tokens of each text."""
+    return [len(ids) for ids in backbone.tokenizer(list(texts))["input_ids"]]
+
+
+def numbers_that_fit(
+    backbone: Backbone, lengths: Sequence[int], wanted: Sequence[int], beside: int, name: str
+) -> list[int]:
+    """How many texts may stand in front of a row: as wanted, so far as there are texts and the context allows.
+
+    Args:
+        backbone: The model.
+        lengths: The tokens of each text.
+        wanted: The numbers that are tried.
+        beside: Tokens that are kept for the row.
+        name: What the texts are called.
 
     Raises:
         DataError: Where not even one fits.
     """
-    texts = [demonstration(job.task, row) for row in job.train]
-    lengths = [len(ids) for ids in job.backbone.tokenizer(texts)["input_ids"]]
     limit, mean = MOST_TOKENS, sum(lengths) / len(lengths)
-    if job.backbone.max_positions is not None:  # a row beside them is as long as the longest demonstration
-        limit = min(limit, job.backbone.max_positions - max(lengths))
-    fits = [number for number in job.effort.demonstrations if number <= len(texts) and number * mean <= limit]
-    fits = fits or [number for number in _FEWER if number <= len(texts) and number * mean <= limit][:1]
+    if backbone.max_positions is not None:
+        limit = min(limit, backbone.max_positions - beside)
+    fits = [number for number in wanted if number <= len(lengths) and number * mean <= limit]
+    fits = fits or [number for number in _FEWER if number <= len(lengths) and number * mean <= limit][:1]
     if not fits:
-        raise DataError(f"examples of {mean:.0f} tokens", f"at most {limit} for one", "Leave this way out")
+        raise DataError(f"{name} of {mean:.0f} tokens", f"at most {limit} for one", "Leave this way out")
     return fits
 
 

@@ -71,6 +71,8 @@ class Effort:
     """Draws of demonstrations."""
     demonstrations: tuple[int, ...] = (4, 8, 16)
     """How many demonstrations stand in a text."""
+    passages: tuple[int, ...] = (1, 2, 4)
+    """How many passages of documents stand in a text."""
     num_choosing_rows: int = 200
     """Validation rows that choose."""
     num_evaluations: int = 10
@@ -107,6 +109,8 @@ class Job:
     """How much may be tried."""
     instruction: str | None = None
     """What a person would write in front of each row."""
+    passages: Sequence[str] = ()
+    """The passages of a person's documents."""
 
     @property
     def task(self) -> Task:

@@ -5,6 +5,7 @@ Knows nothing of how they are compared.
 
 from collections.abc import Sequence
 
+from ptuning.comparison.documents import Documents
 from ptuning.comparison.features import Features, TfIdf
 from ptuning.comparison.heads import OutputLayers
 from ptuning.comparison.prompting import FewShot, Instruction, ZeroShot
@@ -21,6 +22,7 @@ WAYS: tuple[Way, ...] = (
     TfIdf(),
     RetrievedByWords(),
     RetrievedByHiddenStates(),
+    Documents(),
     Features(),
     PromptTuning(),
     OutputLayers(),

@@ -24,6 +24,9 @@ class CompareConfig:
     """The ways to compare, by name; null: all of them."""
     instruction: str | None = None
     """What a person would write in front of each row; null: the way `instruction` is left out."""
+    documents: str | None = None
+    """A folder of .txt and .md files, or a table of passages with a column `text`; null: the way `documents` is left
+    out."""
     seeds: int = 3
     """How often a way that depends on chance is repeated."""
     rates: int = 1

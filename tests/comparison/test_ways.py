@@ -245,6 +245,6 @@ def test_a_way_whose_package_is_missing_is_skipped(backbone: Backbone, tmp_path:
 
 def test_ways_are_chosen_by_name_in_the_tables_order() -> None:
     assert [way.name for way in ways.ways_named(["lora", "zero-shot"])] == ["zero-shot", "lora"]
-    assert len(ways.ways_named(None)) == len(set(ways.NAMES)) == 12
+    assert len(ways.ways_named(None)) == len(set(ways.NAMES)) == 13
     with pytest.raises(ConfigError, match=r"compare.ways: telepathy; expected some of zero-shot"):
         ways.ways_named(["telepathy"])

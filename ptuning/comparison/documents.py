@@ -1,0 +1,64 @@
+"""Prompting with a person's documents: for each row the nearest passages stand in front of its text.
+
+Knows nothing of how files become passages, and nothing of training.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from ptuning.comparison.features import require_package
+from ptuning.comparison.indexes import Index, StateIndex, WordIndex
+from ptuning.comparison.prompting import READS_TEXT, asked, num_tokens_of, numbers_that_fit, with_demonstrations
+from ptuning.comparison.protocol import Fact, Facts, Job, SkippedError, Way, accuracy
+from ptuning.comparison.retrieval import Lookup, Retrieved
+from ptuning.data import Template
+from ptuning.model import CausalBackbone
+
+
+class Documents(Way):
+    """The nearest passages in front of each row; validation rows choose how many, and by what they are near."""
+
+    name, title = "documents", "for each row the nearest passages of your documents, in the text"
+    reads_rows, depends_on_chance = False, False
+    facts: ClassVar[Facts] = Facts(
+        learns=False, rows_count_at_once=Fact(True, "a new document counts once it is in the index"), **READS_TEXT
+    )
+
+    def require(self, job: Job) -> None:
+        """As in `Way`."""
+        if not job.passages:
+            raise SkippedError("no compare.documents", "a folder of texts", "Name one in the config")
+        require_package("bm25s", "bm25s")
+
+    def fit(self, job: Job) -> Retrieved:
+        """As in `Way`."""
+        texts, tried = [shown(passage) for passage in job.passages], list[tuple[float, Retrieved]]()
+        numbers = _numbers(job, texts)
+        for index in _indexes(job):
+            for number in numbers:
+                chosen = {"passages": str(number), "by": index.name}
+                found = Retrieved(
+                    job.backbone, with_demonstrations(job.task), lookup=Lookup(index, texts, number), chosen=chosen
+                )
+                tried.append((accuracy(found, job.task, job.choosing), found))
+        return max(tried, key=lambda each: each[0])[1].with_costs(job)
+
+
+def shown(passage: str) -> str:
+    """A passage as it stands in front of a row."""
+    return f"{passage}\n\n"
+
+
+def _numbers(job: Job, texts: Sequence[str]) -> list[int]:
+    """How many passages may stand in front of a row."""
+    longest = max(num_tokens_of([asked(Template.parse(job.words.template), row) for row in job.choosing], job.backbone))
+    lengths = num_tokens_of(texts, job.backbone)
+    return numbers_that_fit(job.backbone, lengths, job.effort.passages, longest, "passages")
+
+
+def _indexes(job: Job) -> Sequence[Index]:
+    """What passages can be found by; hidden states are those of causal models."""
+    indexes: list[Index] = [WordIndex(job.task, job.passages)]
+    if isinstance(job.backbone, CausalBackbone):
+        indexes.append(StateIndex.of_texts(job.backbone, job.words, job.passages, job.choosing))
+    return indexes
