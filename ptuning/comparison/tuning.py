@@ -1,4 +1,4 @@
-"""Prompt tuning: ptuning's own run, with the config's own settings.
+"""Prompt tuning: ptuning's own run, with the config's own settings; and the same with a prompt for each row.
 
 Knows nothing of the other ways.
 """
@@ -14,12 +14,16 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from ptuning.comparison.prompting import write_own
-from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, Way, accuracy
+from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, accuracy
 from ptuning.comparison.reading import label_scores, num_tokens
+from ptuning.config import RunConfig
 from ptuning.data import Row
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt, encoders, initializers
 from ptuning.training import train
+
+_READS_TEXT: Literal["conditioned"] = "conditioned"
+"""The encoder that reads each row's text."""
 
 
 @dataclass
@@ -58,13 +62,17 @@ class PromptTuning(Way):
         works_in_vllm=Fact(False, "needs --enable-prompt-embeds, and embeddings in each request"),
     )
 
+    def config_of(self, job: Job) -> RunConfig:
+        """The run's config, but for its rate, seed and directory."""
+        return job.config
+
     def fit(self, job: Job) -> Tuned:
         """As in `Way`."""
-        tried = list[tuple[float, Tuned]]()
-        for i, rate in enumerate(_rates(job)):
+        tried, settings = list[tuple[float, Tuned]](), self.config_of(job)
+        for i, rate in enumerate(_rates(job, settings)):
             directory = job.directory / f"run-{i}"
-            own = replace(job.config.train, output_dir=str(directory), seed=job.seed, learning_rate=rate)
-            config = replace(job.config, train=own)
+            own = replace(settings.train, output_dir=str(directory), seed=job.seed, learning_rate=rate)
+            config = replace(settings, train=own)
             rows = {"train": [row.values for row in job.train], "validation": [row.values for row in job.validation]}
             is_begun = (directory / "config.yaml").exists()
             with _quiet():
@@ -80,6 +88,31 @@ class PromptTuning(Way):
         return replace(best, extra_tokens=more, least_seconds=least_seconds)
 
 
+class ConditionedPrompt(PromptTuning):
+    """A prompt that a small trainable network makes for each row from its text; all else as in prompt tuning."""
+
+    name, title = "conditioned-prompt", "virtual tokens that a small trained network makes from each row's own text"
+    facts: ClassVar[Facts] = Facts(
+        learns=True,
+        many_tasks=Fact(True, "each request brings its own prompt"),
+        rows_count_at_once=Fact(False, "train again"),
+        readable=Fact(False, "a network that makes vectors"),
+        works_in_vllm=Fact(False, "needs --enable-prompt-embeds, and the network run on each request's text"),
+    )
+
+    def require(self, job: Job) -> None:
+        """As in `Way`."""
+        if job.config.prompt.encoder == _READS_TEXT:
+            received = f"prompt.encoder: {_READS_TEXT}"
+            raise SkippedError(received, "another encoder", "Leave this way out: prompt-tuning is the same with it")
+
+    def config_of(self, job: Job) -> RunConfig:
+        """As in `PromptTuning`; what was set for another encoder is left to this one's defaults."""
+        prompt = replace(job.config.prompt, encoder=_READS_TEXT, hidden_size=None)
+        train = replace(job.config.train, learning_rate="auto", readability=0.0, forward="auto")
+        return replace(job.config, prompt=prompt, train=train)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """A run's warnings are not shown: they are about its validation rows, and the comparison tells what it is worth."""
@@ -92,12 +125,12 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _rates(job: Job) -> Sequence[float | Literal["auto"]]:
+def _rates(job: Job, config: RunConfig) -> Sequence[float | Literal["auto"]]:
     """The rates to try; the config's own alone may be auto."""
-    own = job.config.train.learning_rate
+    own = config.train.learning_rate
     if job.effort.num_rates == 1:
         return [own]
     if own == "auto":
         deviation = initializers.deviation(job.backbone.vocabulary_VH)
-        own = encoders.BY_NAME[job.config.prompt.encoder].rate_in_deviations * deviation
+        own = encoders.BY_NAME[config.prompt.encoder].rate_in_deviations * deviation
     return job.effort.rates(own)

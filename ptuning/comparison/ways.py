@@ -11,7 +11,7 @@ from ptuning.comparison.heads import OutputLayers
 from ptuning.comparison.prompting import FewShot, Instruction, ZeroShot
 from ptuning.comparison.protocol import Way
 from ptuning.comparison.retrieval import RetrievedByHiddenStates, RetrievedByWords
-from ptuning.comparison.tuning import PromptTuning
+from ptuning.comparison.tuning import ConditionedPrompt, PromptTuning
 from ptuning.comparison.weights import AllWeights, LastBlock, LoRA
 from ptuning.errors import ConfigError
 
@@ -25,6 +25,7 @@ WAYS: tuple[Way, ...] = (
     Documents(),
     Features(),
     PromptTuning(),
+    ConditionedPrompt(),
     OutputLayers(),
     LoRA(),
     LastBlock(),

@@ -19,7 +19,7 @@ from ptuning.comparison.heads import OutputLayers
 from ptuning.comparison.prompting import FewShot, Instruction, ZeroShot
 from ptuning.comparison.protocol import Fitted, SkippedError, labels_of
 from ptuning.comparison.retrieval import RetrievedByHiddenStates, RetrievedByWords
-from ptuning.comparison.tuning import PromptTuning, Tuned
+from ptuning.comparison.tuning import ConditionedPrompt, PromptTuning, Tuned
 from ptuning.comparison.weights import AllWeights, LastBlock, LoRA, Weights, last_parts
 from ptuning.errors import ConfigError, DataError
 from ptuning.evaluation import WITH, evaluate_rows
@@ -189,6 +189,22 @@ def test_prompt_tuning_is_a_run_of_ptuning(backbone: Backbone, tmp_path: Path) -
     torch.testing.assert_close(of_tests(fitted), scores.float(), atol=1e-5, rtol=1e-5)
 
 
+def test_a_conditioned_prompt_is_a_run_of_ptuning_with_that_encoder(backbone: Backbone, tmp_path: Path) -> None:
+    given = job(backbone, tmp_path / "own", train__learning_rate=0.3, train__output_dir=str(tmp_path / "plain"))
+    run = given.config
+    own = replace(
+        run, prompt=replace(run.prompt, encoder="conditioned"), train=replace(run.train, learning_rate="auto")
+    )
+    plain = train(own, rows={"train": ROWS["train"], "validation": ROWS["validation"]}, backbone=backbone)
+    fitted = ConditionedPrompt().fit(given)
+    assert fitted.prompt.is_conditioned
+    assert fitted.prompt.weights.keys() == plain.prompt.weights.keys()
+    assert all(torch.equal(each, plain.prompt.weights[name]) for name, each in fitted.prompt.weights.items())
+    assert fitted.num_trained == sum(each.numel() for each in fitted.prompt.weights.values())
+    with pytest.raises(SkippedError, match=r"prompt.encoder: conditioned; expected another encoder"):
+        ConditionedPrompt().require(job(backbone, tmp_path, prompt__encoder="conditioned"))
+
+
 @pytest.mark.parametrize("kind", ["lora", "last_block", "all_weights"])
 def test_weights_that_are_not_trained_score_as_the_base(backbone: Backbone, tmp_path: Path, kind: str) -> None:
     given, model = job(backbone, tmp_path), tiny_backbone().model
@@ -230,10 +246,11 @@ def test_each_way_that_learns_tries_as_many_rates(backbone: Backbone, tmp_path: 
         whole(self, module, work, settings, accelerator)
 
     monkeypatch.setattr(Loop, "__init__", noted)
-    for way in (PromptTuning(), OutputLayers(), LoRA()):
+    for way in (PromptTuning(), ConditionedPrompt(), OutputLayers(), LoRA()):
         way.fit(given)
     assert {name: len(set(rates)) for name, rates in made.items()} == dict.fromkeys(made, 3)
-    assert len(made) == 3
+    assert len(made) == 4
+    assert made["conditioned-prompt"][0] == pytest.approx(0.05 * made["prompt-tuning"][0])
 
 
 def test_a_way_whose_package_is_missing_is_skipped(backbone: Backbone, tmp_path: Path, monkeypatch: Any) -> None:
@@ -245,6 +262,6 @@ def test_a_way_whose_package_is_missing_is_skipped(backbone: Backbone, tmp_path:
 
 def test_ways_are_chosen_by_name_in_the_tables_order() -> None:
     assert [way.name for way in ways.ways_named(["lora", "zero-shot"])] == ["zero-shot", "lora"]
-    assert len(ways.ways_named(None)) == len(set(ways.NAMES)) == 13
+    assert len(ways.ways_named(None)) == len(set(ways.NAMES)) == 14
     with pytest.raises(ConfigError, match=r"compare.ways: telepathy; expected some of zero-shot"):
         ways.ways_named(["telepathy"])
