@@ -4,15 +4,31 @@ Knows nothing of how files become passages, and nothing of training.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from ptuning.comparison.features import require_package
 from ptuning.comparison.indexes import Index, StateIndex, WordIndex
-from ptuning.comparison.prompting import READS_TEXT, asked, num_tokens_of, numbers_that_fit, with_demonstrations
+from ptuning.comparison.passages import COLUMN
+from ptuning.comparison.prompting import READS_TEXT, asked, num_tokens_of, numbers_that_fit
 from ptuning.comparison.protocol import Fact, Facts, Job, SkippedError, Way, accuracy
-from ptuning.comparison.retrieval import Lookup, Retrieved
-from ptuning.data import Template
+from ptuning.comparison.retrieval import Lookup, Retrieved, saved_lookup, saved_rows
+from ptuning.comparison.storage import Saved
+from ptuning.data import Row, Template
 from ptuning.model import CausalBackbone
+
+
+class Documented(Retrieved):
+    """Words behind the passages that are nearest to each row."""
+
+    kind = "documents"
+
+    @classmethod
+    def load(cls, saved: Saved) -> Self:
+        """Brings it back."""
+        rows = saved_rows(saved, [COLUMN])
+        passages = [row.values[COLUMN] for row in rows]
+        lookup = saved_lookup(saved, [shown(passage) for passage in passages], passages, None)
+        return cls.of(saved.base, saved.task, lookup, rows)
 
 
 class Documents(Way):
@@ -33,13 +49,12 @@ class Documents(Way):
     def fit(self, job: Job) -> Retrieved:
         """As in `Way`."""
         texts, tried = [shown(passage) for passage in job.passages], list[tuple[float, Retrieved]]()
+        rows = [Row({COLUMN: passage}, f"passage {i}") for i, passage in enumerate(job.passages)]
         numbers = _numbers(job, texts)
         for index in _indexes(job):
             for number in numbers:
                 chosen = {"passages": str(number), "by": index.name}
-                found = Retrieved(
-                    job.backbone, with_demonstrations(job.task), lookup=Lookup(index, texts, number), chosen=chosen
-                )
+                found = Documented.of(job.backbone, job.words, Lookup(index, texts, number), rows, chosen)
                 tried.append((accuracy(found, job.task, job.choosing), found))
         return max(tried, key=lambda each: each[0])[1].with_costs(job)
 

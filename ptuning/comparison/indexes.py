@@ -7,15 +7,19 @@ import importlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ptuning.comparison.reading import hidden_states, plain_text
+from ptuning.comparison.storage import Saved, write_tensors
 from ptuning.data import Row, Task
 from ptuning.errors import DataError
 from ptuning.model import Backbone
+
+_FILE = "vectors.safetensors"
 
 
 class Index(ABC):
@@ -30,6 +34,10 @@ class Index(ABC):
     @abstractmethod
     def num_bytes(self) -> int:
         """The bytes that it takes in memory."""
+
+    @abstractmethod
+    def save(self, directory: Path) -> None:
+        """Writes what cannot be made again from the texts."""
 
     @abstractmethod
     def nearness(self, rows: Sequence[Row]) -> Tensor:
@@ -63,6 +71,9 @@ class WordIndex(Index):
         """As in `Index`."""
         arrays = (self._index.scores[name] for name in ("data", "indices", "indptr"))
         return sum(each.nbytes for each in arrays) + sum(len(word.encode()) for word in self._index.vocab_dict)
+
+    def save(self, directory: Path) -> None:
+        """As in `Index`: nothing, since building it anew is as fast as reading it."""
 
     def nearness(self, rows: Sequence[Row]) -> Tensor:
         """As in `Index`."""
@@ -119,6 +130,17 @@ class StateIndex(Index):
         _, mean_NH = hidden_states(backbone, Task("{text}"), rows)
         vectors_NH, center_H = _unit(mean_NH - mean_NH.mean(dim=0)), hidden_states(backbone, task, asked)[1].mean(dim=0)
         return cls(backbone, task, vectors_NH, center_H, time.perf_counter() - started)
+
+    @classmethod
+    def load(cls, saved: Saved, num_texts: int) -> "StateIndex":
+        """Brings back what `save` wrote."""
+        width = saved.base.width
+        found = saved.tensors(_FILE, {"vectors_NH": [num_texts, width], "center_H": [width]})
+        return cls(saved.base, saved.task, found["vectors_NH"], found["center_H"])
+
+    def save(self, directory: Path) -> None:
+        """As in `Index`."""
+        write_tensors(directory / _FILE, {"vectors_NH": self.vectors_NH, "center_H": self.center_H})
 
     @property
     def num_bytes(self) -> int:

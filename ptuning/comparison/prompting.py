@@ -3,22 +3,20 @@
 Knows nothing of training, and nothing of how examples are retrieved.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
 from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, accuracy
 from ptuning.comparison.reading import in_turn, label_scores, num_tokens
+from ptuning.comparison.storage import Saved, write_own
 from ptuning.data import Row, Task, Template
 from ptuning.errors import DataError
-from ptuning.files import whole_file
 from ptuning.model import Backbone
 
-OWN_FILE = "way.json"
 MOST_TOKENS = 2048  # of all demonstrations in a text
 _FEWER = (2, 1)  # demonstrations, where the smallest wanted number does not fit
 
@@ -93,7 +91,13 @@ class Prompted(Fitted):
 
     def save(self, directory: Path) -> None:
         """As in `Fitted`."""
-        write_own(directory, {"kind": "prompting", "task": vars(self.task), "shown": self.shown})
+        write_own(directory, {"kind": "prompting", "task": vars(self.asked_task), "shown": self.shown})
+
+    @classmethod
+    def load(cls, saved: Saved) -> Self:
+        """Brings it back."""
+        shown = saved.own.get("shown")
+        return cls(saved.base, saved.task if shown is None else with_demonstrations(saved.task), shown=shown)
 
     def with_costs(self, job: Job) -> "Prompted":
         """The same with the tokens that it adds to a request."""
@@ -104,12 +108,6 @@ class Prompted(Fitted):
         rows = job.choosing
         own = num_tokens(self.backbone, self.task, self.filled(rows))
         return own - num_tokens(self.backbone, job.words, rows)
-
-
-def write_own(directory: Path, content: Mapping[str, Any]) -> None:
-    """Writes what a way is read back from."""
-    with whole_file(directory / OWN_FILE) as beside:
-        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class ZeroShot(Way):
@@ -198,10 +196,3 @@ def numbers_that_fit(
     if not fits:
         raise DataError(f"{name} of {mean:.0f} tokens", f"at most {limit} for one", "Leave this way out")
     return fits
-
-
-def base_noted(directory: Path, backbone: Backbone) -> None:
-    """Adds to what a way is read back from which base it belongs to."""
-    dtype, known = str(backbone.dtype).removeprefix("torch."), vars(backbone.fingerprint)
-    content = json.loads((directory / OWN_FILE).read_text(encoding="utf-8"))
-    write_own(directory, {"task": {}, **content, "base": backbone.name, "dtype": dtype, "fingerprint": known})

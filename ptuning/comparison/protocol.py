@@ -111,6 +111,8 @@ class Job:
     """What a person would write in front of each row."""
     passages: Sequence[str] = ()
     """The passages of a person's documents."""
+    save_weights: bool = False
+    """Whether weights are saved that are changed in place."""
 
     @property
     def task(self) -> Task:

@@ -3,18 +3,16 @@
 Nearness is that of the base's own mean hidden states, or BM25's of the words. Knows nothing of training.
 """
 
-import json
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
-from safetensors.torch import save_file
 
 from ptuning.comparison.features import require_package
 from ptuning.comparison.indexes import Index, StateIndex, WordIndex, balanced, nearest
@@ -24,13 +22,17 @@ from ptuning.comparison.prompting import (
     demonstration,
     fitting_numbers,
     with_demonstrations,
-    write_own,
 )
 from ptuning.comparison.protocol import Fact, Facts, IndexCosts, Job, Way, accuracy, labels_of
 from ptuning.comparison.reading import plain_text
-from ptuning.data import Row
+from ptuning.comparison.storage import Saved, write_own, write_texts
+from ptuning.data import Row, Task, as_row
+from ptuning.errors import DataError
+from ptuning.model import Backbone
 
 _AT_ONCE = Fact(True, "put it into the index")
+_FILE = "rows.json"
+_NOTHING: Mapping[str, str] = {}
 _ROWS_AT_ONCE = 64  # that are looked up together: with a million texts their nearness takes 256 MB
 
 
@@ -60,20 +62,30 @@ class Lookup:
         return balanced(nearness_QN, torch.tensor(self.labels), self.number).tolist()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Retrieved(Prompted):
     """Words behind what is nearest to each row."""
 
-    lookup: Lookup | None = None
-    """Finds it."""
+    kind: ClassVar[str] = "retrieval"
+    """What `way.json` calls it."""
+    words: Task
+    """The words that rows are asked with."""
+    lookup: Lookup
+    """Finds what is near."""
+    rows: Sequence[Row]
+    """What can be found: training rows, or passages with the column `text`."""
     index_costs: IndexCosts | None = None
 
-    def __post_init__(self) -> None:
-        self.show = self.lookup
+    @classmethod
+    def of(
+        cls, backbone: Backbone, words: Task, lookup: Lookup, rows: Sequence[Row], chosen: Mapping[str, str] = _NOTHING
+    ) -> Self:
+        """The way with a look-up; arguments as the fields."""
+        task = with_demonstrations(words)
+        return cls(backbone, task, lookup, words=words, lookup=lookup, rows=rows, chosen=chosen)
 
     def with_costs(self, job: Job) -> "Retrieved":
         """The same with the tokens that it adds to a request, and with what its index costs."""
-        assert self.lookup is not None
         index, times = self.lookup.index, list[float]()
         for row in islice(cycle(job.choosing), 3 * job.effort.num_timings):
             started = time.perf_counter()
@@ -84,11 +96,54 @@ class Retrieved(Prompted):
 
     def save(self, directory: Path) -> None:
         """As in `Fitted`."""
-        assert self.lookup is not None
-        write_own(directory, {"kind": "retrieval"})
-        (directory / "rows.json").write_text(json.dumps(list(self.lookup.texts)), encoding="utf-8")
-        if isinstance(self.lookup.index, StateIndex):
-            save_file({"vectors": self.lookup.index.vectors_NH.contiguous()}, directory / "vectors.safetensors")
+        own = {
+            "by": self.lookup.index.name,
+            "number": self.lookup.number,
+            "is_balanced": self.lookup.labels is not None,
+        }
+        write_own(directory, {"kind": self.kind, "task": vars(self.words), **own})
+        write_texts(directory / _FILE, [row.values for row in self.rows])
+        self.lookup.index.save(directory)
+
+    @classmethod
+    def load(cls, saved: Saved) -> Self:
+        """Brings it back."""
+        task, rows = saved.task, saved_rows(saved, saved.task.columns)
+        unknown = {row.values[task.label_column] for row in rows} - set(task.verbalizer or ())
+        if unknown:
+            raise saved.broken(f"its rows have other labels: {', '.join(sorted(unknown))[:200]}")
+        labels = labels_of(task, rows) if saved.own.get("is_balanced") else None
+        texts, searched = [demonstration(task, row) for row in rows], [plain_text(task, row) for row in rows]
+        return cls.of(saved.base, task, saved_lookup(saved, texts, searched, labels), rows)
+
+
+def saved_rows(saved: Saved, columns: Sequence[str]) -> list[Row]:
+    """What a saved way can find; raises `PromptError` where there is nothing, or a column is missing."""
+    try:
+        rows = [as_row(each, f"row {i}", columns) for i, each in enumerate(saved.texts(_FILE))]
+    except DataError as error:
+        raise saved.broken(error.received) from error
+    if not rows:
+        raise saved.broken(f"{_FILE} holds no rows")
+    return rows
+
+
+def saved_lookup(saved: Saved, texts: Sequence[str], searched: Sequence[str], labels: Sequence[int] | None) -> Lookup:
+    """The look-up of a saved way.
+
+    Args:
+        saved: Its files.
+        texts: What stands in front of a row.
+        searched: The same as words are searched in.
+        labels: As in `Lookup`.
+    """
+    number = saved.told("number")
+    if number < 1:
+        raise saved.broken(f"number: {number}")
+    if saved.told("by") == StateIndex.name:
+        return Lookup(StateIndex.load(saved, len(texts)), texts, number, labels)
+    require_package("bm25s", "bm25s")
+    return Lookup(WordIndex(saved.task, searched), texts, number, labels)
 
 
 class RetrievedExamples(Way):
@@ -108,7 +163,7 @@ class RetrievedExamples(Way):
         for number in fitting_numbers(job):
             for selection, labels in (("nearest", None), ("balanced", labels_of(job.task, job.train))):
                 lookup, chosen = Lookup(index, texts, number, labels), {"examples": str(number), "selection": selection}
-                found = Retrieved(job.backbone, with_demonstrations(job.task), lookup=lookup, chosen=chosen)
+                found = Retrieved.of(job.backbone, job.words, lookup, job.train, chosen)
                 tried.append((accuracy(found, job.task, job.choosing), found))
         return max(tried, key=lambda each: each[0])[1].with_costs(job)
 

@@ -22,13 +22,13 @@ from ptuning.comparison.costs import MemoryMeter, speed_of
 from ptuning.comparison.page import write_page
 from ptuning.comparison.parts import ComparisonDirectory, Part, PartDirectory
 from ptuning.comparison.passages import read_passages
-from ptuning.comparison.prompting import base_noted
 from ptuning.comparison.protocol import Effort, Fitted, IndexCosts, Job, SkippedError, Way, accuracy, labels_of
 from ptuning.comparison.reading import in_turn
 from ptuning.comparison.recommendation import FEW_ROWS, Needs, recommend
 from ptuning.comparison.report import Comparison
 from ptuning.comparison.results import Costs, Results, WayResult
 from ptuning.comparison.schema import MadeWith, PartFile
+from ptuning.comparison.storage import base_noted
 from ptuning.comparison.ways import ways_named
 from ptuning.config import CompareConfig, ComparisonConfig, RunConfig
 from ptuning.data import Row, Rows
@@ -121,6 +121,8 @@ class Bench:
     """What a person would write."""
     passages: Sequence[str] = ()
     """The passages of a person's documents."""
+    save_weights: bool = False
+    """Whether weights are saved that are changed in place."""
 
     @classmethod
     def of(cls, config: ComparisonConfig, inputs: Inputs, passages: Sequence[str] = ()) -> "Bench":
@@ -144,7 +146,8 @@ class Bench:
             steps = min(run.train.max_steps or _QUICK_STEPS, _QUICK_STEPS)
             between = max(1, steps // effort.num_evaluations)
             run = replace(run, train=replace(run.train, max_steps=steps, eval_steps=between))
-        return cls(inputs.backbone, run, rows, effort, config.compare.instruction, passages)
+        told = config.compare
+        return cls(inputs.backbone, run, rows, effort, told.instruction, passages, told.save_weights)
 
     def job(self, part: Part, directory: PartDirectory) -> Job:
         """What a part is fitted with: fewer training rows come with as few validation rows, all labels in turn."""
@@ -162,6 +165,7 @@ class Bench:
             self.effort,
             self.instruction,
             self.passages,
+            self.save_weights,
         )
 
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from torch import Tensor
 
-from ptuning.comparison.prompting import write_own
 from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, accuracy
 from ptuning.comparison.reading import label_scores, num_tokens
+from ptuning.comparison.storage import Saved, write_own
 from ptuning.config import RunConfig
 from ptuning.data import Row
 from ptuning.model import Backbone
@@ -47,7 +47,13 @@ class Tuned(Fitted):
     def save(self, directory: Path) -> None:
         """As in `Fitted`."""
         self.prompt.save(directory / "prompt")
-        write_own(directory, {"kind": "prompt-tuning"})
+        assert self.prompt.task is not None
+        write_own(directory, {"kind": "prompt-tuning", "task": vars(self.prompt.task)})
+
+    @classmethod
+    def load(cls, saved: Saved) -> Self:
+        """Brings it back."""
+        return cls(saved.base, SoftPrompt.load(saved.directory / "prompt"))
 
 
 class PromptTuning(Way):
@@ -109,7 +115,9 @@ class ConditionedPrompt(PromptTuning):
     def config_of(self, job: Job) -> RunConfig:
         """As in `PromptTuning`; what was set for another encoder is left to this one's defaults."""
         prompt = replace(job.config.prompt, encoder=_READS_TEXT, hidden_size=None)
-        train = replace(job.config.train, learning_rate="auto", readability=0.0, forward="auto")
+        own = job.config.train
+        forward = "auto" if own.forward == "shared_prefix" else own.forward
+        train = replace(own, learning_rate="auto", readability=0.0, forward=forward)
         return replace(job.config, prompt=prompt, train=train)
 
 

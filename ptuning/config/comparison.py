@@ -33,6 +33,9 @@ class CompareConfig:
     """Learning rates that each trained way tries, the same number for all; the validation rows choose."""
     curve: bool = False
     """Whether each way that reads training rows is also repeated with 16, 64 and 256 of them."""
+    save_weights: bool = False
+    """Whether last-block and all-weights save the weights that they changed, so that load_way can bring them back; they
+    can be larger than all else together."""
     quick: bool = False
     """Whether less is done: 1 seed, 60 steps, and at most 500 training, 50 validation and 200 test rows."""
     least_accuracy: float | None = None
