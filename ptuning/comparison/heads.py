@@ -7,22 +7,23 @@ as training a scale and a shift of its output. Knows nothing of prompts.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from accelerate.utils import set_seed
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ptuning.comparison.budget import TRIAL_STEPS, pace, steps_within
-from ptuning.comparison.prompting import write_own
 from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, Way, labels_of
 from ptuning.comparison.reading import hidden_states
 from ptuning.comparison.steps import kept_best
+from ptuning.comparison.storage import Saved, write_own, write_tensors
 from ptuning.data import BatchStream, Row, Task
 from ptuning.model import Backbone
 from ptuning.training import Loop, PromptSteps, StepWork, accelerator_on, loop_settings
+
+_FILE = "head.safetensors"
 
 
 class Head(nn.Module):
@@ -63,7 +64,15 @@ class Headed(Fitted):
     def save(self, directory: Path) -> None:
         """As in `Fitted`."""
         write_own(directory, {"kind": "output-layers", "task": vars(self.task)})
-        save_file(self.head.state_dict(), directory / "head.safetensors")
+        write_tensors(directory / _FILE, self.head.state_dict())
+
+    @classmethod
+    def load(cls, saved: Saved) -> Self:
+        """Brings it back."""
+        head = Head(saved.base.width, saved.num_labels).requires_grad_(False)
+        shapes = {name: list(each.shape) for name, each in head.state_dict().items()}
+        head.load_state_dict(saved.tensors(_FILE, shapes))
+        return cls(saved.base, saved.task, head)
 
 
 class OutputLayers(Way):

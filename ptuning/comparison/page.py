@@ -40,7 +40,7 @@ def write_page(comparison: Comparison, path: Path) -> None:
 
 def page(comparison: Comparison) -> str:
     """The page as text."""
-    curve = comparison.curve()
+    curve, indexes = comparison.curve(), comparison.indexes()
     title = f"Compared: {comparison.about.get('base', 'a model')}"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -49,6 +49,7 @@ def page(comparison: Comparison) -> str:
         f'<h1>Which way to take</h1><div class="top">{_recommended(comparison)}{_bars(comparison)}</div>'
         f"{_section('Accuracy', table_html(comparison.quality()))}"
         f"{_section('What each way costs', _plots(comparison) + table_html(comparison.costs()))}"
+        f"{_section('What looking up costs', table_html(indexes)) if indexes else ''}"
         f"{_section('Fewer training rows', _curves(comparison) + table_html(curve)) if curve else ''}"
         f"{_section('What is known of each way', table_html(comparison.facts()))}{_left_out(comparison)}"
         f"{_section('What was compared', pairs_html(comparison.about))}</body></html>\n"

@@ -50,6 +50,18 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class IndexCosts:
+    """What the index costs of a way that looks things up for each row."""
+
+    num_bytes: int
+    """What it takes in memory."""
+    seconds: float
+    """How long building it took."""
+    milliseconds: float
+    """How long it takes to find what stands in front of one row."""
+
+
+@dataclass(frozen=True)
 class Effort:
     """How much each way may try; the same for all."""
 
@@ -59,6 +71,8 @@ class Effort:
     """Draws of demonstrations."""
     demonstrations: tuple[int, ...] = (4, 8, 16)
     """How many demonstrations stand in a text."""
+    passages: tuple[int, ...] = (1, 2, 4)
+    """How many passages of documents stand in a text."""
     num_choosing_rows: int = 200
     """Validation rows that choose."""
     num_evaluations: int = 10
@@ -97,6 +111,10 @@ class Job:
     """How much may be tried."""
     instruction: str | None = None
     """What a person would write in front of each row."""
+    passages: Sequence[str] = ()
+    """The passages of a person's documents."""
+    save_weights: bool = False
+    """Whether weights are saved that are changed in place."""
 
     @property
     def task(self) -> Task:
@@ -123,6 +141,8 @@ class Fitted(ABC):
     """Tokens that it adds to a request, on average."""
     chosen: Mapping[str, str] = {}
     """What validation rows chose."""
+    index_costs: IndexCosts | None = None
+    """What its index costs; None: it has none."""
     least_seconds: float = 0.0
     """Seconds that fitting took at least, those of an earlier call included that was interrupted."""
 

@@ -39,6 +39,12 @@ _COSTS = {
     "ms": "milliseconds of a request by itself, nothing kept from earlier ones",
     "rows/s": "rows a second, 32 at once",
 }
+_INDEXES = {
+    "way": "the way's name",
+    "index MB": "what its index takes in memory",
+    "built in s": "seconds that building the index took",
+    "look-up ms": "milliseconds until it is found what stands in front of one row, its own reading included",
+}
 _FACTS = {
     "way": "the way's name",
     "many tasks": "whether one copy of the base serves many tasks at once",
@@ -90,6 +96,20 @@ class Comparison:
         """What each way costs."""
         return Table(_COSTS, [_costs(way) for way in self.results.ways])
 
+    def indexes(self) -> Table | None:
+        """What the indexes cost of ways that look things up; None where there are none."""
+        records = [
+            {
+                "way": way.name,
+                "index MB": f"{way.index.num_bytes / 1e6:,.3f}",
+                "built in s": f"{way.index.seconds:,.3f}",
+                "look-up ms": f"{way.index.milliseconds:,.2f}",
+            }
+            for way in self.results.ways
+            if way.index is not None
+        ]
+        return Table(_INDEXES, records) if records else None
+
     def facts(self) -> Table:
         """What is known of each way."""
         records = []
@@ -117,7 +137,7 @@ class Comparison:
         """The comparison for a terminal, the recommendation first."""
         found = textwrap.wrap(self.recommendation.sentence, _LINE)
         found += [*(f"  {each}" for each in self.recommendation.reasons), ""]
-        tables = [self.quality(), self.costs(), *([curve] if (curve := self.curve()) else [])]
+        tables = [self.quality(), self.costs(), *(each for each in (self.indexes(), self.curve()) if each)]
         for table in tables:
             found += [*_aligned(table), ""]
         yes = [{**each, **{k: v.partition(":")[0] for k, v in each.items() if k != "way"}} for each in self.facts()]
@@ -148,6 +168,7 @@ class Comparison:
             "against_zero_shot": results.gain(way.name, ZERO_SHOT).as_dict() if has_zero_shot else None,
             "against_the_best": results.gain(way.name, best).as_dict() if way.name != best else None,
             "costs": dataclasses.asdict(way.costs),
+            "index": None if way.index is None else dataclasses.asdict(way.index),
             "facts": dataclasses.asdict(way.facts),
             "chosen": dict(way.chosen),
             "curve": {str(size): list(values) for size, values in way.curve.items()},

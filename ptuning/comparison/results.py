@@ -11,7 +11,7 @@ from statistics import mean, stdev
 
 import torch
 
-from ptuning.comparison.protocol import Facts
+from ptuning.comparison.protocol import Facts, IndexCosts
 from ptuning.evaluation import Estimate, Resampled, RowScores, Scores, half_width
 
 _POWER = 1.96 + 0.84  # normal quantiles of a 5 % test that finds a difference in 80 % of all samples
@@ -55,6 +55,8 @@ class WayResult:
     """What validation rows chose, with the first seed."""
     curve: Mapping[int, Sequence[float]] = field(default_factory=dict)
     """Training rows -> the accuracy with each seed."""
+    index: IndexCosts | None = None
+    """What its index costs, with the first seed; None: it has none."""
 
     @property
     def accuracies(self) -> list[float]:

@@ -21,13 +21,14 @@ from tqdm.auto import tqdm
 from ptuning.comparison.costs import MemoryMeter, speed_of
 from ptuning.comparison.page import write_page
 from ptuning.comparison.parts import ComparisonDirectory, Part, PartDirectory
-from ptuning.comparison.prompting import base_noted
-from ptuning.comparison.protocol import Effort, Fitted, Job, SkippedError, Way, accuracy, labels_of
+from ptuning.comparison.passages import read_passages
+from ptuning.comparison.protocol import Effort, Fitted, IndexCosts, Job, SkippedError, Way, accuracy, labels_of
 from ptuning.comparison.reading import in_turn
 from ptuning.comparison.recommendation import FEW_ROWS, Needs, recommend
 from ptuning.comparison.report import Comparison
 from ptuning.comparison.results import Costs, Results, WayResult
 from ptuning.comparison.schema import MadeWith, PartFile
+from ptuning.comparison.storage import base_noted
 from ptuning.comparison.ways import ways_named
 from ptuning.config import CompareConfig, ComparisonConfig, RunConfig
 from ptuning.data import Row, Rows
@@ -41,13 +42,19 @@ CURVE = (16, 64, 256)
 """Training rows of a learning curve, beside all."""
 _QUICK_ROWS = {"train": 500, "validation": 50, "test": 200}
 _QUICK_STEPS = 60
-_QUICK_EFFORT: dict[str, Any] = {"num_draws": 2, "demonstrations": (2, 4), "num_evaluations": 4, "num_timings": 1}
+_QUICK_EFFORT: dict[str, Any] = {
+    "num_draws": 2,
+    "demonstrations": (2, 4),
+    "passages": (1, 2),
+    "num_evaluations": 4,
+    "num_timings": 1,
+}
 _DECIDE_NOTHING = {  # settings that no part depends on
     *("output_dir", "report_to", "save_steps", "logging_steps"),
     *("ways", "seeds", "curve", "least_accuracy", "most_milliseconds"),
     *("data_changes_often", "many_tasks", "readable"),
 }
-_SOURCES = {"name_or_path", "revision", "train", "validation", "test"}  # rows and weights are known by their content
+_SOURCES = {"name_or_path", "revision", "train", "validation", "test", "documents"}  # are known by their content
 
 
 def compare(
@@ -78,8 +85,9 @@ def compare(
     directory.require_usable()
     if rows is None and config.data.test is None:
         raise DataError("a comparison without data.test", "test rows, which each way reads once", "Name some")
+    passages = read_passages(config.compare.documents) if config.compare.documents else ()
     inputs = Inputs.load(config.run, config.model.device, Given(rows, backbone, verbose))
-    bench = Bench.of(config, inputs)
+    bench = Bench.of(config, inputs, passages)
     directory.acquire()
     try:
         directory.begin(_made_with(config, bench, inputs.weights_sha256))
@@ -111,10 +119,19 @@ class Bench:
     """How much each way may try."""
     instruction: str | None
     """What a person would write."""
+    passages: Sequence[str] = ()
+    """The passages of a person's documents."""
+    save_weights: bool = False
+    """Whether weights are saved that are changed in place."""
 
     @classmethod
-    def of(cls, config: ComparisonConfig, inputs: Inputs) -> "Bench":
+    def of(cls, config: ComparisonConfig, inputs: Inputs, passages: Sequence[str] = ()) -> "Bench":
         """The bench of a config.
+
+        Args:
+            config: The comparison.
+            inputs: What it is made with.
+            passages: Those of the documents that it names.
 
         Raises:
             DataError: Without validation or test rows.
@@ -130,7 +147,7 @@ class Bench:
             steps = min(run.train.max_steps or _QUICK_STEPS, _QUICK_STEPS)
             between = max(1, steps // effort.num_evaluations)
             run = replace(run, train=replace(run.train, max_steps=steps, eval_steps=between))
-        return cls(inputs.backbone, run, rows, effort, asked.instruction)
+        return cls(inputs.backbone, run, rows, effort, asked.instruction, passages, asked.save_weights)
 
     def job(self, part: Part, directory: PartDirectory) -> Job:
         """What a part is fitted with: fewer training rows come with as few validation rows, all labels in turn."""
@@ -139,7 +156,16 @@ class Bench:
             column = self.config.data.task.label_column
             train, validation = (in_turn(own, column, part.seed)[: part.num_train] for own in (train, validation))
         return Job(
-            self.backbone, self.config, train, validation, part.seed, directory.work, self.effort, self.instruction
+            self.backbone,
+            self.config,
+            train,
+            validation,
+            part.seed,
+            directory.work,
+            self.effort,
+            self.instruction,
+            self.passages,
+            self.save_weights,
         )
 
 
@@ -234,6 +260,7 @@ def _measured(
         extra_tokens=float(fitted.extra_tokens),
         milliseconds=speed.milliseconds,
         rows_per_second=speed.rows_per_second,
+        index=None if fitted.index_costs is None else dataclasses.asdict(fitted.index_costs),
     )
 
 
@@ -249,7 +276,8 @@ def _results(ways: Sequence[Way], done: Mapping[Part, PartFile]) -> Results | No
             if part.way == way.name and way.reads_rows and any(each.num_train for each in done):
                 curve.setdefault(result.num_train, []).append(mean(result.correct))
         correct, costs, chosen = [each.correct for each in whole], _costs(whole), whole[0].chosen
-        found.append(WayResult(way.name, way.title, way.facts, correct, costs, chosen, curve))
+        index = _index_costs(whole[0].index)
+        found.append(WayResult(way.name, way.title, way.facts, correct, costs, chosen, curve, index))
     return Results(found) if found else None
 
 
@@ -267,6 +295,11 @@ def _costs(parts: Sequence[PartFile]) -> Costs:
     )
 
 
+def _index_costs(told: Mapping[str, float] | None) -> IndexCosts | None:
+    """What a part says of its index."""
+    return None if told is None else IndexCosts(int(told["num_bytes"]), told["seconds"], told["milliseconds"])
+
+
 def _needs(compare: CompareConfig, num_train: int) -> Needs:
     names = [field.name for field in dataclasses.fields(Needs) if field.name != "few_rows"]
     return Needs(**{name: getattr(compare, name) for name in names}, few_rows=num_train < FEW_ROWS)
@@ -278,13 +311,14 @@ def _made_with(config: ComparisonConfig, bench: Bench, weights: str) -> MadeWith
         f"{section}.{key}": value
         for section, values in dataclasses.asdict(config).items()
         for key, value in values.items()
-        if key not in _DECIDE_NOTHING and not (section in ("model", "data") and key in _SOURCES)
+        if key not in _DECIDE_NOTHING and not (section in ("model", "data", "compare") and key in _SOURCES)
     }
     settings |= dataclasses.asdict(bench.effort)
-    rows = {split: _digest(own) for split, own in bench.rows.items()}
+    settings["compare.documents"] = _digest_of(bench.passages) if bench.passages else None
+    rows = {split: _digest_of([dict(row.values) for row in own]) for split, own in bench.rows.items()}
     return MadeWith(json.loads(json.dumps(settings)), rows, weights)
 
 
-def _digest(rows: Sequence[Row]) -> str:
-    text = json.dumps([dict(row.values) for row in rows], sort_keys=True)
+def _digest_of(content: Sequence[Any]) -> str:
+    text = json.dumps(list(content), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -25,6 +25,7 @@ class PartFile:
     extra_tokens: float
     milliseconds: float
     rows_per_second: float
+    index: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,15 @@ class MadeWith:
 
 
 @dataclass(frozen=True)
+class FingerprintPart:
+    """The base's fingerprint in `way.json`."""
+
+    architecture: dict[str, Any]
+    weights: list[float]
+    dtype: str
+
+
+@dataclass(frozen=True)
 class OwnFile:
     """`way.json`: what a way is read back from."""
 
@@ -44,6 +54,17 @@ class OwnFile:
     base: str
     dtype: str
     task: dict[str, Any]
-    fingerprint: dict[str, Any]
+    fingerprint: FingerprintPart
     shown: str | None = None
     pooling: Literal["last token", "mean"] | None = None
+    words: dict[str, int] | None = None
+    by: Literal["shared words", "hidden states"] | None = None
+    number: int | None = None
+    is_balanced: bool = False
+
+
+@dataclass(frozen=True)
+class TextsFile:
+    """`rows.json`: rows of text."""
+
+    rows: list[dict[str, str]]

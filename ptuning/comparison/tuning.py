@@ -1,4 +1,4 @@
-"""Prompt tuning: ptuning's own run, with the config's own settings.
+"""Prompt tuning: ptuning's own run, with the config's own settings; and the same with a prompt for each row.
 
 Knows nothing of the other ways.
 """
@@ -11,19 +11,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
 from ptuning.comparison.budget import TRIAL_STEPS, pace_of, steps_within
-from ptuning.comparison.prompting import write_own
-from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, Way, accuracy
+from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, accuracy
 from ptuning.comparison.reading import label_scores, num_tokens
+from ptuning.comparison.storage import Saved, write_own
 from ptuning.config import RunConfig
 from ptuning.data import Row
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt, encoders, initializers
 from ptuning.training import train
+
+_READS_TEXT: Literal["conditioned"] = "conditioned"
+"""The encoder that reads each row's text."""
 
 
 @dataclass
@@ -47,7 +50,13 @@ class Tuned(Fitted):
     def save(self, directory: Path) -> None:
         """As in `Fitted`."""
         self.prompt.save(directory / "prompt")
-        write_own(directory, {"kind": "prompt-tuning"})
+        assert self.prompt.task is not None
+        write_own(directory, {"kind": "prompt-tuning", "task": vars(self.prompt.task)})
+
+    @classmethod
+    def load(cls, saved: Saved) -> Self:
+        """Brings it back."""
+        return cls(saved.base, SoftPrompt.load(saved.directory / "prompt"))
 
 
 class PromptTuning(Way):
@@ -62,13 +71,17 @@ class PromptTuning(Way):
         works_in_vllm=Fact(False, "needs --enable-prompt-embeds, and embeddings in each request"),
     )
 
+    def config_of(self, job: Job) -> RunConfig:
+        """The run's config, but for its rate, seed and directory."""
+        return job.config
+
     def fit(self, job: Job) -> Tuned:
         """As in `Way`."""
-        tried = list[tuple[float, Tuned]]()
-        for i, rate in enumerate(_rates(job)):
+        tried, settings = list[tuple[float, Tuned]](), self.config_of(job)
+        for i, rate in enumerate(_rates(job, settings)):
             directory = job.directory / f"run-{i}"
-            own = replace(job.config.train, output_dir=str(directory), seed=job.seed, learning_rate=rate)
-            config = replace(job.config, train=own)
+            own = replace(settings.train, output_dir=str(directory), seed=job.seed, learning_rate=rate)
+            config = replace(settings, train=own)
             is_begun = (directory / "config.yaml").exists()
             if job.effort.seconds is not None:
                 begun = RunConfig.from_yaml(directory / "config.yaml").train.max_steps if is_begun else None
@@ -117,6 +130,33 @@ def _steps_within(job: Job, config: RunConfig) -> int:
     )
 
 
+class ConditionedPrompt(PromptTuning):
+    """A prompt that a small trainable network makes for each row from its text; all else as in prompt tuning."""
+
+    name, title = "conditioned-prompt", "virtual tokens that a small trained network makes from each row's own text"
+    facts: ClassVar[Facts] = Facts(
+        learns=True,
+        many_tasks=Fact(True, "each request brings its own prompt"),
+        rows_count_at_once=Fact(False, "train again"),
+        readable=Fact(False, "a network that makes vectors"),
+        works_in_vllm=Fact(False, "needs --enable-prompt-embeds, and the network run on each request's text"),
+    )
+
+    def require(self, job: Job) -> None:
+        """As in `Way`."""
+        if job.config.prompt.encoder == _READS_TEXT:
+            received = f"prompt.encoder: {_READS_TEXT}"
+            raise SkippedError(received, "another encoder", "Leave this way out: prompt-tuning is the same with it")
+
+    def config_of(self, job: Job) -> RunConfig:
+        """As in `PromptTuning`; what was set for another encoder is left to this one's defaults."""
+        prompt = replace(job.config.prompt, encoder=_READS_TEXT, hidden_size=None)
+        own = job.config.train
+        forward = "auto" if own.forward == "shared_prefix" else own.forward
+        train = replace(own, learning_rate="auto", readability=0.0, forward=forward)
+        return replace(job.config, prompt=prompt, train=train)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """A run's warnings are not shown: they are about its validation rows, and the comparison tells what it is worth."""
@@ -129,12 +169,12 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _rates(job: Job) -> Sequence[float | Literal["auto"]]:
+def _rates(job: Job, config: RunConfig) -> Sequence[float | Literal["auto"]]:
     """The rates to try; the config's own alone may be auto."""
-    own = job.config.train.learning_rate
+    own = config.train.learning_rate
     if job.effort.num_rates == 1:
         return [own]
     if own == "auto":
         deviation = initializers.deviation(job.backbone.vocabulary_VH)
-        own = encoders.BY_NAME[job.config.prompt.encoder].rate_in_deviations * deviation
+        own = encoders.BY_NAME[config.prompt.encoder].rate_in_deviations * deviation
     return job.effort.rates(own)

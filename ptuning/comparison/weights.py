@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from accelerate.utils import set_seed
@@ -20,15 +20,17 @@ from torch.nn import functional
 
 from ptuning.comparison.budget import TRIAL_STEPS, pace, steps_within
 from ptuning.comparison.features import require_package
-from ptuning.comparison.prompting import write_own
 from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, accuracy
 from ptuning.comparison.steps import kept_best
+from ptuning.comparison.storage import Saved, write_own, write_tensors
 from ptuning.data import Coder, Example, Row, with_answer
+from ptuning.errors import PromptError
 from ptuning.evaluation import RowScores
 from ptuning.model import Backbone
 from ptuning.training import Loop, PromptSteps, StepWork, accelerator_on, loop_settings
 
 LORA_RANK = 8
+_FILE = "weights.safetensors"
 
 
 class Weights:
@@ -60,6 +62,10 @@ class Weights:
         self._device = next(model.parameters()).device
         self.trained = nn.ParameterList(each for each in model.parameters() if each.requires_grad)
         """The parameters that are trained."""
+
+    def named(self) -> dict[str, Tensor]:
+        """The parameters that are trained, by name; of tied ones, one."""
+        return {name: each for name, each in self.model.named_parameters() if each.requires_grad}
 
     def loss_sum(self, examples: Sequence[Example]) -> Tensor:
         """Cross-entropy summed over the answers' tokens, in nats."""
@@ -160,6 +166,8 @@ class Trained(Fitted):
     """The base's name."""
     dtype: torch.dtype
     """The base's precision, in which weights are shipped."""
+    is_saved: bool = True
+    """Whether weights are saved that were changed in place; an adapter always is."""
     num_trained: int = 0
     chosen: Mapping[str, str] = field(default_factory=dict)
 
@@ -171,16 +179,34 @@ class Trained(Fitted):
         return labels_NC.float()
 
     def save(self, directory: Path) -> None:
-        """As in `Fitted`; an adapter is written, whole weights are not: they can be larger than all else together."""
+        """As in `Fitted`; changed weights in the float32 that they were trained in."""
         write_own(directory, {"kind": self.kind.replace("_", "-"), "task": vars(self.coder.task)})
         if self.kind == "lora":
             for config in self.weights.model.peft_config.values():
                 config.base_model_name_or_path = self.base
             self.weights.model.save_pretrained(directory / "adapter", save_embedding_layers=False)
+        elif self.is_saved:
+            write_tensors(directory / _FILE, self.weights.named())
+
+    @classmethod
+    def load(cls, saved: Saved) -> Self:
+        """Brings back weights that were changed in place: the base's own in all other places."""
+        base, kind = saved.base, saved.own["kind"].replace("-", "_")
+        if not (saved.directory / _FILE).exists():
+            received = f"{saved.directory}, a way without its weights"
+            raise PromptError(received, f"one with {_FILE}", "Compare anew with compare.save_weights: true")
+        weights = Weights(whole_copy(base), kind, base.pad_id, base.dtype == torch.bfloat16)
+        own = weights.named()
+        found = saved.tensors(_FILE, {name: list(each.shape) for name, each in own.items()})
+        with torch.no_grad():
+            for name, each in own.items():
+                each.copy_(found[name])
+        weights.model.requires_grad_(False)
+        return cls(weights, kind, base.coder(saved.task), base.name, base.dtype)
 
     def bytes_to_ship(self, directory: Path) -> int:
         """As in `Fitted`; of weights that are not written, those that changed, in the base's precision."""
-        if self.kind == "lora":
+        if self.kind == "lora" or self.is_saved:
             return super().bytes_to_ship(directory)
         return self.num_trained * self.dtype.itemsize
 
@@ -215,7 +241,7 @@ class TrainedWeights(Way):
         steps = PromptSteps(backbone, coder.encode(job.train), settings, accelerator)
         is_mixed = self.kind != "lora" and backbone.dtype == torch.bfloat16
         weights = Weights(self.model_of(backbone), self.kind, backbone.pad_id, is_mixed)
-        trained = Trained(weights, self.kind, coder, backbone.name, backbone.dtype)
+        trained = Trained(weights, self.kind, coder, backbone.name, backbone.dtype, job.save_weights)
         trained.num_trained = sum(each.numel() for each in weights.trained)
 
         def work(step: int) -> StepWork:

@@ -27,6 +27,9 @@ class CompareConfig:
     """The ways to compare, by name; null: all of them."""
     instruction: str | None = None
     """What a person would write in front of each row; null: the way `instruction` is left out."""
+    documents: str | None = None
+    """A folder of .txt and .md files, or a table of passages with a column `text`; null: the way `documents` is left
+    out."""
     seeds: int = 3
     """How often a way that depends on chance is repeated."""
     budget: str | None = None
@@ -36,6 +39,9 @@ class CompareConfig:
     """Learning rates that each trained way tries, the same number for all; the validation rows choose."""
     curve: bool = False
     """Whether each way that reads training rows is also repeated with 16, 64 and 256 of them."""
+    save_weights: bool = False
+    """Whether last-block and all-weights save the weights that they changed, so that load_way can bring them back; they
+    can be larger than all else together."""
     quick: bool = False
     """Whether less is done: 1 seed, 60 steps, and at most 500 training, 50 validation and 200 test rows."""
     least_accuracy: float | None = None

@@ -57,6 +57,7 @@ def test_help_and_the_whole_config_can_be_printed(run_config: Path, capsys: pyte
             "most_milliseconds: 0.0; expected a number above",
         ),
         (["--config", "config.yaml", "--data.test", "none.csv"], "none.csv does not exist"),
+        (["--config", "config.yaml", "--compare.documents", "none"], "compare.documents: none does not exist"),
         (["--config", "config.yaml", "--compare.quik=true"], "unknown setting compare.quik; expected compare.quick"),
     ],
 )

@@ -68,7 +68,9 @@ def test_every_way_gets_the_same_rows_and_reads_the_test_rows_once(
 ) -> None:
     seen: list[tuple[Any, ...]] = []
     monkeypatch.setattr(run, "ways_named", lambda names: [Spied(way, seen) for way in WAYS])
-    comparison = compared(config_in(tmp_path, compare__seeds=1), backbone)
+    documents = tmp_path / "documents.txt"
+    documents.write_text("The plot was good.\n\n" + "A bad film. " * 40)
+    comparison = compared(config_in(tmp_path, compare__seeds=1, compare__documents=str(documents)), backbone)
     assert comparison.left_out == {}
     assert [name for name, *_ in seen] == list(NAMES)
     for name, train, validation, asked in seen:
@@ -82,6 +84,10 @@ def test_every_way_gets_the_same_rows_and_reads_the_test_rows_once(
     lines = (folder / "comparison.csv").read_text().splitlines()
     assert [line.partition(",")[0] for line in lines] == ["way", *NAMES]
     assert "<html" in (folder / "comparison.html").read_text()
+    indexes = comparison.indexes()
+    assert indexes is not None
+    assert [each["way"] for each in indexes] == ["retrieved-bm25", "retrieved-hidden", "documents"]
+    assert "What looking up costs" in (folder / "comparison.html").read_text()
     printed = "\n".join(comparison.lines())
     assert all(f"\n{name} " in printed for name in NAMES)
     assert not (folder / "compare.lock").exists()
