@@ -140,7 +140,8 @@ class Bench:
             if split not in inputs.rows:
                 raise DataError(f"a comparison without {split} rows", "some", f"Give data.{split}")
         asked = config.compare
-        rows, run, effort = dict(inputs.rows), config.run, Effort(asked.rates, seconds=asked.budget_seconds)
+        rows, run = dict(inputs.rows), config.run
+        effort = replace(Effort(asked.rates), seconds=asked.budget_seconds)
         if asked.quick:
             rows = {split: _sample(own, _QUICK_ROWS[split]) for split, own in rows.items()}
             effort = replace(effort, **_QUICK_EFFORT)

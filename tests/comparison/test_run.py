@@ -26,7 +26,7 @@ FAST = ["zero-shot", "few-shot", "tf-idf", "output-layers"]
 def less_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
     effort = {"num_draws": 1, "demonstrations": (2, 4), "num_evaluations": 2, "num_timings": 1}
     whole = run.Effort
-    monkeypatch.setattr(run, "Effort", lambda num_rates, seconds: whole(num_rates, seconds=seconds, **effort))
+    monkeypatch.setattr(run, "Effort", lambda num_rates: whole(num_rates, **effort))
 
 
 def compared(config: ComparisonConfig, backbone: Backbone, **given: Any) -> Comparison:
