@@ -67,7 +67,7 @@ class Features(Way):
     """Logistic regression on the last hidden state; validation rows choose the state, cross-validation the penalty."""
 
     name, title = "features", "logistic regression on the frozen base's last hidden state"
-    depends_on_chance = False
+    depends_on_chance, writes = False, False
     facts: ClassVar[Facts] = Facts(
         learns=True,
         many_tasks=Fact(True, "a small classifier a task on the same hidden states"),
@@ -125,7 +125,7 @@ class TfIdf(Way):
     """Logistic regression on TF-IDF of words and pairs of words: the floor that needs no language model."""
 
     name, title = "tf-idf", "logistic regression on word counts, without the base"
-    depends_on_chance = False
+    depends_on_chance, writes = False, False
     facts: ClassVar[Facts] = Facts(
         learns=True,
         many_tasks=Fact(True, "it needs no base"),

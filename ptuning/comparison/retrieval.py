@@ -23,7 +23,7 @@ from ptuning.comparison.prompting import (
     with_demonstrations,
     write_own,
 )
-from ptuning.comparison.protocol import Fact, Facts, Job, Way, accuracy
+from ptuning.comparison.protocol import Fact, Facts, Job, Way
 from ptuning.comparison.reading import hidden_states, plain_text
 from ptuning.data import Row
 
@@ -114,5 +114,5 @@ def _chosen(job: Job, nearest: Nearest, vectors_NH: Tensor | None = None) -> Pro
 
         chosen = {"examples": str(number)}
         found = Retrieved(job.backbone, task, show, chosen=chosen, demonstrations=texts, vectors_NH=vectors_NH)
-        tried.append((accuracy(found, job.task, job.choosing), found))
+        tried.append((job.score(found), found))
     return max(tried, key=lambda each: each[0])[1].with_costs(job)

@@ -14,9 +14,9 @@ class PartFile:
     way: str
     seed: int
     num_train: int
-    predicted: list[int]
-    correct: list[int]
-    validation_accuracy: float
+    answers: list[str]
+    scores: dict[str, list[float]]
+    validation_score: float
     chosen: dict[str, str]
     num_trained: int
     seconds: float
@@ -37,6 +37,14 @@ class MadeWith:
 
 
 @dataclass(frozen=True)
+class WritingFile:
+    """Inside `way.json`: when a written answer ends."""
+
+    max_new_tokens: int
+    stop_strings: list[str]
+
+
+@dataclass(frozen=True)
 class OwnFile:
     """`way.json`: what a way is read back from."""
 
@@ -45,5 +53,6 @@ class OwnFile:
     dtype: str
     task: dict[str, Any]
     fingerprint: dict[str, Any]
+    writing: WritingFile | None = None
     shown: str | None = None
     pooling: Literal["last token", "mean"] | None = None

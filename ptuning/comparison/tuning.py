@@ -14,8 +14,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from ptuning.comparison.prompting import write_own
-from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, Way, accuracy
-from ptuning.comparison.reading import label_scores, num_tokens
+from ptuning.comparison.protocol import Fact, Facts, Job, Way, Writer, Writing
+from ptuning.comparison.reading import answer_losses, label_scores, num_tokens, written_answers
 from ptuning.data import Row
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt, encoders, initializers
@@ -23,7 +23,7 @@ from ptuning.training import train
 
 
 @dataclass
-class Tuned(Fitted):
+class Tuned(Writer):
     """A base with a soft prompt."""
 
     backbone: Backbone
@@ -39,6 +39,17 @@ class Tuned(Fitted):
         """As in `Fitted`."""
         assert self.prompt.task is not None
         return label_scores(self.backbone, self.prompt.task, rows, self.prompt.on(self.backbone.device))
+
+    def answers(self, rows: Sequence[Row], writing: Writing) -> list[str]:
+        """As in `Writer`."""
+        assert self.prompt.task is not None
+        prompt = self.prompt.on(self.backbone.device)
+        return written_answers(self.backbone, self.prompt.task, rows, writing, prompt)
+
+    def answer_losses(self, rows: Sequence[Row]) -> Tensor:
+        """As in `Writer`."""
+        assert self.prompt.task is not None
+        return answer_losses(self.backbone, self.prompt.task, rows, self.prompt.on(self.backbone.device))
 
     def save(self, directory: Path) -> None:
         """As in `Fitted`."""
@@ -71,7 +82,7 @@ class PromptTuning(Way):
                 prompt = train(config, is_begun, rows=rows, backbone=job.backbone, verbose=False).prompt
             chosen = {"rate": f"{prompt.training['learning_rate']:.3g}", "step": str(prompt.training["best_step"])}
             tuned = Tuned(job.backbone, prompt, prompt.training["trainable_parameters"], chosen=chosen)
-            tried.append((accuracy(tuned, job.task, job.choosing), tuned))
+            tried.append((job.score(tuned), tuned))
         best = max(tried, key=lambda each: each[0])[1]
         more = num_tokens(job.backbone, job.task, job.choosing) - num_tokens(job.backbone, job.words, job.choosing)
         for i in range(len(tried)):
