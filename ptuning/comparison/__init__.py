@@ -1,6 +1,7 @@
 """Other ways to do the same task, on the same rows: prompting, retrieval, features, prompt tuning, weights.
 
-`protocol` says what a way is, `ways` is the table of all, and each of the modules beside it holds a few. `run` makes
+`protocol` says what a way is, `ways` is the table of all, and each of the modules beside it holds a few. `goals` says
+what they are measured by: labels or written texts (`measures` names the scores). `run` makes
 every way with every seed, in directories that can be gone on from (`parts`); `costs` measures time and memory,
 `results` adds up, `recommendation` is the rule, `report` and `page` tell. `loading` brings a way back.
 Knows nothing of the command line.

@@ -11,11 +11,11 @@ from ptuning.comparison.budget import tries_within
 from ptuning.comparison.features import require_package
 from ptuning.comparison.indexes import Index, StateIndex, WordIndex
 from ptuning.comparison.passages import COLUMN
-from ptuning.comparison.prompting import READS_TEXT, asked, num_tokens_of, numbers_that_fit
-from ptuning.comparison.protocol import Fact, Facts, Job, SkippedError, Way, accuracy
+from ptuning.comparison.prompting import READS_TEXT, demonstration, num_tokens_of, numbers_that_fit
+from ptuning.comparison.protocol import Fact, Facts, Job, SkippedError, Way
 from ptuning.comparison.retrieval import Lookup, Retrieved, saved_lookup, saved_rows
 from ptuning.comparison.storage import Saved
-from ptuning.data import Row, Template
+from ptuning.data import Row
 from ptuning.model import CausalBackbone
 
 
@@ -55,7 +55,7 @@ class Documents(Way):
         for index, number in tries_within(job.effort, product(_indexes(job), _numbers(job, texts))):
             chosen = {"passages": str(number), "by": index.name}
             found = Documented.of(job.backbone, job.words, Lookup(index, texts, number), rows, chosen)
-            tried.append((accuracy(found, job.task, job.choosing), found))
+            tried.append((job.score(found), found))
         return max(tried, key=lambda each: each[0])[1].with_costs(job)
 
 
@@ -66,7 +66,7 @@ def shown(passage: str) -> str:
 
 def _numbers(job: Job, texts: Sequence[str]) -> list[int]:
     """How many passages may stand in front of a row."""
-    longest = max(num_tokens_of([asked(Template.parse(job.words.template), row) for row in job.choosing], job.backbone))
+    longest = max(num_tokens_of([demonstration(job.task, row) for row in job.choosing], job.backbone))
     lengths = num_tokens_of(texts, job.backbone)
     return numbers_that_fit(job.backbone, lengths, job.effort.passages, longest, "passages")
 

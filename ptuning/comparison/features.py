@@ -16,7 +16,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, accuracy, labels_of
+from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, labels_of
 from ptuning.comparison.reading import hidden_states, plain_text
 from ptuning.comparison.storage import Saved, write_own, write_tensors
 from ptuning.data import Row, Task
@@ -76,7 +76,7 @@ class Features(Way):
     """Logistic regression on the last hidden state; validation rows choose the state, cross-validation the penalty."""
 
     name, title = "features", "logistic regression on the frozen base's last hidden state"
-    depends_on_chance = False
+    depends_on_chance, writes = False, False
     facts: ClassVar[Facts] = Facts(
         learns=True,
         many_tasks=Fact(True, "a small classifier a task on the same hidden states"),
@@ -98,7 +98,7 @@ class Features(Way):
             weight_CH, bias_C = of_all_labels(found, len(job.task.verbalizer or ()))
             own = Featured(job.backbone, job.words, pooling, mean_H, scale_H, weight_CH, bias_C)
             own.num_trained, own.chosen = weight_CH.numel() + len(bias_C), {"state": pooling, "C": f"{penalty:g}"}
-            tried.append((accuracy(own, job.task, job.choosing), own))
+            tried.append((job.score(own), own))
         return max(tried, key=lambda each: each[0])[1]
 
 
@@ -147,7 +147,7 @@ class TfIdf(Way):
     """Logistic regression on TF-IDF of words and pairs of words: the floor that needs no language model."""
 
     name, title = "tf-idf", "logistic regression on word counts, without the base"
-    depends_on_chance = False
+    depends_on_chance, writes = False, False
     facts: ClassVar[Facts] = Facts(
         learns=True,
         many_tasks=Fact(True, "it needs no base"),

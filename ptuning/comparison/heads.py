@@ -80,6 +80,7 @@ class OutputLayers(Way):
 
     name, title = "output-layers", "the final norm and a new head over the labels"
     rate: ClassVar[float] = 3e-3
+    writes = False
     facts: ClassVar[Facts] = Facts(
         learns=True,
         many_tasks=Fact(True, "a small head a task on the same hidden states"),

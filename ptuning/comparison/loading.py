@@ -12,12 +12,12 @@ from ptuning.comparison.documents import Documented
 from ptuning.comparison.features import Counted, Featured
 from ptuning.comparison.heads import Headed
 from ptuning.comparison.prompting import Prompted
-from ptuning.comparison.protocol import Fitted
+from ptuning.comparison.protocol import Fitted, Writer, Writing
 from ptuning.comparison.retrieval import Retrieved
 from ptuning.comparison.storage import OWN_FILE, Saved, read_own
 from ptuning.comparison.tuning import Tuned
 from ptuning.comparison.weights import Trained
-from ptuning.data import Rows, Task, Template, as_row, records
+from ptuning.data import Row, Rows, Task, Template, as_row, records
 from ptuning.errors import PromptError
 from ptuning.inference import Classification
 from ptuning.model import Backbone
@@ -48,6 +48,8 @@ class LoadedWay:
     """What rows must hold, and the labels."""
     fitted: Fitted
     """What scores them."""
+    writing: Writing | None = None
+    """When a written answer ends; None: it answers with labels."""
 
     def classify(self, rows: Rows) -> list[Classification]:
         """The most likely label of each row, and every label's probability.
@@ -57,15 +59,41 @@ class LoadedWay:
 
         Raises:
             DataError: For a row that lacks a column or does not fit.
+            PromptError: For a way that writes texts.
         """
-        columns = Template.parse(self.task.template).field_names
-        asked = [as_row(each, f"row {i}", columns) for i, each in enumerate(records(rows))]
+        if self.writing is not None:
+            raise PromptError(
+                f"classify with a way of the kind {self.kind}, which has no labels", "labels", "Use generate"
+            )
+        asked = self._asked(rows)
         if not asked:
             return []
         labels = tuple(self.task.verbalizer or ())
         probabilities = self.fitted.label_scores(asked).softmax(dim=1).tolist()
         found = [dict(zip(labels, own, strict=True)) for own in probabilities]
         return [Classification(max(own, key=own.__getitem__), own) for own in found]
+
+    def generate(self, rows: Rows) -> list[str]:
+        """The answer that it writes to each row, as in the comparison.
+
+        Args:
+            rows: As in `classify`.
+
+        Raises:
+            DataError: As in `classify`.
+            PromptError: For a way that answers with labels.
+        """
+        if self.writing is None:
+            raise PromptError(
+                f"generate with a way of the kind {self.kind}, which has labels", "a way that writes", "Use classify"
+            )
+        assert isinstance(self.fitted, Writer)
+        asked = self._asked(rows)
+        return self.fitted.answers(asked, self.writing) if asked else []
+
+    def _asked(self, rows: Rows) -> list[Row]:
+        columns = Template.parse(self.task.template).field_names
+        return [as_row(each, f"row {i}", columns) for i, each in enumerate(records(rows))]
 
 
 def load_way(directory: str | Path, backbone: Backbone | None = None, *, device: str = "auto") -> LoadedWay:
@@ -87,7 +115,11 @@ def load_way(directory: str | Path, backbone: Backbone | None = None, *, device:
     if kind not in LOADERS:
         raise PromptError(f"{path}, a way of the kind {kind}", f"one of {', '.join(LOADERS)}", "Upgrade ptuning")
     base = None if kind in _NEEDS_NO_BASE else _base(path, own, backbone, device)
-    return LoadedWay(kind, task, LOADERS[kind](Saved(path, own, task, base)))
+    saved = Saved(path, own, task, base)
+    fitted = LOADERS[kind](saved)
+    if saved.writing is not None and not isinstance(fitted, Writer):
+        raise saved.broken(f"a way of the kind {kind} writes nothing")
+    return LoadedWay(kind, task, fitted, saved.writing)
 
 
 def _base(path: Path, own: Mapping[str, Any], backbone: Backbone | None, device: str) -> Backbone:

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Self
 from torch import Tensor
 
 from ptuning.comparison.budget import tries_within
-from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, accuracy
-from ptuning.comparison.reading import in_turn, label_scores, num_tokens
+from ptuning.comparison.protocol import Fact, Facts, Job, SkippedError, Way, Writer, Writing, turn_column
+from ptuning.comparison.reading import answer_losses, in_turn, label_scores, num_tokens, written_answers
 from ptuning.comparison.storage import Saved, write_own
 from ptuning.data import Row, Task, Template
 from ptuning.errors import DataError
@@ -57,7 +57,7 @@ def with_demonstrations(task: Task) -> Task:
 
 
 @dataclass
-class Prompted(Fitted):
+class Prompted(Writer):
     """Words, with or without demonstrations."""
 
     backbone: Backbone
@@ -74,6 +74,14 @@ class Prompted(Fitted):
     def label_scores(self, rows: Sequence[Row]) -> Tensor:
         """As in `Fitted`."""
         return label_scores(self.backbone, self.task, self.filled(rows))
+
+    def answers(self, rows: Sequence[Row], writing: Writing) -> list[str]:
+        """As in `Writer`."""
+        return written_answers(self.backbone, self.task, self.filled(rows), writing)
+
+    def answer_losses(self, rows: Sequence[Row]) -> Tensor:
+        """As in `Writer`."""
+        return answer_losses(self.backbone, self.task, self.filled(rows))
 
     @property
     def asked_task(self) -> Task:
@@ -144,7 +152,7 @@ class Instruction(Way):
 
 
 class FewShot(Way):
-    """Labelled training rows in front; validation rows choose how many and which draw."""
+    """Training rows with their answers in front; validation rows choose how many and which draw."""
 
     name, title = "few-shot", "labelled examples in the text, the same for every row"
     facts: ClassVar[Facts] = Facts(
@@ -156,11 +164,11 @@ class FewShot(Way):
         task, tried = with_demonstrations(job.task), list[tuple[float, Prompted]]()
         draws = itertools.product(fitting_numbers(job), range(job.effort.num_draws))
         for number, draw in tries_within(job.effort, draws):
-            rows = in_turn(job.train, job.task.label_column, seed=1000 * job.seed + draw)[:number]
+            rows = in_turn(job.train, turn_column(job.task), seed=1000 * job.seed + draw)[:number]
             shown = "".join(demonstration(job.task, row) for row in rows)
             chosen = {"examples": str(number), "draw": str(draw)}
             prompted = Prompted(job.backbone, task, shown=shown, chosen=chosen)
-            tried.append((accuracy(prompted, job.task, job.choosing), prompted))
+            tried.append((job.score(prompted), prompted))
         return max(tried, key=lambda each: each[0])[1].with_costs(job)
 
 

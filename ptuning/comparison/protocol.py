@@ -1,4 +1,4 @@
-"""What a way to do a task is: it is fitted to rows, and then gives each label of a row a score.
+"""What a way to do a task is: it is fitted to rows, and then scores a row's labels, or writes its answer.
 
 Knows nothing of any single way, or of how ways are compared.
 """
@@ -92,6 +92,16 @@ class Effort:
 
 
 @dataclass(frozen=True)
+class Writing:
+    """When a written answer ends, beside the model's end-of-text tokens; the same for all ways."""
+
+    max_new_tokens: int
+    """The most tokens that it has."""
+    stop_strings: tuple[str, ...] = ()
+    """Texts that end it and are left out of it."""
+
+
+@dataclass(frozen=True)
 class Job:
     """What a way is fitted with; nothing here holds a test row."""
 
@@ -131,6 +141,17 @@ class Job:
         """The validation rows that choose."""
         return self.validation[: self.effort.num_choosing_rows]
 
+    def score(self, fitted: "Fitted") -> float:
+        """What a choice is made by, on the rows that choose; the higher the better.
+
+        It is the accuracy, or for texts to write minus the mean loss of the expected answers, in nats a token: reading
+        an answer costs one pass, and writing one costs a pass for each of its tokens.
+        """
+        if self.task.is_classification:
+            return accuracy(fitted, self.task, self.choosing)
+        assert isinstance(fitted, Writer)
+        return -float(fitted.answer_losses(self.choosing).mean())
+
 
 class Fitted(ABC):
     """A way that has been fitted."""
@@ -163,6 +184,21 @@ class Fitted(ABC):
         return sum(each.stat().st_size for each in directory.rglob("*") if each.is_file())
 
 
+class Writer(Fitted):
+    """A fitted way that can write texts too."""
+
+    @abstractmethod
+    def answers(self, rows: Sequence[Row], writing: Writing) -> list[str]:
+        """The answer that it writes to each row, greedily; the rows need no answers."""
+
+    @abstractmethod
+    def answer_losses(self, rows: Sequence[Row]) -> Tensor:
+        """The loss of each row's expected answer, `[N]`: a mean over its tokens but for the one that ends it, in nats.
+
+        What ends an answer is another token in a text with examples than behind a trained prompt.
+        """
+
+
 class Way(ABC):
     """A way to do a task; it has no state."""
 
@@ -176,6 +212,8 @@ class Way(ABC):
     """Whether it reads training rows."""
     depends_on_chance: ClassVar[bool] = True
     """Whether it gives something else with another seed, on the same rows."""
+    writes: ClassVar[bool] = True
+    """Whether it can write texts: what it fits is then a `Writer`."""
 
     def require(self, job: Job) -> None:  # noqa: B027 - most ways can always be tried
         """Raises `SkippedError` where it cannot be tried."""
@@ -189,6 +227,11 @@ def labels_of(task: Task, rows: Sequence[Row]) -> list[int]:
     """The index of each row's label in the verbalizer."""
     places = {label: i for i, label in enumerate(task.verbalizer or ())}
     return [places[row.values[task.label_column]] for row in rows]
+
+
+def turn_column(task: Task) -> str | None:
+    """The column whose values take turns where some rows are drawn; None where answers are no labels."""
+    return task.label_column if task.is_classification else None
 
 
 def accuracy(fitted: Fitted, task: Task, rows: Sequence[Row]) -> float:

@@ -11,8 +11,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+from ptuning.comparison.measures import MEANINGS
 from ptuning.comparison.recommendation import Recommendation
 from ptuning.comparison.results import Results, WayResult
 from ptuning.evaluation import Table, aligned, half_width
@@ -21,12 +23,10 @@ from ptuning.files import whole_file
 ZERO_SHOT = "zero-shot"
 _LINE = 120  # characters of a line of text
 _QUALITY = {
-    "way": "the way's name",
-    "accuracy": "mean accuracy on the test rows, with a 95 % bootstrap interval over rows and seeds",
     "over seeds": "half of Student's 95 % interval of the mean over seeds; - with one seed",
     "seeds": "seeds; ways that do not depend on chance have one",
-    "against zero-shot": "paired difference in accuracy on the same rows, with its 95 % interval",
-    "against the best": "the same against the most accurate way",
+    "against zero-shot": "paired difference on the same rows, with its 95 % interval",
+    "against the best": "the same against the best way",
     "chosen": "what validation rows chose, with the first seed",
 }
 _COSTS = {
@@ -72,22 +72,29 @@ class Comparison:
     """What the recommendation was asked for."""
 
     def quality(self) -> Table:
-        """How accurate each way is."""
+        """How good each way is."""
         results, names = self.results, self.results.names
-        best, records = results.best(names), []
+        best, records, measure = results.best(names), [], results.measure
+        columns = {
+            "way": "the way's name",
+            measure: f"{MEANINGS[measure]}, with a 95 % bootstrap interval over test rows and seeds",
+            **{name: MEANINGS[name] for name in results.other_measures},
+            **_QUALITY,
+        }
         for way in results.ways:
             records.append(
                 {
                     "way": way.name,
-                    "accuracy": str(results.accuracy(way.name)),
+                    measure: str(results.score(way.name)),
+                    **{name: _mean_alone(way.other_scores.get(name, ())) for name in results.other_measures},
                     "over seeds": _half(way.spread),
-                    "seeds": len(way.correct),
+                    "seeds": len(way.scores),
                     "against zero-shot": self._against(way.name, ZERO_SHOT if ZERO_SHOT in names else None),
                     "against the best": self._against(way.name, best),
                     "chosen": ", ".join(f"{key} {value}" for key, value in way.chosen.items()),
                 }
             )
-        return Table(_QUALITY, records)
+        return Table(columns, records)
 
     def _against(self, name: str, other: str | None) -> str:
         return "" if other in (None, name) else str(self.results.gain(name, other or ""))
@@ -121,11 +128,12 @@ class Comparison:
         return Table(_FACTS, records)
 
     def curve(self) -> Table | None:
-        """The accuracy on fewer training rows; None where it was not measured."""
+        """The main score on fewer training rows; None where it was not measured."""
         sizes = sorted({size for way in self.results.ways for size in way.curve})
         if not sizes:
             return None
-        columns = {"way": "the way's name", **{str(size): f"accuracy with {size} training rows" for size in sizes}}
+        told_of = {str(size): f"{self.results.measure} with {size} training rows" for size in sizes}
+        columns = {"way": "the way's name", **told_of}
         records = []
         for way in self.results.ways:
             if way.curve:
@@ -152,6 +160,7 @@ class Comparison:
         return {
             "about": dict(self.about),
             "needs": dict(self.needs),
+            "measure": self.results.measure,
             "recommendation": dataclasses.asdict(self.recommendation),
             "ways": {name: self._way(self.results[name], best) for name in names},
             "left_out": dict(self.left_out),
@@ -162,8 +171,9 @@ class Comparison:
         has_zero_shot = ZERO_SHOT in results.names and way.name != ZERO_SHOT
         return {
             "title": way.title,
-            "accuracy": results.accuracy(way.name).as_dict(),
-            "accuracies": way.accuracies,
+            "score": results.score(way.name).as_dict(),
+            "seed_scores": way.seed_scores,
+            "other_scores": {name: list(values) for name, values in way.other_scores.items()},
             "half_width_over_seeds": way.spread,
             "against_zero_shot": results.gain(way.name, ZERO_SHOT).as_dict() if has_zero_shot else None,
             "against_the_best": results.gain(way.name, best).as_dict() if way.name != best else None,
@@ -176,14 +186,14 @@ class Comparison:
 
     def csv(self) -> str:
         """One line a way."""
-        names, written = self.results.names, io.StringIO()
+        results, written = self.results, io.StringIO()
         writer = csv.writer(written, lineterminator="\n")
-        columns = [field.name for field in dataclasses.fields(self.results.ways[0].costs)]
-        writer.writerow(["way", "accuracy", "low", "high", "seeds", *columns])
-        for name in names:
-            way, told = self.results[name], self.results.accuracy(name)
-            costs = [getattr(way.costs, column) for column in columns]
-            writer.writerow([name, told.value, told.low, told.high, len(way.correct), *costs])
+        columns, others = [each.name for each in dataclasses.fields(results.ways[0].costs)], results.other_measures
+        writer.writerow(["way", results.measure, "low", "high", "seeds", *others, *columns])
+        for way in results.ways:
+            told, costs = results.score(way.name), [getattr(way.costs, column) for column in columns]
+            means = [mean(way.other_scores[name]) if name in way.other_scores else "" for name in others]
+            writer.writerow([way.name, told.value, told.low, told.high, len(way.scores), *means, *costs])
         return written.getvalue()
 
     def save(self) -> None:
@@ -213,12 +223,16 @@ def _half(value: float | None) -> str:
     return "-" if value is None else f"± {value:.3f}"
 
 
+def _mean_alone(values: Sequence[float]) -> str:
+    return f"{mean(values):.3f}" if values else ""
+
+
 def _mean(values: Sequence[float]) -> str:
     """A mean with half of its interval over seeds."""
     if not values:
         return ""
     half = half_width(values)
-    return f"{sum(values) / len(values):.3f}" + ("" if half is None else f" ± {half:.3f}")
+    return _mean_alone(values) + ("" if half is None else f" ± {half:.3f}")
 
 
 def _aligned(table: Table) -> list[str]:

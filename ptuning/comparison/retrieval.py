@@ -24,7 +24,7 @@ from ptuning.comparison.prompting import (
     fitting_numbers,
     with_demonstrations,
 )
-from ptuning.comparison.protocol import Fact, Facts, IndexCosts, Job, Way, accuracy, labels_of
+from ptuning.comparison.protocol import Fact, Facts, IndexCosts, Job, Way, labels_of
 from ptuning.comparison.reading import plain_text
 from ptuning.comparison.storage import Saved, write_own, write_texts
 from ptuning.data import Row, Task, as_row
@@ -110,9 +110,12 @@ class Retrieved(Prompted):
     def load(cls, saved: Saved) -> Self:
         """Brings it back."""
         task, rows = saved.task, saved_rows(saved, saved.task.columns)
-        unknown = {row.values[task.label_column] for row in rows} - set(task.verbalizer or ())
-        if unknown:
-            raise saved.broken(f"its rows have other labels: {', '.join(sorted(unknown))[:200]}")
+        if task.verbalizer is not None:
+            unknown = {row.values[task.label_column] for row in rows} - set(task.verbalizer)
+            if unknown:
+                raise saved.broken(f"its rows have other labels: {', '.join(sorted(unknown))[:200]}")
+        elif saved.own.get("is_balanced"):
+            raise saved.broken("it is balanced, and has no labels")
         labels = labels_of(task, rows) if saved.own.get("is_balanced") else None
         texts, searched = [demonstration(task, row) for row in rows], [plain_text(task, row) for row in rows]
         return cls.of(saved.base, task, saved_lookup(saved, texts, searched, labels), rows)
@@ -148,7 +151,10 @@ def saved_lookup(saved: Saved, texts: Sequence[str], searched: Sequence[str], la
 
 
 class RetrievedExamples(Way):
-    """A way that shows each row the nearest training rows; validation rows choose how many, and whether balanced."""
+    """A way that shows each row the nearest training rows.
+
+    Validation rows choose how many, and where there are labels, whether as many of each.
+    """
 
     depends_on_chance = False
     facts: ClassVar[Facts] = Facts(learns=False, rows_count_at_once=_AT_ONCE, **READS_TEXT)
@@ -161,12 +167,14 @@ class RetrievedExamples(Way):
         """As in `Way`."""
         index, texts = self.index_of(job), [demonstration(job.task, row) for row in job.train]
         tried = list[tuple[float, Retrieved]]()
-        selections = {"nearest": None, "balanced": labels_of(job.task, job.train)}
+        selections: dict[str, Sequence[int] | None] = {"nearest": None}
+        if job.task.is_classification:
+            selections["balanced"] = labels_of(job.task, job.train)
         for number, selection in tries_within(job.effort, product(fitting_numbers(job), selections)):
             lookup = Lookup(index, texts, number, selections[selection])
             chosen = {"examples": str(number), "selection": selection}
             found = Retrieved.of(job.backbone, job.words, lookup, job.train, chosen)
-            tried.append((accuracy(found, job.task, job.choosing), found))
+            tried.append((job.score(found), found))
         return max(tried, key=lambda each: each[0])[1].with_costs(job)
 
 

@@ -19,10 +19,11 @@ from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
 from ptuning.comparison.costs import MemoryMeter, speed_of
+from ptuning.comparison.goals import Goal, LabelGoal, TextGoal
 from ptuning.comparison.page import write_page
 from ptuning.comparison.parts import ComparisonDirectory, Part, PartDirectory
 from ptuning.comparison.passages import read_passages
-from ptuning.comparison.protocol import Effort, Fitted, IndexCosts, Job, SkippedError, Way, accuracy, labels_of
+from ptuning.comparison.protocol import Effort, Fitted, IndexCosts, Job, SkippedError, Way, turn_column
 from ptuning.comparison.reading import in_turn
 from ptuning.comparison.recommendation import FEW_ROWS, Needs, recommend
 from ptuning.comparison.report import Comparison
@@ -119,6 +120,8 @@ class Bench:
     """How much each way may try."""
     instruction: str | None
     """What a person would write."""
+    goal: Goal
+    """What is measured."""
     passages: Sequence[str] = ()
     """The passages of a person's documents."""
     save_weights: bool = False
@@ -135,6 +138,7 @@ class Bench:
 
         Raises:
             DataError: Without validation or test rows.
+            ModelError: For texts to write with a model that cannot generate from embeddings.
         """
         for split in ("validation", "test"):
             if split not in inputs.rows:
@@ -148,13 +152,14 @@ class Bench:
             steps = min(run.train.max_steps or _QUICK_STEPS, _QUICK_STEPS)
             between = max(1, steps // effort.num_evaluations)
             run = replace(run, train=replace(run.train, max_steps=steps, eval_steps=between))
-        return cls(inputs.backbone, run, rows, effort, asked.instruction, passages, asked.save_weights)
+        goal = _goal(inputs.backbone, run, rows)
+        return cls(inputs.backbone, run, rows, effort, asked.instruction, goal, passages, asked.save_weights)
 
     def job(self, part: Part, directory: PartDirectory) -> Job:
         """What a part is fitted with: fewer training rows come with as few validation rows, all labels in turn."""
         train, validation = self.rows["train"], self.rows["validation"]
         if part.num_train is not None:
-            column = self.config.data.task.label_column
+            column = turn_column(self.config.data.task)
             train, validation = (in_turn(own, column, part.seed)[: part.num_train] for own in (train, validation))
         return Job(
             self.backbone,
@@ -168,6 +173,14 @@ class Bench:
             self.passages,
             self.save_weights,
         )
+
+
+def _goal(backbone: Backbone, config: RunConfig, rows: Mapping[str, Sequence[Row]]) -> Goal:
+    """Labels, or texts that end where the answers of training and validation rows do: test rows do not decide it."""
+    task = config.data.task
+    if task.is_classification:
+        return LabelGoal(task)
+    return TextGoal.of(backbone, task, [*rows["train"], *rows["validation"]])
 
 
 def _sample(rows: Sequence[Row], most: int) -> list[Row]:
@@ -204,12 +217,13 @@ def _compared(
                     if verbose:
                         bar.write(f"{part}: {left_out[part.way]}", file=sys.stderr)
             bar.update()
-    results = _results(ways, done)
+    results = _results(ways, done, bench.goal.measure)
     if results is None:
         why = "; ".join(f"{name}: {each}" for name, each in left_out.items())
         raise TrainingError(f"no way could be measured ({why})", "one way or more", "Correct this")
     needs = _needs(config.compare, len(bench.rows["train"]))
     about = {"base": bench.backbone.name, **{f"{split} rows": f"{len(own):,}" for split, own in bench.rows.items()}}
+    about |= bench.goal.about
     asked = dataclasses.asdict(needs)
     return Comparison(results, recommend(results, needs), left_out, about, directory.path, asked)
 
@@ -225,34 +239,34 @@ def _line_of(error: Exception) -> str:
 
 def _made(way: Way, part: Part, directory: PartDirectory, bench: Bench) -> PartFile:
     """Fits a way, reads the test rows once, and writes the result."""
-    job, task = bench.job(part, directory), bench.config.data.task
+    job = bench.job(part, directory)
+    bench.goal.require(way)
     way.require(job)
     directory.begin()
     set_seed(part.seed)
     meter, started = MemoryMeter(bench.backbone.device), time.perf_counter()
     fitted = way.fit(job)
     seconds, memory = time.perf_counter() - started, meter.added_bytes
-    predicted = fitted.label_scores(bench.rows["test"]).argmax(dim=1).tolist()
     fitted.save(directory.way)
-    result = _measured(part, fitted, job, predicted, labels_of(task, bench.rows["test"]), directory)
+    result = _measured(part, fitted, job, bench, directory)
     result = replace(result, seconds=max(seconds, fitted.least_seconds), memory_bytes=memory)
-    base_noted(directory.way, bench.backbone)
+    base_noted(directory.way, bench.backbone, bench.goal.writing)
     directory.finish(result)
     return result
 
 
-def _measured(
-    part: Part, fitted: Fitted, job: Job, predicted: list[int], labels: list[int], directory: PartDirectory
-) -> PartFile:
+def _measured(part: Part, fitted: Fitted, job: Job, bench: Bench, directory: PartDirectory) -> PartFile:
     """The result of a fitted way, but for what fitting took."""
-    speed = speed_of(fitted, job.choosing, job.effort.num_timings)
+    goal, test = bench.goal, bench.rows["test"]
+    answers = goal.answers(fitted, test)
+    speed = speed_of(lambda rows: goal.answers(fitted, rows), job.choosing, job.effort.num_timings)
     return PartFile(
         way=part.way,
         seed=part.seed,
         num_train=len(job.train),
-        predicted=predicted,
-        correct=[int(own == each) for own, each in zip(labels, predicted, strict=True)],
-        validation_accuracy=accuracy(fitted, job.task, job.choosing),
+        answers=answers,
+        scores=goal.scores(fitted, test, answers),
+        validation_score=job.score(fitted),
         chosen=dict(fitted.chosen),
         num_trained=fitted.num_trained,
         seconds=0.0,
@@ -265,7 +279,7 @@ def _measured(
     )
 
 
-def _results(ways: Sequence[Way], done: Mapping[Part, PartFile]) -> Results | None:
+def _results(ways: Sequence[Way], done: Mapping[Part, PartFile], measure: str) -> Results | None:
     """The parts added up; None where there are none on all rows."""
     found = []
     for way in ways:
@@ -275,11 +289,17 @@ def _results(ways: Sequence[Way], done: Mapping[Part, PartFile]) -> Results | No
         curve = dict[int, list[float]]()
         for part, result in done.items():
             if part.way == way.name and way.reads_rows and any(each.num_train for each in done):
-                curve.setdefault(result.num_train, []).append(mean(result.correct))
-        correct, costs, chosen = [each.correct for each in whole], _costs(whole), whole[0].chosen
-        index = _index_costs(whole[0].index)
-        found.append(WayResult(way.name, way.title, way.facts, correct, costs, chosen, curve, index))
-    return Results(found) if found else None
+                curve.setdefault(result.num_train, []).append(mean(result.scores[measure]))
+        scores, costs, chosen = [each.scores[measure] for each in whole], _costs(whole), whole[0].chosen
+        others, index = _other_scores(whole, measure), _index_costs(whole[0].index)
+        found.append(WayResult(way.name, way.title, way.facts, scores, costs, chosen, curve, others, index))
+    return Results(found, measure) if found else None
+
+
+def _other_scores(parts: Sequence[PartFile], measure: str) -> dict[str, list[float]]:
+    """The mean of each score but the main one with each seed, where every seed has it."""
+    names = [name for name in parts[0].scores if name != measure and all(name in each.scores for each in parts)]
+    return {name: [mean(each.scores[name]) for each in parts] for name in names}
 
 
 def _costs(parts: Sequence[PartFile]) -> Costs:

@@ -14,9 +14,9 @@ class PartFile:
     way: str
     seed: int
     num_train: int
-    predicted: list[int]
-    correct: list[int]
-    validation_accuracy: float
+    answers: list[str]
+    scores: dict[str, list[float]]
+    validation_score: float
     chosen: dict[str, str]
     num_trained: int
     seconds: float
@@ -47,6 +47,14 @@ class FingerprintPart:
 
 
 @dataclass(frozen=True)
+class WritingPart:
+    """When a written answer ends, in `way.json`."""
+
+    max_new_tokens: int
+    stop_strings: list[str]
+
+
+@dataclass(frozen=True)
 class OwnFile:
     """`way.json`: what a way is read back from."""
 
@@ -55,6 +63,7 @@ class OwnFile:
     dtype: str
     task: dict[str, Any]
     fingerprint: FingerprintPart
+    writing: WritingPart | None = None
     shown: str | None = None
     pooling: Literal["last token", "mean"] | None = None
     words: dict[str, int] | None = None

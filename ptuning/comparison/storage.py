@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
+from ptuning.comparison.protocol import Writing
 from ptuning.comparison.schema import OwnFile, TextsFile
 from ptuning.data import Task
 from ptuning.errors import ConfigError, FileError, PromptError
@@ -50,6 +51,18 @@ class Saved:
     def num_labels(self) -> int:
         """C."""
         return len(self.task.verbalizer or ())
+
+    @property
+    def writing(self) -> Writing | None:
+        """When an answer that it writes ends; None for labels. Raises `PromptError` where that is broken."""
+        ends = self.own.get("writing")
+        if (ends is None) != self.task.is_classification:
+            raise self.broken("it has labels, and ends for written answers" if ends else "it has no labels and no ends")
+        if ends is None:
+            return None
+        if ends["max_new_tokens"] < 1 or "" in ends["stop_strings"]:
+            raise self.broken(f"writing: {ends}")
+        return Writing(ends["max_new_tokens"], tuple(ends["stop_strings"]))
 
     def told(self, name: str) -> Any:
         """A value of `way.json`; raises `PromptError` where it is missing."""
@@ -114,11 +127,12 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
         save_file({name: each.detach().cpu().contiguous() for name, each in tensors.items()}, beside)
 
 
-def base_noted(directory: Path, backbone: Backbone) -> None:
-    """Adds to what a way is read back from which base it belongs to."""
+def base_noted(directory: Path, backbone: Backbone, writing: Writing | None = None) -> None:
+    """Adds to what a way is read back from which base it belongs to, and when an answer that it writes ends."""
     dtype, known = str(backbone.dtype).removeprefix("torch."), vars(backbone.fingerprint)
     content = json.loads((directory / OWN_FILE).read_text(encoding="utf-8"))
-    write_own(directory, {**content, "base": backbone.name, "dtype": dtype, "fingerprint": known})
+    ends = {} if writing is None else {"writing": vars(writing)}
+    write_own(directory, {**content, "base": backbone.name, "dtype": dtype, "fingerprint": known, **ends})
 
 
 def read_own(path: Path) -> tuple[dict[str, Any], Task]:

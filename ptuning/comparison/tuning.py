@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Literal, Self
 from torch import Tensor
 
 from ptuning.comparison.budget import TRIAL_STEPS, pace_of, steps_within
-from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, accuracy
-from ptuning.comparison.reading import label_scores, num_tokens
+from ptuning.comparison.protocol import Fact, Facts, Job, SkippedError, Way, Writer, Writing
+from ptuning.comparison.reading import answer_losses, label_scores, num_tokens, written_answers
 from ptuning.comparison.storage import Saved, write_own
 from ptuning.config import RunConfig
 from ptuning.data import Row
@@ -30,7 +30,7 @@ _READS_TEXT: Literal["conditioned"] = "conditioned"
 
 
 @dataclass
-class Tuned(Fitted):
+class Tuned(Writer):
     """A base with a soft prompt."""
 
     backbone: Backbone
@@ -46,6 +46,17 @@ class Tuned(Fitted):
         """As in `Fitted`."""
         assert self.prompt.task is not None
         return label_scores(self.backbone, self.prompt.task, rows, self.prompt.on(self.backbone.device))
+
+    def answers(self, rows: Sequence[Row], writing: Writing) -> list[str]:
+        """As in `Writer`."""
+        assert self.prompt.task is not None
+        prompt = self.prompt.on(self.backbone.device)
+        return written_answers(self.backbone, self.prompt.task, rows, writing, prompt)
+
+    def answer_losses(self, rows: Sequence[Row]) -> Tensor:
+        """As in `Writer`."""
+        assert self.prompt.task is not None
+        return answer_losses(self.backbone, self.prompt.task, rows, self.prompt.on(self.backbone.device))
 
     def save(self, directory: Path) -> None:
         """As in `Fitted`."""
@@ -89,7 +100,7 @@ class PromptTuning(Way):
             prompt = _trained(job, config, is_begun)
             chosen = {"rate": f"{prompt.training['learning_rate']:.3g}", "step": str(prompt.training["best_step"])}
             tuned = Tuned(job.backbone, prompt, prompt.training["trainable_parameters"], chosen=chosen)
-            tried.append((accuracy(tuned, job.task, job.choosing), tuned))
+            tried.append((job.score(tuned), tuned))
         best = max(tried, key=lambda each: each[0])[1]
         more = num_tokens(job.backbone, job.task, job.choosing) - num_tokens(job.backbone, job.words, job.choosing)
         for i in range(len(tried)):
@@ -126,7 +137,7 @@ def _steps_within(job: Job, config: RunConfig) -> int:
         job.effort,
         math.ceil(len(job.train) / rows_a_step),
         pace_of(ends),
-        lambda: accuracy(untrained, job.task, job.choosing),
+        lambda: job.score(untrained),
     )
 
 

@@ -47,12 +47,11 @@ def test_validation_rows_choose_how_many_and_by_what(
 ) -> None:
     tried, wanted = list[tuple[str, str]](), ("2", "hidden states")
 
-    def judged(fitted: Any, task: Any, asked: Any) -> float:
-        assert asked == given.choosing
+    def judged(given: Job, fitted: Any) -> float:
         tried.append((fitted.chosen["passages"], fitted.chosen["by"]))
         return float(tried[-1] == wanted)
 
-    monkeypatch.setattr("ptuning.comparison.documents.accuracy", judged)
+    monkeypatch.setattr(Job, "score", judged)
     given = with_passages(little(job(backbone, tmp_path)), 1, 2, 4, 8)
     assert Documents().fit(given).chosen == {"passages": "2", "by": "hidden states"}
     assert tried == [(number, by) for by in ("shared words", "hidden states") for number in ("1", "2", "4")]

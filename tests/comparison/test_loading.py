@@ -72,8 +72,7 @@ def test_a_way_answers_as_it_did_in_the_comparison(compared: tuple[Path, Any], b
     found = loaded.fitted.label_scores(rows("test"))
     torch.testing.assert_close(found, compared[1][name], atol=1e-5, rtol=1e-5)
     answers = loaded.classify([{"text": row["text"]} for row in ROWS["test"]])
-    predicted = json.loads((part / "result.json").read_text())["predicted"]
-    assert [each.label for each in answers] == [list(VERBALIZER)[i] for i in predicted]
+    assert [each.label for each in answers] == json.loads((part / "result.json").read_text())["answers"]
     assert all(sum(each.probabilities.values()) == pytest.approx(1) for each in answers)
     assert loaded.classify([]) == []
 
@@ -173,6 +172,7 @@ def written(file: str, content: bytes) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("name", "change", "match"),
     [
+        ("zero-shot", own_changed(writing={"max_new_tokens": 3, "stop_strings": []}), "it has labels, and ends for"),
         ("zero-shot", own_changed(kind="telepathy"), "of the kind telepathy; expected one of prompting, tf-idf"),
         ("zero-shot", own_changed(task={}), r"way.json is broken \(.*template"),
         (

@@ -17,7 +17,7 @@ from ptuning.comparison import reading, ways
 from ptuning.comparison.features import PENALTIES, Features, TfIdf
 from ptuning.comparison.heads import OutputLayers
 from ptuning.comparison.prompting import FewShot, Instruction, ZeroShot
-from ptuning.comparison.protocol import Fitted, SkippedError, labels_of
+from ptuning.comparison.protocol import Fitted, Job, SkippedError, labels_of
 from ptuning.comparison.retrieval import RetrievedByHiddenStates, RetrievedByWords
 from ptuning.comparison.tuning import ConditionedPrompt, PromptTuning, Tuned
 from ptuning.comparison.weights import AllWeights, LastBlock, LoRA, Weights, last_parts
@@ -147,12 +147,12 @@ def test_validation_rows_choose_between_the_nearest_and_balanced_examples(
     given, wanted = little(job(backbone, tmp_path)), "balanced"
     shown = dict[str, set[str]]()
 
-    def judged(fitted: Any, task: Any, asked: Any) -> float:
-        own, selection = fitted.filled(asked), fitted.chosen["selection"]
+    def judged(given: Job, fitted: Any) -> float:
+        own, selection = fitted.filled(given.choosing), fitted.chosen["selection"]
         shown[selection] = {str(sorted(label in row.values["demonstrations"] for label in VERBALIZER)) for row in own}
         return float(selection == wanted)
 
-    monkeypatch.setattr("ptuning.comparison.retrieval.accuracy", judged)
+    monkeypatch.setattr(Job, "score", judged)
     for way in (RetrievedByHiddenStates(), RetrievedByWords()):
         for wanted in ("nearest", "balanced"):
             fitted = way.fit(given)

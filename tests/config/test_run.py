@@ -156,7 +156,9 @@ def test_the_comparisons_run_two_ways_on_a_tiny_model(recipe: Path, run_config: 
     data = [f"--data.{split}={here}/{split}.csv" for split in ("train", "validation", "test")]
     words = "{negative: ' negative', positive: ' positive'}"
     small = ["--model.name_or_path", str(model_directory), f"--train.output_dir={here}/recipe"]
-    few = ["--compare.ways=[zero-shot, instruction]", "--compare.quick=true", f"--data.verbalizer={words}"]
+    few = ["--compare.ways=[zero-shot, instruction]", "--compare.quick=true"]
+    if ComparisonConfig.from_yaml(recipe).data.verbalizer:
+        few.append(f"--data.verbalizer={words}")
     found = compare(ComparisonConfig.from_yaml(recipe, [*data, *small, *few]), verbose=False)
     assert found.results.names == ["zero-shot", "instruction"]
 
