@@ -4,35 +4,25 @@ A part that is done is kept: the same call goes on where an earlier one stopped.
 """
 
 import dataclasses
-import hashlib
-import json
 import logging
-import random
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from statistics import mean
-from typing import Any
 
-from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
-from ptuning.comparison.costs import MemoryMeter, speed_of
-from ptuning.comparison.goals import Goal, LabelGoal, TextGoal
+from ptuning.comparison.adding_up import results_of
+from ptuning.comparison.bench import Bench, made_with
+from ptuning.comparison.measuring import made
 from ptuning.comparison.page import write_page
-from ptuning.comparison.parts import ComparisonDirectory, Part, PartDirectory
+from ptuning.comparison.parts import ComparisonDirectory, Part
 from ptuning.comparison.passages import read_passages
-from ptuning.comparison.protocol import Effort, Fitted, IndexCosts, Job, SkippedError, Way, turn_column
-from ptuning.comparison.reading import in_turn
+from ptuning.comparison.protocol import SkippedError, Way
 from ptuning.comparison.recommendation import FEW_ROWS, Needs, recommend
 from ptuning.comparison.report import Comparison
-from ptuning.comparison.results import Costs, Results, WayResult
-from ptuning.comparison.schema import MadeWith, PartFile
-from ptuning.comparison.storage import base_noted
+from ptuning.comparison.schema import PartFile
 from ptuning.comparison.ways import ways_named
 from ptuning.config import CompareConfig, ComparisonConfig, RunConfig
-from ptuning.data import Row, Rows
+from ptuning.data import Rows
 from ptuning.errors import DataError, PTuningError, TrainingError
 from ptuning.model import Backbone
 from ptuning.training import Given, Inputs, Interrupted, raised_interrupts
@@ -41,21 +31,6 @@ _log = logging.getLogger(__name__)
 
 CURVE = (16, 64, 256)
 """Training rows of a learning curve, beside all."""
-_QUICK_ROWS = {"train": 500, "validation": 50, "test": 200}
-_QUICK_STEPS = 60
-_QUICK_EFFORT: dict[str, Any] = {
-    "num_draws": 2,
-    "demonstrations": (2, 4),
-    "passages": (1, 2),
-    "num_evaluations": 4,
-    "num_timings": 1,
-}
-_DECIDE_NOTHING = {  # settings that no part depends on
-    *("output_dir", "report_to", "save_steps", "logging_steps"),
-    *("ways", "seeds", "curve", "least_accuracy", "most_milliseconds"),
-    *("data_changes_often", "many_tasks", "readable"),
-}
-_SOURCES = {"name_or_path", "revision", "train", "validation", "test", "documents"}  # are known by their content
 
 
 def compare(
@@ -91,7 +66,7 @@ def compare(
     bench = Bench.of(config, inputs, passages)
     directory.acquire()
     try:
-        directory.begin(_made_with(config, bench, inputs.weights_sha256))
+        directory.begin(made_with(config, bench, inputs.weights_sha256))
         with raised_interrupts():
             comparison = _compared(config, bench, ways, directory, verbose)
             if inputs.backbone.weights_sha256() != inputs.weights_sha256:
@@ -104,88 +79,6 @@ def compare(
     finally:
         directory.lock.release()
     return comparison
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all ways are measured with."""
-
-    backbone: Backbone
-    """The frozen model."""
-    config: RunConfig
-    """The task, and how prompts are trained."""
-    rows: Mapping[str, Sequence[Row]]
-    """Split -> rows: train, validation and test."""
-    effort: Effort
-    """How much each way may try."""
-    instruction: str | None
-    """What a person would write."""
-    goal: Goal
-    """What is measured."""
-    passages: Sequence[str] = ()
-    """The passages of a person's documents."""
-    save_weights: bool = False
-    """Whether weights are saved that are changed in place."""
-
-    @classmethod
-    def of(cls, config: ComparisonConfig, inputs: Inputs, passages: Sequence[str] = ()) -> "Bench":
-        """The bench of a config.
-
-        Args:
-            config: The comparison.
-            inputs: What it is made with.
-            passages: Those of the documents that it names.
-
-        Raises:
-            DataError: Without validation or test rows.
-            ModelError: For texts to write with a model that cannot generate from embeddings.
-        """
-        for split in ("validation", "test"):
-            if split not in inputs.rows:
-                raise DataError(f"a comparison without {split} rows", "some", f"Give data.{split}")
-        asked = config.compare
-        rows, run = dict(inputs.rows), config.run
-        effort = replace(Effort(asked.rates), seconds=asked.budget_seconds)
-        if asked.quick:
-            rows = {split: _sample(own, _QUICK_ROWS[split]) for split, own in rows.items()}
-            effort = replace(effort, **_QUICK_EFFORT)
-            steps = min(run.train.max_steps or _QUICK_STEPS, _QUICK_STEPS)
-            between = max(1, steps // effort.num_evaluations)
-            run = replace(run, train=replace(run.train, max_steps=steps, eval_steps=between))
-        goal = _goal(inputs.backbone, run, rows)
-        return cls(inputs.backbone, run, rows, effort, asked.instruction, goal, passages, asked.save_weights)
-
-    def job(self, part: Part, directory: PartDirectory) -> Job:
-        """What a part is fitted with: fewer training rows come with as few validation rows, all labels in turn."""
-        train, validation = self.rows["train"], self.rows["validation"]
-        if part.num_train is not None:
-            column = turn_column(self.config.data.task)
-            train, validation = (in_turn(own, column, part.seed)[: part.num_train] for own in (train, validation))
-        return Job(
-            self.backbone,
-            self.config,
-            train,
-            validation,
-            part.seed,
-            directory.work,
-            self.effort,
-            self.instruction,
-            self.passages,
-            self.save_weights,
-        )
-
-
-def _goal(backbone: Backbone, config: RunConfig, rows: Mapping[str, Sequence[Row]]) -> Goal:
-    """Labels, or texts that end where the answers of training and validation rows do: test rows do not decide it."""
-    task = config.data.task
-    if task.is_classification:
-        return LabelGoal(task)
-    return TextGoal.of(backbone, task, [*rows["train"], *rows["validation"]])
-
-
-def _sample(rows: Sequence[Row], most: int) -> list[Row]:
-    """Some of the rows, in their own order."""
-    return [rows[i] for i in sorted(random.Random(0).sample(range(len(rows)), min(most, len(rows))))]
 
 
 def parts_of(ways: Sequence[Way], compare: CompareConfig, num_train: int) -> list[Part]:
@@ -211,13 +104,13 @@ def _compared(
             own = directory.part(part)
             if part.way not in left_out or own.is_finished:
                 try:
-                    done[part] = own.read() if own.is_finished else _made(by_name[part.way], part, own, bench)
+                    done[part] = own.read() if own.is_finished else made(by_name[part.way], part, own, bench)
                 except Exception as error:  # one way that fails must not stop the others
                     left_out[part.way] = _line_of(error)
                     if verbose:
                         bar.write(f"{part}: {left_out[part.way]}", file=sys.stderr)
             bar.update()
-    results = _results(ways, done, bench.goal.measure)
+    results = results_of(ways, done, bench.goal.measure)
     if results is None:
         why = "; ".join(f"{name}: {each}" for name, each in left_out.items())
         raise TrainingError(f"no way could be measured ({why})", "one way or more", "Correct this")
@@ -237,109 +130,6 @@ def _line_of(error: Exception) -> str:
     return f"failed: {text if isinstance(error, PTuningError) else f'{type(error).__name__}: {text}'}"
 
 
-def _made(way: Way, part: Part, directory: PartDirectory, bench: Bench) -> PartFile:
-    """Fits a way, reads the test rows once, and writes the result."""
-    job = bench.job(part, directory)
-    bench.goal.require(way)
-    way.require(job)
-    directory.begin()
-    set_seed(part.seed)
-    meter, started = MemoryMeter(bench.backbone.device), time.perf_counter()
-    fitted = way.fit(job)
-    seconds, memory = time.perf_counter() - started, meter.added_bytes
-    fitted.save(directory.way)
-    result = _measured(part, fitted, job, bench, directory)
-    result = replace(result, seconds=max(seconds, fitted.least_seconds), memory_bytes=memory)
-    base_noted(directory.way, bench.backbone, bench.goal.writing)
-    directory.finish(result)
-    return result
-
-
-def _measured(part: Part, fitted: Fitted, job: Job, bench: Bench, directory: PartDirectory) -> PartFile:
-    """The result of a fitted way, but for what fitting took."""
-    goal, test = bench.goal, bench.rows["test"]
-    answers = goal.answers(fitted, test)
-    speed = speed_of(lambda rows: goal.answers(fitted, rows), job.choosing, job.effort.num_timings)
-    return PartFile(
-        way=part.way,
-        seed=part.seed,
-        num_train=len(job.train),
-        answers=answers,
-        scores=goal.scores(fitted, test, answers),
-        validation_score=job.score(fitted),
-        chosen=dict(fitted.chosen),
-        num_trained=fitted.num_trained,
-        seconds=0.0,
-        memory_bytes=None,
-        bytes_to_ship=fitted.bytes_to_ship(directory.way),
-        extra_tokens=float(fitted.extra_tokens),
-        milliseconds=speed.milliseconds,
-        rows_per_second=speed.rows_per_second,
-        index=None if fitted.index_costs is None else dataclasses.asdict(fitted.index_costs),
-    )
-
-
-def _results(ways: Sequence[Way], done: Mapping[Part, PartFile], measure: str) -> Results | None:
-    """The parts added up; None where there are none on all rows."""
-    found = []
-    for way in ways:
-        whole = [result for part, result in done.items() if part.way == way.name and part.num_train is None]
-        if not whole:
-            continue
-        curve = dict[int, list[float]]()
-        for part, result in done.items():
-            if part.way == way.name and way.reads_rows and any(each.num_train for each in done):
-                curve.setdefault(result.num_train, []).append(mean(result.scores[measure]))
-        scores, costs, chosen = [each.scores[measure] for each in whole], _costs(whole), whole[0].chosen
-        others, index = _other_scores(whole, measure), _index_costs(whole[0].index)
-        found.append(WayResult(way.name, way.title, way.facts, scores, costs, chosen, curve, others, index))
-    return Results(found, measure) if found else None
-
-
-def _other_scores(parts: Sequence[PartFile], measure: str) -> dict[str, list[float]]:
-    """The mean of each score but the main one with each seed, where every seed has it."""
-    names = [name for name in parts[0].scores if name != measure and all(name in each.scores for each in parts)]
-    return {name: [mean(each.scores[name]) for each in parts] for name in names}
-
-
-def _costs(parts: Sequence[PartFile]) -> Costs:
-    """Means over seeds."""
-    memory = [each.memory_bytes for each in parts if each.memory_bytes is not None]
-    return Costs(
-        num_trained=parts[0].num_trained,
-        seconds=mean(each.seconds for each in parts),
-        memory_bytes=round(mean(memory)) if memory else None,
-        bytes_to_ship=round(mean(each.bytes_to_ship for each in parts)),
-        extra_tokens=mean(each.extra_tokens for each in parts),
-        milliseconds=mean(each.milliseconds for each in parts),
-        rows_per_second=mean(each.rows_per_second for each in parts),
-    )
-
-
-def _index_costs(told: Mapping[str, float] | None) -> IndexCosts | None:
-    """What a part says of its index."""
-    return None if told is None else IndexCosts(int(told["num_bytes"]), told["seconds"], told["milliseconds"])
-
-
 def _needs(compare: CompareConfig, num_train: int) -> Needs:
     names = [field.name for field in dataclasses.fields(Needs) if field.name != "few_rows"]
     return Needs(**{name: getattr(compare, name) for name in names}, few_rows=num_train < FEW_ROWS)
-
-
-def _made_with(config: ComparisonConfig, bench: Bench, weights: str) -> MadeWith:
-    """What all parts follow from."""
-    settings = {
-        f"{section}.{key}": value
-        for section, values in dataclasses.asdict(config).items()
-        for key, value in values.items()
-        if key not in _DECIDE_NOTHING and not (section in ("model", "data", "compare") and key in _SOURCES)
-    }
-    settings |= dataclasses.asdict(bench.effort)
-    settings["compare.documents"] = _digest_of(bench.passages) if bench.passages else None
-    rows = {split: _digest_of([dict(row.values) for row in own]) for split, own in bench.rows.items()}
-    return MadeWith(json.loads(json.dumps(settings)), rows, weights)
-
-
-def _digest_of(content: Sequence[Any]) -> str:
-    text = json.dumps(list(content), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from small import ROWS, VERBALIZER, config_in, rows
 
 import ptuning
-from ptuning.comparison import run
+from ptuning.comparison import bench, measuring
 from ptuning.comparison.reading import label_scores
 from ptuning.comparison.ways import NAMES
 from ptuning.data import Task
@@ -40,7 +40,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, model_directory: Path) ->
     )
     model = {"model__name_or_path": str(model_directory), "model__dtype": "float32", "model__device": "cpu"}
     given = {"compare__seeds": 1, "compare__save_weights": True, "compare__documents": str(folder / "films.md")}
-    whole, effort = run._measured, run.Effort
+    whole, effort = measuring._measured, bench.Effort
 
     def noted(part: Any, fitted: Any, *others: Any) -> Any:
         scores[part.way] = fitted.label_scores(rows("test"))
@@ -48,8 +48,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory, model_directory: Path) ->
 
     less = {"num_draws": 1, "demonstrations": (2, 4), "passages": (1, 2), "num_evaluations": 2, "num_timings": 1}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "_measured", noted)
-        patch.setattr(run, "Effort", lambda num_rates: effort(num_rates, **less))
+        patch.setattr(measuring, "_measured", noted)
+        patch.setattr(bench, "Effort", lambda num_rates: effort(num_rates, **less))
         comparison = ptuning.compare(config_in(folder, **model, **given), rows=ROWS, verbose=False)
     assert comparison.left_out == {}
     return comparison.directory, scores

@@ -8,7 +8,7 @@ import pytest
 from small import ROWS, config_in
 
 import ptuning
-from ptuning.comparison import run
+from ptuning.comparison import bench, run
 from ptuning.comparison.parts import Part
 from ptuning.comparison.protocol import Fitted, Job, Way
 from ptuning.comparison.report import Comparison
@@ -25,8 +25,8 @@ FAST = ["zero-shot", "few-shot", "tf-idf", "output-layers"]
 @pytest.fixture(autouse=True)
 def less_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
     effort = {"num_draws": 1, "demonstrations": (2, 4), "num_evaluations": 2, "num_timings": 1}
-    whole = run.Effort
-    monkeypatch.setattr(run, "Effort", lambda num_rates: whole(num_rates, **effort))
+    whole = bench.Effort
+    monkeypatch.setattr(bench, "Effort", lambda num_rates: whole(num_rates, **effort))
 
 
 def compared(config: ComparisonConfig, backbone: Backbone, **given: Any) -> Comparison:
@@ -106,14 +106,14 @@ def test_a_comparison_that_is_killed_and_resumed_gives_the_same_tables(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
     whole = told(compared(config_in(tmp_path / "whole", compare__ways=FAST), backbone))
-    config, made, count = config_in(tmp_path / "killed", compare__ways=FAST), run._made, iter(range(100))
+    config, made, count = config_in(tmp_path / "killed", compare__ways=FAST), run.made, iter(range(100))
 
     def killed(*arguments: Any) -> Any:
         if next(count) == place:
             raise KeyboardInterrupt
         return made(*arguments)
 
-    monkeypatch.setattr(run, "_made", killed)
+    monkeypatch.setattr(run, "made", killed)
     with pytest.raises(Interrupted, match=r"what is done is kept in .*: the same call goes on from there"):
         compared(config, backbone)
     done = len(list((tmp_path / "killed").rglob("result.json")))
@@ -185,7 +185,7 @@ def test_quick_does_less(backbone: Backbone, tmp_path: Path) -> None:
     comparison = compared(config, backbone, test=many)
     assert comparison.results.num_rows == 200
     inputs = run.Inputs.load(config.run, "cpu", run.Given({**ROWS, "test": many}, backbone))
-    assert run.Bench.of(config, inputs).config.train.max_steps == 60
+    assert bench.Bench.of(config, inputs).config.train.max_steps == 60
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,17 @@ from families import tiny_backbone
 from small import ROWS, TEMPLATE, WRITING, config_in, job, little, rows
 
 import ptuning
-from ptuning.comparison import reading, run
+from ptuning.comparison import bench, measuring, reading
 from ptuning.comparison.documents import Documents
 from ptuning.comparison.prompting import FewShot, Instruction, ZeroShot
-from ptuning.comparison.protocol import Writer, Writing
+from ptuning.comparison.protocol import Effort, Writer, Writing
 from ptuning.comparison.report import Comparison
 from ptuning.comparison.retrieval import RetrievedByHiddenStates, RetrievedByWords
 from ptuning.comparison.steps import kept_best
 from ptuning.comparison.tuning import ConditionedPrompt, PromptTuning
 from ptuning.comparison.ways import NAMES
 from ptuning.comparison.weights import AllWeights, LastBlock, LoRA, Trained, Weights
-from ptuning.errors import PromptError
+from ptuning.errors import ModelError, PromptError
 from ptuning.inference import PromptedLM
 from ptuning.model import Backbone
 
@@ -68,7 +68,7 @@ def test_zero_shot_and_an_instruction_write_as_plain_transformers(any_backbone: 
 
 
 def test_few_shot_draws_rows_at_random_and_the_loss_chooses(backbone: Backbone, tmp_path: Path) -> None:
-    given = replace(job(backbone, tmp_path, **WRITING), effort=run.Effort(num_draws=2, demonstrations=(2, 4)))
+    given = replace(job(backbone, tmp_path, **WRITING), effort=Effort(num_draws=2, demonstrations=(2, 4)))
     found = dict[tuple[str, str], tuple[float, str]]()
     for number in (2, 4):
         for draw in (0, 1):
@@ -170,13 +170,13 @@ def compared(tmp_path_factory: pytest.TempPathFactory, model_directory: Path) ->
     effort = {"num_draws": 1, "demonstrations": (2,), "passages": (1,), "num_evaluations": 2, "num_timings": 1}
     folder = tmp_path_factory.mktemp("writing")
     (folder / "films.md").write_text("".join(f"The film {i} was good.\n" * 8 for i in range(60, 90)))
-    whole = run.Effort
+    whole = bench.Effort
     model = {"model__name_or_path": str(model_directory), "model__dtype": "float32", "model__device": "cpu"}
     chosen = {"compare__seeds": 1, "compare__curve": True, "compare__least_accuracy": 0.01, "train__max_steps": 2}
     kept = {"compare__documents": str(folder / "films.md"), "compare__save_weights": True}
     config = config_in(folder, **model, **chosen, **kept, **WRITING)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "Effort", lambda num_rates: whole(num_rates, **effort))
+        patch.setattr(bench, "Effort", lambda num_rates: whole(num_rates, **effort))
         return ptuning.compare(config, rows=ROWS, verbose=False)
 
 
@@ -225,15 +225,22 @@ def test_a_way_that_is_brought_back_writes_as_it_did(compared: Comparison, name:
 
 
 def test_what_is_timed_is_writing(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, timed = run.speed_of, list[object]()
+    whole, timed = measuring.speed_of, list[object]()
 
     def noted(answer: Any, given: Sequence[Any], repeats: int) -> Any:
         timed.append(answer(given[:1])[0])
         return whole(answer, given, repeats)
 
-    monkeypatch.setattr(run, "speed_of", noted)
+    monkeypatch.setattr(measuring, "speed_of", noted)
     config = config_in(tmp_path, compare__ways=["zero-shot"], **WRITING)
     ptuning.compare(config, rows=ROWS, backbone=backbone, verbose=False)
     (text,) = timed
     assert isinstance(text, str)
     assert text not in ("negative", "positive")
+
+
+def test_a_model_that_cannot_write_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    config = config_in(tmp_path, **WRITING)
+    with pytest.raises(ModelError, match=r"^texts to write with .*, which can start from ids only; expected a model"):
+        ptuning.compare(config, rows=ROWS, backbone=tiny_backbone("falcon_h1"), verbose=False)
+    assert not Path(config.train.output_dir).exists()
