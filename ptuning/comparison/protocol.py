@@ -95,6 +95,8 @@ class Job:
     """How much may be tried."""
     instruction: str | None = None
     """What a person would write in front of each row."""
+    general_ids: Sequence[Sequence[int]] = ()
+    """A general text, in pieces, on which it is measured what is forgotten."""
 
     @property
     def task(self) -> Task:
@@ -127,6 +129,14 @@ class Fitted(ABC):
     @abstractmethod
     def label_scores(self, rows: Sequence[Row]) -> Tensor:
         """A score for each label of each row, `[N, C]`: log-probabilities up to a constant of the row."""
+
+    def text_loss(self, ids: Sequence[Sequence[int]]) -> float | None:
+        """The mean loss of a token of a general text, where fitting changed the base's weights; None: it left them.
+
+        Args:
+            ids: The text's pieces.
+        """
+        return None
 
     @abstractmethod
     def save(self, directory: Path) -> None:

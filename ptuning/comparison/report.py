@@ -36,6 +36,7 @@ _COSTS = {
     "memory MB": "the most memory that fitting took beside what was in use before",
     "ship MB": "what is shipped beside the base",
     "tokens": "tokens that it adds to a request, on average",
+    "forgets": "loss of a token of a general text, in nats, less that of the base; nothing: the base stays as it is",
     "ms": "milliseconds of a request by itself, nothing kept from earlier ones",
     "rows/s": "rows a second, 32 at once",
 }
@@ -148,6 +149,7 @@ class Comparison:
             "against_zero_shot": results.gain(way.name, ZERO_SHOT).as_dict() if has_zero_shot else None,
             "against_the_best": results.gain(way.name, best).as_dict() if way.name != best else None,
             "costs": dataclasses.asdict(way.costs),
+            "forgets": _forgets(way),
             "facts": dataclasses.asdict(way.facts),
             "chosen": dict(way.chosen),
             "curve": {str(size): list(values) for size, values in way.curve.items()},
@@ -158,11 +160,11 @@ class Comparison:
         names, written = self.results.names, io.StringIO()
         writer = csv.writer(written, lineterminator="\n")
         columns = [field.name for field in dataclasses.fields(self.results.ways[0].costs)]
-        writer.writerow(["way", "accuracy", "low", "high", "seeds", *columns])
+        writer.writerow(["way", "accuracy", "low", "high", "seeds", *columns, "forgets"])
         for name in names:
             way, told = self.results[name], self.results.accuracy(name)
             costs = [getattr(way.costs, column) for column in columns]
-            writer.writerow([name, told.value, told.low, told.high, len(way.correct), *costs])
+            writer.writerow([name, told.value, told.low, told.high, len(way.correct), *costs, _forgets(way)["change"]])
         return written.getvalue()
 
     def save(self) -> None:
@@ -183,9 +185,19 @@ def _costs(way: WayResult) -> dict[str, Any]:
         "memory MB": memory,
         "ship MB": f"{costs.bytes_to_ship / 1e6:,.3f}",
         "tokens": f"{costs.extra_tokens:,.0f}",
+        "forgets": "nothing" if way.text_loss is None else f"{way.text_loss.change:+.3f}",
         "ms": f"{costs.milliseconds:,.1f}",
         "rows/s": f"{costs.rows_per_second:,.1f}",
     }
+
+
+def _forgets(way: WayResult) -> dict[str, Any]:
+    """The general text's losses; a base that stays as it is forgets exactly nothing."""
+    if way.text_loss is None:
+        return {"changes_the_base": False, "loss_before": None, "loss_after": None, "change": 0.0}
+    told = way.text_loss
+    losses = {"loss_before": told.before, "loss_after": told.after, "change": told.change}
+    return {"changes_the_base": True, **losses}
 
 
 def _half(value: float | None) -> str:

@@ -38,6 +38,21 @@ class Costs:
 
 
 @dataclass(frozen=True)
+class TextLoss:
+    """What a way that changes weights does to a general text: the mean loss of a token, in nats, over its seeds."""
+
+    before: float
+    """That of the base."""
+    after: float
+    """That of the model with its new weights."""
+
+    @property
+    def change(self) -> float:
+        """How much it forgets."""
+        return self.after - self.before
+
+
+@dataclass(frozen=True)
 class WayResult:
     """One way, on all training rows, with all its seeds."""
 
@@ -55,6 +70,8 @@ class WayResult:
     """What validation rows chose, with the first seed."""
     curve: Mapping[int, Sequence[float]] = field(default_factory=dict)
     """Training rows -> the accuracy with each seed."""
+    text_loss: TextLoss | None = None
+    """What it does to a general text; None where the base stays as it is, and nothing is forgotten."""
 
     @property
     def accuracies(self) -> list[float]:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -19,14 +20,15 @@ from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
 from ptuning.comparison.costs import MemoryMeter, speed_of
+from ptuning.comparison.general_text import GENERAL_TEXT
 from ptuning.comparison.page import write_page
 from ptuning.comparison.parts import ComparisonDirectory, Part, PartDirectory
 from ptuning.comparison.prompting import base_noted
 from ptuning.comparison.protocol import Effort, Fitted, Job, SkippedError, Way, accuracy, labels_of
-from ptuning.comparison.reading import in_turn
+from ptuning.comparison.reading import in_turn, text_ids, text_loss
 from ptuning.comparison.recommendation import FEW_ROWS, Needs, recommend
 from ptuning.comparison.report import Comparison
-from ptuning.comparison.results import Costs, Results, WayResult
+from ptuning.comparison.results import Costs, Results, TextLoss, WayResult
 from ptuning.comparison.schema import MadeWith, PartFile
 from ptuning.comparison.ways import ways_named
 from ptuning.config import CompareConfig, ComparisonConfig, RunConfig
@@ -39,13 +41,14 @@ _log = logging.getLogger(__name__)
 
 CURVE = (16, 64, 256)
 """Training rows of a learning curve, beside all."""
+_MOST_CHARACTERS = 1 << 18  # of a general text
 _QUICK_ROWS = {"train": 500, "validation": 50, "test": 200}
 _QUICK_STEPS = 60
 _QUICK_EFFORT: dict[str, Any] = {"num_draws": 2, "demonstrations": (2, 4), "num_evaluations": 4, "num_timings": 1}
 _DECIDE_NOTHING = {  # settings that no part depends on
     *("output_dir", "report_to", "save_steps", "logging_steps"),
     *("ways", "seeds", "curve", "least_accuracy", "most_milliseconds"),
-    *("data_changes_often", "many_tasks", "readable"),
+    *("data_changes_often", "many_tasks", "readable", "general_text"),  # the text is known by its content
 }
 _SOURCES = {"name_or_path", "revision", "train", "validation", "test"}  # rows and weights are known by their content
 
@@ -111,6 +114,8 @@ class Bench:
     """How much each way may try."""
     instruction: str | None
     """What a person would write."""
+    general_ids: Sequence[Sequence[int]] = ()
+    """A general text, in pieces, on which it is measured what is forgotten."""
 
     @classmethod
     def of(cls, config: ComparisonConfig, inputs: Inputs) -> "Bench":
@@ -129,7 +134,9 @@ class Bench:
             steps = min(run.train.max_steps or _QUICK_STEPS, _QUICK_STEPS)
             between = max(1, steps // effort.num_evaluations)
             run = replace(run, train=replace(run.train, max_steps=steps, eval_steps=between))
-        return cls(inputs.backbone, run, rows, effort, config.compare.instruction)
+        text = config.compare.general_text
+        general_ids = text_ids(inputs.backbone, GENERAL_TEXT if text is None else _text_of(Path(text)))
+        return cls(inputs.backbone, run, rows, effort, config.compare.instruction, general_ids)
 
     def job(self, part: Part, directory: PartDirectory) -> Job:
         """What a part is fitted with: fewer training rows come with as few validation rows, all labels in turn."""
@@ -137,9 +144,18 @@ class Bench:
         if part.num_train is not None:
             column = self.config.data.task.label_column
             train, validation = (in_turn(own, column, part.seed)[: part.num_train] for own in (train, validation))
-        return Job(
-            self.backbone, self.config, train, validation, part.seed, directory.work, self.effort, self.instruction
-        )
+        given = self.effort, self.instruction, self.general_ids
+        return Job(self.backbone, self.config, train, validation, part.seed, directory.work, *given)
+
+
+def _text_of(path: Path) -> str:
+    """The beginning of a text file; raises `DataError` where it cannot be read."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return file.read(_MOST_CHARACTERS)
+    except (OSError, UnicodeDecodeError) as error:
+        received = f"compare.general_text: {path} cannot be read ({error})"
+        raise DataError(received, "a file of plain text in UTF-8", "Correct it") from error
 
 
 def _sample(rows: Sequence[Row], most: int) -> list[Row]:
@@ -230,10 +246,20 @@ def _measured(
         seconds=0.0,
         memory_bytes=None,
         bytes_to_ship=fitted.bytes_to_ship(directory.way),
+        text_loss=_text_losses(fitted, job),
         extra_tokens=float(fitted.extra_tokens),
         milliseconds=speed.milliseconds,
         rows_per_second=speed.rows_per_second,
     )
+
+
+def _text_losses(fitted: Fitted, job: Job) -> list[float] | None:
+    """The general text's loss before and after, where fitting changed weights."""
+    after = fitted.text_loss(job.general_ids)
+    if after is None:
+        return None
+    with job.backbone.in_turn():
+        return [text_loss(job.backbone.model, job.general_ids), after]
 
 
 def _results(ways: Sequence[Way], done: Mapping[Part, PartFile]) -> Results | None:
@@ -248,8 +274,14 @@ def _results(ways: Sequence[Way], done: Mapping[Part, PartFile]) -> Results | No
             if part.way == way.name and way.reads_rows and any(each.num_train for each in done):
                 curve.setdefault(result.num_train, []).append(mean(result.correct))
         correct, costs, chosen = [each.correct for each in whole], _costs(whole), whole[0].chosen
-        found.append(WayResult(way.name, way.title, way.facts, correct, costs, chosen, curve))
+        found.append(WayResult(way.name, way.title, way.facts, correct, costs, chosen, curve, _text_loss(whole)))
     return Results(found) if found else None
+
+
+def _text_loss(parts: Sequence[PartFile]) -> TextLoss | None:
+    """Means over seeds; None where the base stays as it is."""
+    measured = [each.text_loss for each in parts if each.text_loss is not None]
+    return TextLoss(*map(mean, zip(*measured, strict=True))) if measured else None
 
 
 def _costs(parts: Sequence[PartFile]) -> Costs:
@@ -280,6 +312,7 @@ def _made_with(config: ComparisonConfig, bench: Bench, weights: str) -> MadeWith
         if key not in _DECIDE_NOTHING and not (section in ("model", "data") and key in _SOURCES)
     }
     settings |= dataclasses.asdict(bench.effort)
+    settings["compare.general_text"] = hashlib.sha256(json.dumps(bench.general_ids).encode()).hexdigest()
     rows = {split: _digest(own) for split, own in bench.rows.items()}
     return MadeWith(json.loads(json.dumps(settings)), rows, weights)
 

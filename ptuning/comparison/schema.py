@@ -22,6 +22,7 @@ class PartFile:
     seconds: float
     memory_bytes: int | None
     bytes_to_ship: int
+    text_loss: list[float] | None
     extra_tokens: float
     milliseconds: float
     rows_per_second: float

@@ -21,6 +21,7 @@ from torch.nn import functional
 from ptuning.comparison.features import require_package
 from ptuning.comparison.prompting import write_own
 from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, accuracy
+from ptuning.comparison.reading import text_loss
 from ptuning.comparison.steps import kept_best
 from ptuning.data import Coder, Example, Row, with_answer
 from ptuning.evaluation import RowScores
@@ -70,6 +71,11 @@ class Weights:
         loss = self.loss_sum(examples)
         (loss * scale).backward()
         return loss.detach()
+
+    def text_loss(self, ids: Sequence[Sequence[int]]) -> float:
+        """The mean loss of a token of a general text in pieces, in nats."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_mixed):
+            return text_loss(self.model, ids)
 
     @torch.no_grad()
     def score_rows(
@@ -176,6 +182,10 @@ class Trained(Fitted):
             for config in self.weights.model.peft_config.values():
                 config.base_model_name_or_path = self.base
             self.weights.model.save_pretrained(directory / "adapter", save_embedding_layers=False)
+
+    def text_loss(self, ids: Sequence[Sequence[int]]) -> float:
+        """As in `Fitted`."""
+        return self.weights.text_loss(ids)
 
     def bytes_to_ship(self, directory: Path) -> int:
         """As in `Fitted`; of weights that are not written, those that changed, in the base's precision."""

@@ -30,6 +30,8 @@ class CompareConfig:
     """Learning rates that each trained way tries, the same number for all; the validation rows choose."""
     curve: bool = False
     """Whether each way that reads training rows is also repeated with 16, 64 and 256 of them."""
+    general_text: str | None = None
+    """A file of plain text on which it is measured what ways that change weights forget; null: a text of ptuning's."""
     quick: bool = False
     """Whether less is done: 1 seed, 60 steps, and at most 500 training, 50 validation and 200 test rows."""
     least_accuracy: float | None = None
