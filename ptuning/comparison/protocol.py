@@ -3,6 +3,7 @@
 Knows nothing of any single way, or of how ways are compared.
 """
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,8 @@ class Effort:
     """How often in a training these are read; the best step is kept, as in prompt tuning."""
     num_timings: int = 5
     """How often a measurement of time is repeated."""
+    num_verdict_rows: int = 64
+    """Validation rows on which a soft prompt is judged, each of which is read about ten times; 0: it is not judged."""
 
     def rates(self, own: float) -> list[float]:
         """The rates that a way tries.
@@ -138,6 +141,14 @@ class Fitted(ABC):
         """
         return None
 
+    def verdict(self, rows: Sequence[Row]) -> Mapping[str, str] | None:
+        """The inspector's word and sentence on whether what was learned can be read; None: there is nothing to inspect.
+
+        Args:
+            rows: Rows with answers; test rows are left alone.
+        """
+        return None
+
     @abstractmethod
     def save(self, directory: Path) -> None:
         """Writes what must be shipped beside the base model."""
@@ -171,6 +182,11 @@ class Way(ABC):
     @abstractmethod
     def fit(self, job: Job) -> Fitted:
         """Fits it, and lets validation rows choose what there is to choose."""
+
+
+def some_of(rows: Sequence[Row], most: int) -> list[Row]:
+    """Some of the rows, drawn at random, in their own order; the same ones each time."""
+    return [rows[i] for i in sorted(random.Random(0).sample(range(len(rows)), min(most, len(rows))))]
 
 
 def labels_of(task: Task, rows: Sequence[Row]) -> list[int]:

@@ -44,7 +44,7 @@ _FACTS = {
     "way": "the way's name",
     "many tasks": "whether one copy of the base serves many tasks at once",
     "new rows": "whether a new row counts at once",
-    "readable": "whether a person can read what makes the answers",
+    "readable": "whether a person can read what makes the answers; in brackets the inspector's verdict on soft prompts",
     "vLLM": "whether it works behind vLLM as it is",
 }
 
@@ -99,6 +99,8 @@ class Comparison:
             told = (facts.many_tasks, facts.rows_count_at_once, facts.readable, facts.works_in_vllm)
             said = [f"{'yes' if each.is_so else 'no'}: {each.reason}" for each in told]
             records.append(dict(zip(_FACTS, [way.name, *said], strict=True)))
+            if way.verdict:
+                records[-1]["readable"] += f" (here {way.verdict})"
         return Table(_FACTS, records)
 
     def curve(self) -> Table | None:
@@ -122,6 +124,9 @@ class Comparison:
         for table in tables:
             found += [*_aligned(table), ""]
         yes = [{**each, **{k: v.partition(":")[0] for k, v in each.items() if k != "way"}} for each in self.facts()]
+        for each in yes:
+            verdict = self.results[each["way"]].verdict
+            each["readable"] += f" ({verdict})" if verdict else ""
         found += [*_aligned(Table(_FACTS, yes)), ""]
         found += [f"{name} is left out: {why}" for name, why in self.left_out.items()]
         return [*found, "; ".join(f"{key}: {value}" for key, value in self.about.items())]
@@ -151,6 +156,7 @@ class Comparison:
             "costs": dataclasses.asdict(way.costs),
             "forgets": _forgets(way),
             "facts": dataclasses.asdict(way.facts),
+            "verdicts": [dict(each) for each in way.verdicts],
             "chosen": dict(way.chosen),
             "curve": {str(size): list(values) for size, values in way.curve.items()},
         }

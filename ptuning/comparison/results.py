@@ -4,6 +4,7 @@ Knows nothing of models or files.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -72,6 +73,8 @@ class WayResult:
     """Training rows -> the accuracy with each seed."""
     text_loss: TextLoss | None = None
     """What it does to a general text; None where the base stays as it is, and nothing is forgotten."""
+    verdicts: Sequence[Mapping[str, str]] = ()
+    """For each seed of a soft prompt the inspector's word and sentence."""
 
     @property
     def accuracies(self) -> list[float]:
@@ -82,6 +85,12 @@ class WayResult:
     def accuracy(self) -> float:
         """The mean accuracy."""
         return mean(self.accuracies)
+
+    @property
+    def verdict(self) -> str:
+        """The inspector's words with how many seeds have each; none for what it does not inspect."""
+        counts = Counter(each["word"] for each in self.verdicts)
+        return ", ".join(word if num == len(self.verdicts) else f"{word} {num}x" for word, num in counts.most_common())
 
     @property
     def spread(self) -> float | None:

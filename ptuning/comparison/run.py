@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import random
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from ptuning.comparison.general_text import GENERAL_TEXT
 from ptuning.comparison.page import write_page
 from ptuning.comparison.parts import ComparisonDirectory, Part, PartDirectory
 from ptuning.comparison.prompting import base_noted
-from ptuning.comparison.protocol import Effort, Fitted, Job, SkippedError, Way, accuracy, labels_of
+from ptuning.comparison.protocol import Effort, Fitted, Job, SkippedError, Way, accuracy, labels_of, some_of
 from ptuning.comparison.reading import in_turn, text_ids, text_loss
 from ptuning.comparison.recommendation import FEW_ROWS, Needs, recommend
 from ptuning.comparison.report import Comparison
@@ -44,7 +43,10 @@ CURVE = (16, 64, 256)
 _MOST_CHARACTERS = 1 << 18  # of a general text
 _QUICK_ROWS = {"train": 500, "validation": 50, "test": 200}
 _QUICK_STEPS = 60
-_QUICK_EFFORT: dict[str, Any] = {"num_draws": 2, "demonstrations": (2, 4), "num_evaluations": 4, "num_timings": 1}
+_QUICK_EFFORT: dict[str, Any] = {
+    **{"num_draws": 2, "demonstrations": (2, 4), "num_evaluations": 4, "num_timings": 1},
+    "num_verdict_rows": 0,  # a verdict reads so many rows ten times: on a CPU that takes a minute
+}
 _DECIDE_NOTHING = {  # settings that no part depends on
     *("output_dir", "report_to", "save_steps", "logging_steps"),
     *("ways", "seeds", "curve", "least_accuracy", "most_milliseconds"),
@@ -129,7 +131,7 @@ class Bench:
                 raise DataError(f"a comparison without {split} rows", "some", f"Give data.{split}")
         rows, run, effort = dict(inputs.rows), config.run, Effort(config.compare.rates)
         if config.compare.quick:
-            rows = {split: _sample(own, _QUICK_ROWS[split]) for split, own in rows.items()}
+            rows = {split: some_of(own, _QUICK_ROWS[split]) for split, own in rows.items()}
             effort = replace(effort, **_QUICK_EFFORT)
             steps = min(run.train.max_steps or _QUICK_STEPS, _QUICK_STEPS)
             between = max(1, steps // effort.num_evaluations)
@@ -156,11 +158,6 @@ def _text_of(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         received = f"compare.general_text: {path} cannot be read ({error})"
         raise DataError(received, "a file of plain text in UTF-8", "Correct it") from error
-
-
-def _sample(rows: Sequence[Row], most: int) -> list[Row]:
-    """Some of the rows, in their own order."""
-    return [rows[i] for i in sorted(random.Random(0).sample(range(len(rows)), min(most, len(rows))))]
 
 
 def parts_of(ways: Sequence[Way], compare: CompareConfig, num_train: int) -> list[Part]:
@@ -234,6 +231,8 @@ def _measured(
 ) -> PartFile:
     """The result of a fitted way, but for what fitting took."""
     speed = speed_of(fitted, job.choosing, job.effort.num_timings)
+    judged = some_of(job.validation, job.effort.num_verdict_rows)
+    verdict = fitted.verdict(judged) if judged else None
     return PartFile(
         way=part.way,
         seed=part.seed,
@@ -247,6 +246,7 @@ def _measured(
         memory_bytes=None,
         bytes_to_ship=fitted.bytes_to_ship(directory.way),
         text_loss=_text_losses(fitted, job),
+        verdict=None if verdict is None else dict(verdict),
         extra_tokens=float(fitted.extra_tokens),
         milliseconds=speed.milliseconds,
         rows_per_second=speed.rows_per_second,
@@ -274,7 +274,9 @@ def _results(ways: Sequence[Way], done: Mapping[Part, PartFile]) -> Results | No
             if part.way == way.name and way.reads_rows and any(each.num_train for each in done):
                 curve.setdefault(result.num_train, []).append(mean(result.correct))
         correct, costs, chosen = [each.correct for each in whole], _costs(whole), whole[0].chosen
-        found.append(WayResult(way.name, way.title, way.facts, correct, costs, chosen, curve, _text_loss(whole)))
+        verdicts = [each.verdict for each in whole if each.verdict is not None]
+        told = curve, _text_loss(whole), verdicts
+        found.append(WayResult(way.name, way.title, way.facts, correct, costs, chosen, *told))
     return Results(found) if found else None
 
 

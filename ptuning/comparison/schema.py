@@ -23,6 +23,7 @@ class PartFile:
     memory_bytes: int | None
     bytes_to_ship: int
     text_loss: list[float] | None
+    verdict: dict[str, str] | None
     extra_tokens: float
     milliseconds: float
     rows_per_second: float

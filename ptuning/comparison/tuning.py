@@ -17,6 +17,7 @@ from ptuning.comparison.prompting import write_own
 from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, Way, accuracy
 from ptuning.comparison.reading import label_scores, num_tokens
 from ptuning.data import Row
+from ptuning.inspection import verdict_of
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt, encoders, initializers
 from ptuning.training import train
@@ -39,6 +40,11 @@ class Tuned(Fitted):
         """As in `Fitted`."""
         assert self.prompt.task is not None
         return label_scores(self.backbone, self.prompt.task, rows, self.prompt.on(self.backbone.device))
+
+    def verdict(self, rows: Sequence[Row]) -> Mapping[str, str]:
+        """As in `Fitted`."""
+        found = verdict_of(self.prompt, self.backbone, [row.values for row in rows])
+        return {"word": found.word, "sentence": found.sentence}
 
     def save(self, directory: Path) -> None:
         """As in `Fitted`."""
