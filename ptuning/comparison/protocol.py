@@ -17,6 +17,8 @@ from ptuning.data import Row, Task
 from ptuning.errors import PTuningError
 from ptuning.model import Backbone
 
+CARD = "README.md"
+"""The card of a saved way, for readers."""
 _RATES = (1.0, 1 / 3, 3.0, 1 / 10, 10.0)  # times a way's own rate, in the order in which they are tried
 
 
@@ -154,12 +156,13 @@ class Fitted(ABC):
         """Writes what must be shipped beside the base model."""
 
     def bytes_to_ship(self, directory: Path) -> int:
-        """The bytes of what must be shipped beside the base model.
+        """The bytes of what must be shipped beside the base model; cards for readers do not count.
 
         Args:
             directory: Where `save` wrote.
         """
-        return sum(each.stat().st_size for each in directory.rglob("*") if each.is_file())
+        files = [each for each in directory.rglob("*") if each.is_file() and each.name != CARD]
+        return sum(each.stat().st_size for each in files)
 
 
 class Way(ABC):

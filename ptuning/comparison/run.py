@@ -18,6 +18,7 @@ from typing import Any
 from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
+from ptuning.comparison.card import write_card
 from ptuning.comparison.costs import MemoryMeter, speed_of
 from ptuning.comparison.general_text import GENERAL_TEXT
 from ptuning.comparison.page import write_page
@@ -222,6 +223,7 @@ def _made(way: Way, part: Part, directory: PartDirectory, bench: Bench) -> PartF
     result = _measured(part, fitted, job, predicted, labels_of(task, bench.rows["test"]), directory)
     result = replace(result, seconds=max(seconds, fitted.least_seconds), memory_bytes=memory)
     base_noted(directory.way, bench.backbone)
+    write_card(directory.way, way, job, _way_result(way, [result]))
     directory.finish(result)
     return result
 
@@ -273,11 +275,22 @@ def _results(ways: Sequence[Way], done: Mapping[Part, PartFile]) -> Results | No
         for part, result in done.items():
             if part.way == way.name and way.reads_rows and any(each.num_train for each in done):
                 curve.setdefault(result.num_train, []).append(mean(result.correct))
-        correct, costs, chosen = [each.correct for each in whole], _costs(whole), whole[0].chosen
-        verdicts = [each.verdict for each in whole if each.verdict is not None]
-        told = curve, _text_loss(whole), verdicts
-        found.append(WayResult(way.name, way.title, way.facts, correct, costs, chosen, *told))
+        found.append(replace(_way_result(way, whole), curve=curve))
     return Results(found) if found else None
+
+
+def _way_result(way: Way, parts: Sequence[PartFile]) -> WayResult:
+    """A way's parts on the same rows, but for its curve."""
+    return WayResult(
+        name=way.name,
+        title=way.title,
+        facts=way.facts,
+        correct=[each.correct for each in parts],
+        costs=_costs(parts),
+        chosen=parts[0].chosen,
+        text_loss=_text_loss(parts),
+        verdicts=[each.verdict for each in parts if each.verdict is not None],
+    )
 
 
 def _text_loss(parts: Sequence[PartFile]) -> TextLoss | None:
