@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ptuning.comparison.report import ZERO_SHOT, Comparison
 from ptuning.comparison.results import WayResult
+from ptuning.comparison.rules_of_thumb import rules_table
 from ptuning.evaluation import STYLE, Bar, Bars, Curves, Point, Points, pairs_html, table_html
 from ptuning.files import whole_file
 
@@ -21,6 +22,7 @@ _PLOTS: Sequence[tuple[str, str, Callable[[WayResult], float]]] = (
     ("what is shipped", "kilobytes beside the base", lambda way: way.costs.bytes_to_ship / 1000),
     ("latency", "milliseconds a request, alone", lambda way: way.costs.milliseconds),
 )
+_RULES = "Rules of thumb on when to fine-tune, and whether they held here"
 _HOW = (
     "Each bar is a way's mean accuracy on the test rows; the thin line is its 95 % interval over rows and seeds. "
     "Intervals of two ways may overlap where the paired difference below is clear: the rows are the same."
@@ -50,7 +52,8 @@ def page(comparison: Comparison) -> str:
         f"{_section('Accuracy', table_html(comparison.quality()))}"
         f"{_section('What each way costs', _plots(comparison) + table_html(comparison.costs()))}"
         f"{_section('Fewer training rows', _curves(comparison) + table_html(curve)) if curve else ''}"
-        f"{_section('What is known of each way', table_html(comparison.facts()))}{_left_out(comparison)}"
+        f"{_section('What is known of each way', table_html(comparison.facts()))}"
+        f"{_rules(comparison)}{_left_out(comparison)}"
         f"{_section('What was compared', pairs_html(comparison.about))}</body></html>\n"
     )
 
@@ -110,6 +113,11 @@ def _curves(comparison: Comparison) -> str:
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
+
+
+def _rules(comparison: Comparison) -> str:
+    """How rules of thumb fared."""
+    return _section(_RULES, table_html(rules_table(comparison.rules))) if comparison.rules else ""
 
 
 def _left_out(comparison: Comparison) -> str:

@@ -15,11 +15,13 @@ from typing import Any
 
 from ptuning.comparison.recommendation import Recommendation
 from ptuning.comparison.results import Results, WayResult
+from ptuning.comparison.rules_of_thumb import Rule
 from ptuning.evaluation import Table, aligned, half_width
 from ptuning.files import whole_file
 
 ZERO_SHOT = "zero-shot"
 _LINE = 120  # characters of a line of text
+_INDENT = 10
 _QUALITY = {
     "way": "the way's name",
     "accuracy": "mean accuracy on the test rows, with a 95 % bootstrap interval over rows and seeds",
@@ -65,6 +67,8 @@ class Comparison:
     """Where the files lie."""
     needs: Mapping[str, Any] = field(default_factory=dict)
     """What the recommendation was asked for."""
+    rules: Sequence[Rule] = ()
+    """How rules of thumb fared."""
 
     def quality(self) -> Table:
         """How accurate each way is."""
@@ -128,6 +132,10 @@ class Comparison:
             verdict = self.results[each["way"]].verdict
             each["readable"] += f" ({verdict})" if verdict else ""
         found += [*_aligned(Table(_FACTS, yes)), ""]
+        for rule in self.rules:
+            told = f"{rule.outcome:<{_INDENT}}{rule.says}: {rule.why}"
+            found += textwrap.wrap(told, _LINE, subsequent_indent=_INDENT * " ")
+        found += [""] if self.rules else []
         found += [f"{name} is left out: {why}" for name, why in self.left_out.items()]
         return [*found, "; ".join(f"{key}: {value}" for key, value in self.about.items())]
 
@@ -141,6 +149,7 @@ class Comparison:
             "recommendation": dataclasses.asdict(self.recommendation),
             "ways": {name: self._way(self.results[name], best) for name in names},
             "left_out": dict(self.left_out),
+            "rules_of_thumb": [dataclasses.asdict(rule) for rule in self.rules],
         }
 
     def _way(self, way: WayResult, best: str) -> dict[str, Any]:

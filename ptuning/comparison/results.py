@@ -6,7 +6,7 @@ Knows nothing of models or files.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import mean, stdev
 
@@ -71,6 +71,8 @@ class WayResult:
     """What validation rows chose, with the first seed."""
     curve: Mapping[int, Sequence[float]] = field(default_factory=dict)
     """Training rows -> the accuracy with each seed."""
+    fewer: Mapping[int, Sequence[Sequence[int]]] = field(default_factory=dict)
+    """Training rows, where there were fewer -> as `correct`."""
     text_loss: TextLoss | None = None
     """What it does to a general text; None where the base stays as it is, and nothing is forgotten."""
     verdicts: Sequence[Mapping[str, str]] = ()
@@ -140,6 +142,11 @@ class Results:
     def best(self, names: Sequence[str]) -> str:
         """The most accurate of some ways; the simplest of those that are equal."""
         return max(names, key=lambda name: self[name].accuracy)
+
+    def with_rows(self, num_train: int) -> "Results":
+        """The ways with fewer training rows, so far as that was measured; those that read none stay as they are."""
+        ways = [way for way in self.ways if not way.fewer or num_train in way.fewer]
+        return Results([replace(way, correct=way.fewer.get(num_train, way.correct)) for way in ways])
 
     def num_rows_to_tell(self, name: str, other: str) -> int | None:
         """About how many test rows would tell two ways apart, if they differ as they do here; None if they do not."""

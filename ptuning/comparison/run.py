@@ -29,6 +29,7 @@ from ptuning.comparison.reading import in_turn, text_ids, text_loss
 from ptuning.comparison.recommendation import FEW_ROWS, Needs, recommend
 from ptuning.comparison.report import Comparison
 from ptuning.comparison.results import Costs, Results, TextLoss, WayResult
+from ptuning.comparison.rules_of_thumb import rules_of_thumb
 from ptuning.comparison.schema import MadeWith, PartFile
 from ptuning.comparison.ways import ways_named
 from ptuning.config import CompareConfig, ComparisonConfig, RunConfig
@@ -196,8 +197,8 @@ def _compared(
         raise TrainingError(f"no way could be measured ({why})", "one way or more", "Correct this")
     needs = _needs(config.compare, len(bench.rows["train"]))
     about = {"base": bench.backbone.name, **{f"{split} rows": f"{len(own):,}" for split, own in bench.rows.items()}}
-    asked = dataclasses.asdict(needs)
-    return Comparison(results, recommend(results, needs), left_out, about, directory.path, asked)
+    asked, rules = dataclasses.asdict(needs), rules_of_thumb(results, len(bench.rows["train"]))
+    return Comparison(results, recommend(results, needs), left_out, about, directory.path, asked, rules)
 
 
 def _line_of(error: Exception) -> str:
@@ -271,11 +272,13 @@ def _results(ways: Sequence[Way], done: Mapping[Part, PartFile]) -> Results | No
         whole = [result for part, result in done.items() if part.way == way.name and part.num_train is None]
         if not whole:
             continue
-        curve = dict[int, list[float]]()
+        curve, fewer = dict[int, list[float]](), dict[int, list[list[int]]]()
         for part, result in done.items():
             if part.way == way.name and way.reads_rows and any(each.num_train for each in done):
                 curve.setdefault(result.num_train, []).append(mean(result.correct))
-        found.append(replace(_way_result(way, whole), curve=curve))
+                if part.num_train is not None:
+                    fewer.setdefault(part.num_train, []).append(result.correct)
+        found.append(replace(_way_result(way, whole), curve=curve, fewer=fewer))
     return Results(found) if found else None
 
 
