@@ -23,6 +23,7 @@ from ptuning.comparison.costs import MemoryMeter, speed_of
 from ptuning.comparison.general_text import GENERAL_TEXT
 from ptuning.comparison.page import write_page
 from ptuning.comparison.parts import ComparisonDirectory, Part, PartDirectory
+from ptuning.comparison.progress import BAR, seconds_left, told
 from ptuning.comparison.prompting import base_noted
 from ptuning.comparison.protocol import Effort, Fitted, Job, SkippedError, Way, accuracy, labels_of, some_of
 from ptuning.comparison.reading import in_turn, text_ids, text_loss
@@ -177,20 +178,8 @@ def _compared(
     config: ComparisonConfig, bench: Bench, ways: Sequence[Way], directory: ComparisonDirectory, verbose: bool
 ) -> Comparison:
     """Makes all parts that are not done, and adds them up."""
-    by_name, left_out, done = {way.name: way for way in ways}, dict[str, str](), dict[Part, PartFile]()
     parts = parts_of(ways, config.compare, len(bench.rows["train"]))
-    with tqdm(total=len(parts), desc="comparing", unit="part", disable=not verbose, file=sys.stderr) as bar:
-        for part in parts:
-            bar.set_postfix_str(str(part))
-            own = directory.part(part)
-            if part.way not in left_out or own.is_finished:
-                try:
-                    done[part] = own.read() if own.is_finished else _made(by_name[part.way], part, own, bench)
-                except Exception as error:  # one way that fails must not stop the others
-                    left_out[part.way] = _line_of(error)
-                    if verbose:
-                        bar.write(f"{part}: {left_out[part.way]}", file=sys.stderr)
-            bar.update()
+    done, left_out = _done(parts, bench, {way.name: way for way in ways}, directory, verbose)
     results = _results(ways, done)
     if results is None:
         why = "; ".join(f"{name}: {each}" for name, each in left_out.items())
@@ -199,6 +188,31 @@ def _compared(
     about = {"base": bench.backbone.name, **{f"{split} rows": f"{len(own):,}" for split, own in bench.rows.items()}}
     asked, rules = dataclasses.asdict(needs), rules_of_thumb(results, len(bench.rows["train"]))
     return Comparison(results, recommend(results, needs), left_out, about, directory.path, asked, rules)
+
+
+def _done(
+    parts: Sequence[Part], bench: Bench, ways: Mapping[str, Way], directory: ComparisonDirectory, verbose: bool
+) -> tuple[dict[Part, PartFile], dict[str, str]]:
+    """The results of all parts, new ones and those that were there, and the ways that are left out, with the reason."""
+    done, left_out, seconds = dict[Part, PartFile](), dict[str, str](), dict[Part, float]()
+    waiting = [part for part in parts if not directory.part(part).is_finished]
+    with tqdm(total=len(parts), desc="comparing", bar_format=BAR, disable=not verbose, file=sys.stderr) as bar:
+        for part in parts:
+            own, started = directory.part(part), time.perf_counter()
+            bar.set_postfix_str(f"{part}{told(seconds_left(waiting, seconds, left_out))}")
+            if part.way not in left_out or own.is_finished:
+                try:
+                    done[part] = own.read() if own.is_finished else _made(ways[part.way], part, own, bench)
+                except Exception as error:  # one way that fails must not stop the others
+                    left_out[part.way] = _line_of(error)
+                    if verbose:
+                        bar.write(f"{part}: {left_out[part.way]}", file=sys.stderr)
+            if part in waiting:
+                waiting.remove(part)
+                if part in done:
+                    seconds[part] = time.perf_counter() - started
+            bar.update()
+    return done, left_out
 
 
 def _line_of(error: Exception) -> str:
