@@ -4,11 +4,12 @@ Knows nothing of how parts are made, or of what follows from the results.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import mean
 
 from ptuning.comparison.parts import Part
 from ptuning.comparison.protocol import IndexCosts, Way
-from ptuning.comparison.results import Costs, Results, WayResult
+from ptuning.comparison.results import Costs, Results, TextLoss, WayResult
 from ptuning.comparison.schema import PartFile
 
 
@@ -19,14 +20,36 @@ def results_of(ways: Sequence[Way], done: Mapping[Part, PartFile], measure: str)
         whole = [result for part, result in done.items() if part.way == way.name and part.num_train is None]
         if not whole:
             continue
-        curve = dict[int, list[float]]()
+        curve, fewer = dict[int, list[float]](), dict[int, list[list[float]]]()
         for part, result in done.items():
             if part.way == way.name and way.reads_rows and any(each.num_train for each in done):
                 curve.setdefault(result.num_train, []).append(mean(result.scores[measure]))
-        scores, costs, chosen = [each.scores[measure] for each in whole], _costs(whole), whole[0].chosen
-        others, index = _other_scores(whole, measure), _index_costs(whole[0].index)
-        found.append(WayResult(way.name, way.title, way.facts, scores, costs, chosen, curve, others, index))
+                if part.num_train is not None:
+                    fewer.setdefault(part.num_train, []).append(result.scores[measure])
+        found.append(replace(way_result(way, whole, measure), curve=curve, fewer=fewer))
     return Results(found, measure) if found else None
+
+
+def way_result(way: Way, parts: Sequence[PartFile], measure: str) -> WayResult:
+    """A way's parts on the same rows, but for its curve."""
+    return WayResult(
+        name=way.name,
+        title=way.title,
+        facts=way.facts,
+        scores=[each.scores[measure] for each in parts],
+        costs=_costs(parts),
+        chosen=parts[0].chosen,
+        other_scores=_other_scores(parts, measure),
+        index=_index_costs(parts[0].index),
+        text_loss=_text_loss(parts),
+        verdicts=[each.verdict for each in parts if each.verdict is not None],
+    )
+
+
+def _text_loss(parts: Sequence[PartFile]) -> TextLoss | None:
+    """Means over seeds; None where the base stays as it is."""
+    measured = [each.text_loss for each in parts if each.text_loss is not None]
+    return TextLoss(*map(mean, zip(*measured, strict=True))) if measured else None
 
 
 def _other_scores(parts: Sequence[PartFile], measure: str) -> dict[str, list[float]]:

@@ -6,15 +6,16 @@ Knows nothing of any single way.
 import dataclasses
 import hashlib
 import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from ptuning.comparison.general_text import GENERAL_TEXT
 from ptuning.comparison.goals import Goal, LabelGoal, TextGoal
 from ptuning.comparison.parts import Part, PartDirectory
-from ptuning.comparison.protocol import Effort, Job, turn_column
-from ptuning.comparison.reading import in_turn
+from ptuning.comparison.protocol import Effort, Job, some_of, turn_column
+from ptuning.comparison.reading import in_turn, text_ids
 from ptuning.comparison.schema import MadeWith
 from ptuning.config import ComparisonConfig, RunConfig
 from ptuning.data import Row
@@ -30,13 +31,17 @@ _QUICK_EFFORT: dict[str, Any] = {
     "passages": (1, 2),
     "num_evaluations": 4,
     "num_timings": 1,
+    "num_verdict_rows": 0,  # a verdict reads so many rows ten times: on a CPU that takes a minute
 }
 _DECIDE_NOTHING = {  # settings that no part depends on
     *("output_dir", "report_to", "save_steps", "logging_steps"),
     *("ways", "seeds", "curve", "least_accuracy", "most_milliseconds"),
     *("data_changes_often", "many_tasks", "readable"),
 }
-_SOURCES = {"name_or_path", "revision", "train", "validation", "test", "documents"}  # are known by their content
+_SOURCES = {  # are known by their content
+    *("name_or_path", "revision", "train", "validation", "test", "documents", "general_text"),
+}
+_MOST_CHARACTERS = 1 << 18  # of a general text
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ class Bench:
     """What a person would write."""
     goal: Goal
     """What is measured."""
+    general_ids: Sequence[Sequence[int]]
+    """A general text, in pieces, on which it is measured what is forgotten."""
     passages: Sequence[str] = ()
     """The passages of a person's documents."""
     save_weights: bool = False
@@ -70,7 +77,7 @@ class Bench:
             passages: Those of the documents that it names.
 
         Raises:
-            DataError: Without validation or test rows.
+            DataError: Without validation or test rows, or for a general text that cannot be used.
             ModelError: For texts to write with a model that cannot generate from embeddings.
         """
         for split in ("validation", "test"):
@@ -80,13 +87,23 @@ class Bench:
         rows, run = dict(inputs.rows), config.run
         effort = replace(Effort(asked.rates), seconds=asked.budget_seconds)
         if asked.quick:
-            rows = {split: _sample(own, _QUICK_ROWS[split]) for split, own in rows.items()}
+            rows = {split: some_of(own, _QUICK_ROWS[split]) for split, own in rows.items()}
             effort = replace(effort, **_QUICK_EFFORT)
             steps = min(run.train.max_steps or _QUICK_STEPS, _QUICK_STEPS)
             between = max(1, steps // effort.num_evaluations)
             run = replace(run, train=replace(run.train, max_steps=steps, eval_steps=between))
-        goal = _goal(inputs.backbone, run, rows)
-        return cls(inputs.backbone, run, rows, effort, asked.instruction, goal, passages, asked.save_weights)
+        text = GENERAL_TEXT if asked.general_text is None else _text_of(Path(asked.general_text))
+        return cls(
+            backbone=inputs.backbone,
+            config=run,
+            rows=rows,
+            effort=effort,
+            instruction=asked.instruction,
+            goal=_goal(inputs.backbone, run, rows),
+            general_ids=text_ids(inputs.backbone, text),
+            passages=passages,
+            save_weights=asked.save_weights,
+        )
 
     def job(self, part: Part, directory: PartDirectory) -> Job:
         """What a part is fitted with: fewer training rows come with as few validation rows, all labels in turn."""
@@ -119,9 +136,14 @@ def _goal(backbone: Backbone, config: RunConfig, rows: Mapping[str, Sequence[Row
     return TextGoal.of(backbone, task, [*rows["train"], *rows["validation"]])
 
 
-def _sample(rows: Sequence[Row], most: int) -> list[Row]:
-    """Some of the rows, in their own order."""
-    return [rows[i] for i in sorted(random.Random(0).sample(range(len(rows)), min(most, len(rows))))]
+def _text_of(path: Path) -> str:
+    """The beginning of a text file; raises `DataError` where it cannot be read."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return file.read(_MOST_CHARACTERS)
+    except (OSError, UnicodeDecodeError) as error:
+        received = f"compare.general_text: {path} cannot be read ({error})"
+        raise DataError(received, "a file of plain text in UTF-8", "Correct it") from error
 
 
 def made_with(config: ComparisonConfig, bench: Bench, weights: str) -> MadeWith:
@@ -134,6 +156,7 @@ def made_with(config: ComparisonConfig, bench: Bench, weights: str) -> MadeWith:
     }
     settings |= dataclasses.asdict(bench.effort)
     settings["compare.documents"] = _digest_of(bench.passages) if bench.passages else None
+    settings["compare.general_text"] = _digest_of(bench.general_ids)
     rows = {split: _digest_of([dict(row.values) for row in own]) for split, own in bench.rows.items()}
     return MadeWith(json.loads(json.dumps(settings)), rows, weights)
 

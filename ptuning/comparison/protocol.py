@@ -3,6 +3,7 @@
 Knows nothing of any single way, or of how ways are compared.
 """
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from ptuning.data import Row, Task
 from ptuning.errors import PTuningError
 from ptuning.model import Backbone
 
+CARD = "README.md"
+"""The card of a saved way, for readers."""
 _RATES = (1.0, 1 / 3, 3.0, 1 / 10, 10.0)  # times a way's own rate, in the order in which they are tried
 
 
@@ -81,6 +84,8 @@ class Effort:
     """How often a measurement of time is repeated."""
     seconds: float | None = None
     """Time to fit a way with one seed; None: the config's steps, and all alternatives."""
+    num_verdict_rows: int = 64
+    """Validation rows on which a soft prompt is judged, each of which is read about ten times; 0: it is not judged."""
 
     def rates(self, own: float) -> list[float]:
         """The rates that a way tries.
@@ -166,22 +171,41 @@ class Fitted(ABC):
     """What its index costs; None: it has none."""
     least_seconds: float = 0.0
     """Seconds that fitting took at least, those of an earlier call included that was interrupted."""
+    is_saved: bool = True
+    """Whether what `save` writes is enough to bring it back."""
 
     @abstractmethod
     def label_scores(self, rows: Sequence[Row]) -> Tensor:
         """A score for each label of each row, `[N, C]`: log-probabilities up to a constant of the row."""
+
+    def text_loss(self, ids: Sequence[Sequence[int]]) -> float | None:
+        """The mean loss of a token of a general text, where fitting changed the base's weights; None: it left them.
+
+        Args:
+            ids: The text's pieces.
+        """
+        return None
+
+    def verdict(self, rows: Sequence[Row]) -> Mapping[str, str] | None:
+        """The inspector's word and sentence on whether what was learned can be read; None: there is nothing to inspect.
+
+        Args:
+            rows: Rows with answers; test rows are left alone.
+        """
+        return None
 
     @abstractmethod
     def save(self, directory: Path) -> None:
         """Writes what must be shipped beside the base model."""
 
     def bytes_to_ship(self, directory: Path) -> int:
-        """The bytes of what must be shipped beside the base model.
+        """The bytes of what must be shipped beside the base model; cards for readers do not count.
 
         Args:
             directory: Where `save` wrote.
         """
-        return sum(each.stat().st_size for each in directory.rglob("*") if each.is_file())
+        files = [each for each in directory.rglob("*") if each.is_file() and each.name != CARD]
+        return sum(each.stat().st_size for each in files)
 
 
 class Writer(Fitted):
@@ -221,6 +245,11 @@ class Way(ABC):
     @abstractmethod
     def fit(self, job: Job) -> Fitted:
         """Fits it, and lets validation rows choose what there is to choose."""
+
+
+def some_of(rows: Sequence[Row], most: int) -> list[Row]:
+    """Some of the rows, drawn at random, in their own order; the same ones each time."""
+    return [rows[i] for i in sorted(random.Random(0).sample(range(len(rows)), min(most, len(rows))))]
 
 
 def labels_of(task: Task, rows: Sequence[Row]) -> list[int]:

@@ -1,6 +1,6 @@
 """Reads rows with the frozen base: label scores and answers behind their words, hidden states, their plain text.
 
-Knows nothing of ways.
+It reads a general text too, for its loss. Knows nothing of ways.
 """
 
 import inspect
@@ -11,14 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ptuning.comparison.protocol import Writing
 from ptuning.data import Coder, Example, Row, Task, Template, by_length, positions, with_answer
-from ptuning.errors import ModelError
+from ptuning.errors import DataError, ModelError
 from ptuning.evaluation import RowScores, score_rows
 from ptuning.forward import Prompt, ReadOptions
 from ptuning.inference import write_rows
 from ptuning.model import Backbone, CausalBackbone
+
+_PIECE, _MOST_TOKENS = 256, 1 << 13  # of a general text: a piece of it, and all that is read
 
 
 def label_scores(
@@ -107,6 +110,42 @@ def hidden_states(backbone: Backbone, task: Task, rows: Sequence[Row], batch_siz
         last_NH[places] = states_BTH[torch.arange(len(places)), ends_B].cpu()
         mean_NH[places] = ((states_BTH * mask_BT1).sum(dim=1) / mask_BT1.sum(dim=1)).cpu()
     return last_NH, mean_NH
+
+
+def text_ids(backbone: Backbone, text: str) -> list[list[int]]:
+    """The paragraphs of a text as tokens, long ones in pieces; of a long text the beginning.
+
+    Raises:
+        DataError: For a text without two tokens in a row.
+    """
+    size = min(_PIECE, backbone.max_positions or _PIECE)
+    found, num_tokens = list[list[int]](), 0
+    for paragraph in filter(str.strip, text.split("\n\n")):
+        ids = backbone.tokenizer(paragraph.strip())["input_ids"]
+        pieces = [ids[i : i + size] for i in range(0, len(ids), size)]
+        found += [piece for piece in pieces if len(piece) > 1]
+        num_tokens += len(ids)
+        if num_tokens >= _MOST_TOKENS:
+            break
+    if not found:
+        raise DataError("a general text without words", "some sentences", "Give another compare.general_text")
+    return found
+
+
+@torch.no_grad()
+def text_loss(model: Any, ids: Sequence[Sequence[int]]) -> float:
+    """The mean cross-entropy of a token that stands behind others of its piece, in nats.
+
+    Args:
+        model: A causal language model of transformers.
+        ids: The pieces, as `text_ids` gives them.
+    """
+    device, total = next(model.parameters()).device, 0.0
+    for piece in ids:
+        ids_1T = torch.tensor([list(piece)], device=device)
+        logits_TV = model(input_ids=ids_1T).logits[0, :-1].float()
+        total += float(functional.cross_entropy(logits_TV, ids_1T[0, 1:], reduction="sum"))
+    return total / sum(len(piece) - 1 for piece in ids)
 
 
 def plain_text(task: Task, row: Row) -> str:

@@ -17,11 +17,13 @@ from typing import Any
 from ptuning.comparison.measures import MEANINGS
 from ptuning.comparison.recommendation import Recommendation
 from ptuning.comparison.results import Results, WayResult
+from ptuning.comparison.rules_of_thumb import Rule
 from ptuning.evaluation import Table, aligned, half_width
 from ptuning.files import whole_file
 
 ZERO_SHOT = "zero-shot"
 _LINE = 120  # characters of a line of text
+_INDENT = 10
 _QUALITY = {
     "over seeds": "half of Student's 95 % interval of the mean over seeds; - with one seed",
     "seeds": "seeds; ways that do not depend on chance have one",
@@ -36,6 +38,7 @@ _COSTS = {
     "memory MB": "the most memory that fitting took beside what was in use before",
     "ship MB": "what is shipped beside the base",
     "tokens": "tokens that it adds to a request, on average",
+    "forgets": "loss of a token of a general text, in nats, less that of the base; nothing: the base stays as it is",
     "ms": "milliseconds of a request by itself, nothing kept from earlier ones",
     "rows/s": "rows a second, 32 at once",
 }
@@ -49,7 +52,7 @@ _FACTS = {
     "way": "the way's name",
     "many tasks": "whether one copy of the base serves many tasks at once",
     "new rows": "whether a new row counts at once",
-    "readable": "whether a person can read what makes the answers",
+    "readable": "whether a person can read what makes the answers; in brackets the inspector's verdict on soft prompts",
     "vLLM": "whether it works behind vLLM as it is",
 }
 
@@ -70,6 +73,8 @@ class Comparison:
     """Where the files lie."""
     needs: Mapping[str, Any] = field(default_factory=dict)
     """What the recommendation was asked for."""
+    rules: Sequence[Rule] = ()
+    """How rules of thumb fared."""
 
     def quality(self) -> Table:
         """How good each way is."""
@@ -125,6 +130,8 @@ class Comparison:
             told = (facts.many_tasks, facts.rows_count_at_once, facts.readable, facts.works_in_vllm)
             said = [f"{'yes' if each.is_so else 'no'}: {each.reason}" for each in told]
             records.append(dict(zip(_FACTS, [way.name, *said], strict=True)))
+            if way.verdict:
+                records[-1]["readable"] += f" (here {way.verdict})"
         return Table(_FACTS, records)
 
     def curve(self) -> Table | None:
@@ -149,7 +156,14 @@ class Comparison:
         for table in tables:
             found += [*_aligned(table), ""]
         yes = [{**each, **{k: v.partition(":")[0] for k, v in each.items() if k != "way"}} for each in self.facts()]
+        for each in yes:
+            verdict = self.results[each["way"]].verdict
+            each["readable"] += f" ({verdict})" if verdict else ""
         found += [*_aligned(Table(_FACTS, yes)), ""]
+        for rule in self.rules:
+            told = f"{rule.outcome:<{_INDENT}}{rule.says}: {rule.why}"
+            found += textwrap.wrap(told, _LINE, subsequent_indent=_INDENT * " ")
+        found += [""] if self.rules else []
         found += [f"{name} is left out: {why}" for name, why in self.left_out.items()]
         return [*found, "; ".join(f"{key}: {value}" for key, value in self.about.items())]
 
@@ -164,6 +178,7 @@ class Comparison:
             "recommendation": dataclasses.asdict(self.recommendation),
             "ways": {name: self._way(self.results[name], best) for name in names},
             "left_out": dict(self.left_out),
+            "rules_of_thumb": [dataclasses.asdict(rule) for rule in self.rules],
         }
 
     def _way(self, way: WayResult, best: str) -> dict[str, Any]:
@@ -179,7 +194,9 @@ class Comparison:
             "against_the_best": results.gain(way.name, best).as_dict() if way.name != best else None,
             "costs": dataclasses.asdict(way.costs),
             "index": None if way.index is None else dataclasses.asdict(way.index),
+            "forgets": _forgets(way),
             "facts": dataclasses.asdict(way.facts),
+            "verdicts": [dict(each) for each in way.verdicts],
             "chosen": dict(way.chosen),
             "curve": {str(size): list(values) for size, values in way.curve.items()},
         }
@@ -189,11 +206,12 @@ class Comparison:
         results, written = self.results, io.StringIO()
         writer = csv.writer(written, lineterminator="\n")
         columns, others = [each.name for each in dataclasses.fields(results.ways[0].costs)], results.other_measures
-        writer.writerow(["way", results.measure, "low", "high", "seeds", *others, *columns])
+        writer.writerow(["way", results.measure, "low", "high", "seeds", *others, *columns, "forgets"])
         for way in results.ways:
             told, costs = results.score(way.name), [getattr(way.costs, column) for column in columns]
             means = [mean(way.other_scores[name]) if name in way.other_scores else "" for name in others]
-            writer.writerow([way.name, told.value, told.low, told.high, len(way.scores), *means, *costs])
+            scores = [told.value, told.low, told.high, len(way.scores), *means]
+            writer.writerow([way.name, *scores, *costs, _forgets(way)["change"]])
         return written.getvalue()
 
     def save(self) -> None:
@@ -214,9 +232,19 @@ def _costs(way: WayResult) -> dict[str, Any]:
         "memory MB": memory,
         "ship MB": f"{costs.bytes_to_ship / 1e6:,.3f}",
         "tokens": f"{costs.extra_tokens:,.0f}",
+        "forgets": "nothing" if way.text_loss is None else f"{way.text_loss.change:+.3f}",
         "ms": f"{costs.milliseconds:,.1f}",
         "rows/s": f"{costs.rows_per_second:,.1f}",
     }
+
+
+def _forgets(way: WayResult) -> dict[str, Any]:
+    """The general text's losses; a base that stays as it is forgets exactly nothing."""
+    if way.text_loss is None:
+        return {"changes_the_base": False, "loss_before": None, "loss_after": None, "change": 0.0}
+    told = way.text_loss
+    losses = {"loss_before": told.before, "loss_after": told.after, "change": told.change}
+    return {"changes_the_base": True, **losses}
 
 
 def _half(value: float | None) -> str:

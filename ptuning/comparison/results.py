@@ -6,8 +6,9 @@ Knows nothing of models or files.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import mean, stdev
 
@@ -42,6 +43,21 @@ class Costs:
 
 
 @dataclass(frozen=True)
+class TextLoss:
+    """What a way that changes weights does to a general text: the mean loss of a token, in nats, over its seeds."""
+
+    before: float
+    """That of the base."""
+    after: float
+    """That of the model with its new weights."""
+
+    @property
+    def change(self) -> float:
+        """How much it forgets."""
+        return self.after - self.before
+
+
+@dataclass(frozen=True)
 class WayResult:
     """One way, on all training rows, with all its seeds."""
 
@@ -59,10 +75,16 @@ class WayResult:
     """What validation rows chose, with the first seed."""
     curve: Mapping[int, Sequence[float]] = field(default_factory=dict)
     """Training rows -> the mean main score with each seed."""
+    fewer: Mapping[int, Sequence[Sequence[float]]] = field(default_factory=dict)
+    """Training rows, where there were fewer -> as `scores`."""
     other_scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """The name of each other score -> its mean with each seed."""
     index: IndexCosts | None = None
     """What its index costs, with the first seed; None: it has none."""
+    text_loss: TextLoss | None = None
+    """What it does to a general text; None where the base stays as it is, and nothing is forgotten."""
+    verdicts: Sequence[Mapping[str, str]] = ()
+    """For each seed of a soft prompt the inspector's word and sentence."""
 
     @property
     def seed_scores(self) -> list[float]:
@@ -73,6 +95,12 @@ class WayResult:
     def score(self) -> float:
         """The mean main score."""
         return mean(self.seed_scores)
+
+    @property
+    def verdict(self) -> str:
+        """The inspector's words with how many seeds have each; none for what it does not inspect."""
+        counts = Counter(each["word"] for each in self.verdicts)
+        return ", ".join(word if num == len(self.verdicts) else f"{word} {num}x" for word, num in counts.most_common())
 
     @property
     def spread(self) -> float | None:
@@ -129,6 +157,11 @@ class Results:
     def best(self, names: Sequence[str]) -> str:
         """The way with the highest main score among some; the simplest of those that are equal."""
         return max(names, key=lambda name: self[name].score)
+
+    def with_rows(self, num_train: int) -> "Results":
+        """The ways with fewer training rows, so far as that was measured; those that read none stay as they are."""
+        ways = [way for way in self.ways if not way.fewer or num_train in way.fewer]
+        return Results([replace(way, scores=way.fewer.get(num_train, way.scores)) for way in ways], self.measure)
 
     def num_rows_to_tell(self, name: str, other: str) -> int | None:
         """About how many test rows would tell two ways apart, if they differ as they do here; None if they do not."""

@@ -6,6 +6,7 @@ A part that is done is kept: the same call goes on where an earlier one stopped.
 import dataclasses
 import logging
 import sys
+import time
 from collections.abc import Mapping, Sequence
 
 from tqdm.auto import tqdm
@@ -16,9 +17,11 @@ from ptuning.comparison.measuring import made
 from ptuning.comparison.page import write_page
 from ptuning.comparison.parts import ComparisonDirectory, Part
 from ptuning.comparison.passages import read_passages
+from ptuning.comparison.progress import BAR, seconds_left, told
 from ptuning.comparison.protocol import SkippedError, Way
 from ptuning.comparison.recommendation import FEW_ROWS, Needs, recommend
 from ptuning.comparison.report import Comparison
+from ptuning.comparison.rules_of_thumb import rules_of_thumb
 from ptuning.comparison.schema import PartFile
 from ptuning.comparison.ways import ways_named
 from ptuning.config import CompareConfig, ComparisonConfig, RunConfig
@@ -96,29 +99,43 @@ def _compared(
     config: ComparisonConfig, bench: Bench, ways: Sequence[Way], directory: ComparisonDirectory, verbose: bool
 ) -> Comparison:
     """Makes all parts that are not done, and adds them up."""
-    by_name, left_out, done = {way.name: way for way in ways}, dict[str, str](), dict[Part, PartFile]()
-    parts = parts_of(ways, config.compare, len(bench.rows["train"]))
-    with tqdm(total=len(parts), desc="comparing", unit="part", disable=not verbose, file=sys.stderr) as bar:
-        for part in parts:
-            bar.set_postfix_str(str(part))
-            own = directory.part(part)
-            if part.way not in left_out or own.is_finished:
-                try:
-                    done[part] = own.read() if own.is_finished else made(by_name[part.way], part, own, bench)
-                except Exception as error:  # one way that fails must not stop the others
-                    left_out[part.way] = _line_of(error)
-                    if verbose:
-                        bar.write(f"{part}: {left_out[part.way]}", file=sys.stderr)
-            bar.update()
+    num_train = len(bench.rows["train"])
+    parts, by_name = parts_of(ways, config.compare, num_train), {way.name: way for way in ways}
+    done, left_out = _done(parts, bench, by_name, directory, verbose)
     results = results_of(ways, done, bench.goal.measure)
     if results is None:
         why = "; ".join(f"{name}: {each}" for name, each in left_out.items())
         raise TrainingError(f"no way could be measured ({why})", "one way or more", "Correct this")
-    needs = _needs(config.compare, len(bench.rows["train"]))
+    needs, budget = _needs(config.compare, num_train), config.compare.budget
     about = {"base": bench.backbone.name, **{f"{split} rows": f"{len(own):,}" for split, own in bench.rows.items()}}
-    about |= bench.goal.about
-    asked = dataclasses.asdict(needs)
-    return Comparison(results, recommend(results, needs), left_out, about, directory.path, asked)
+    about |= bench.goal.about | ({"budget of each way": budget} if budget else {})
+    asked, rules = dataclasses.asdict(needs), rules_of_thumb(results, num_train, budget is not None)
+    return Comparison(results, recommend(results, needs), left_out, about, directory.path, asked, rules)
+
+
+def _done(
+    parts: Sequence[Part], bench: Bench, ways: Mapping[str, Way], directory: ComparisonDirectory, verbose: bool
+) -> tuple[dict[Part, PartFile], dict[str, str]]:
+    """The results of all parts, new ones and those that were there, and the ways that are left out, with the reason."""
+    done, left_out, seconds = dict[Part, PartFile](), dict[str, str](), dict[Part, float]()
+    waiting = [part for part in parts if not directory.part(part).is_finished]
+    with tqdm(total=len(parts), desc="comparing", bar_format=BAR, disable=not verbose, file=sys.stderr) as bar:
+        for part in parts:
+            own, started = directory.part(part), time.perf_counter()
+            bar.set_postfix_str(f"{part}{told(seconds_left(waiting, seconds, left_out))}")
+            if part.way not in left_out or own.is_finished:
+                try:
+                    done[part] = own.read() if own.is_finished else made(ways[part.way], part, own, bench)
+                except Exception as error:  # one way that fails must not stop the others
+                    left_out[part.way] = _line_of(error)
+                    if verbose:
+                        bar.write(f"{part}: {left_out[part.way]}", file=sys.stderr)
+            if part in waiting:
+                waiting.remove(part)
+                if part in done:
+                    seconds[part] = time.perf_counter() - started
+            bar.update()
+    return done, left_out
 
 
 def _line_of(error: Exception) -> str:

@@ -26,6 +26,8 @@ class PartFile:
     milliseconds: float
     rows_per_second: float
     index: dict[str, float] | None = None
+    text_loss: list[float] | None = None
+    verdict: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)

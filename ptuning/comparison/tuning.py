@@ -21,6 +21,7 @@ from ptuning.comparison.reading import answer_losses, label_scores, num_tokens, 
 from ptuning.comparison.storage import Saved, write_own
 from ptuning.config import RunConfig
 from ptuning.data import Row
+from ptuning.inspection import verdict_of
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt, encoders, initializers
 from ptuning.training import train
@@ -57,6 +58,11 @@ class Tuned(Writer):
         """As in `Writer`."""
         assert self.prompt.task is not None
         return answer_losses(self.backbone, self.prompt.task, rows, self.prompt.on(self.backbone.device))
+
+    def verdict(self, rows: Sequence[Row]) -> Mapping[str, str]:
+        """As in `Fitted`."""
+        found = verdict_of(self.prompt, self.backbone, [row.values for row in rows])
+        return {"word": found.word, "sentence": found.sentence}
 
     def save(self, directory: Path) -> None:
         """As in `Fitted`."""

@@ -21,7 +21,7 @@ from torch.nn import functional
 from ptuning.comparison.budget import TRIAL_STEPS, pace, steps_within
 from ptuning.comparison.features import require_package
 from ptuning.comparison.protocol import Fact, Facts, Job, SkippedError, Way, Writer, Writing
-from ptuning.comparison.reading import answer_examples, token_losses
+from ptuning.comparison.reading import answer_examples, text_loss, token_losses
 from ptuning.comparison.steps import kept_best
 from ptuning.comparison.storage import Saved, write_own, write_tensors
 from ptuning.data import Coder, Example, Row, with_answer
@@ -80,6 +80,11 @@ class Weights:
         loss = self.loss_sum(examples)
         (loss * scale).backward()
         return loss.detach()
+
+    def text_loss(self, ids: Sequence[Sequence[int]]) -> float:
+        """The mean loss of a token of a general text in pieces, in nats."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_mixed):
+            return text_loss(self.model, ids)
 
     @torch.no_grad()
     def score_rows(
@@ -175,7 +180,7 @@ class Trained(Writer):
     backbone: Backbone
     """The base, which keeps its own weights."""
     is_saved: bool = True
-    """Whether weights are saved that were changed in place; an adapter always is."""
+    """Whether weights are saved that were changed in place; an adapter must be."""
     num_trained: int = 0
     chosen: Mapping[str, str] = field(default_factory=dict)
 
@@ -222,9 +227,13 @@ class Trained(Writer):
         weights.model.requires_grad_(False)
         return cls(weights, kind, base.coder(saved.task), base)
 
+    def text_loss(self, ids: Sequence[Sequence[int]]) -> float:
+        """As in `Fitted`."""
+        return self.weights.text_loss(ids)
+
     def bytes_to_ship(self, directory: Path) -> int:
         """As in `Fitted`; of weights that are not written, those that changed, in the base's precision."""
-        if self.kind == "lora" or self.is_saved:
+        if self.is_saved:
             return super().bytes_to_ship(directory)
         return self.num_trained * self.backbone.dtype.itemsize
 
@@ -259,7 +268,7 @@ class TrainedWeights(Way):
         steps = PromptSteps(backbone, coder.encode(job.train), settings, accelerator)
         is_mixed = self.kind != "lora" and backbone.dtype == torch.bfloat16
         weights = Weights(self.model_of(backbone), self.kind, backbone.pad_id, is_mixed)
-        trained = Trained(weights, self.kind, coder, backbone, job.save_weights)
+        trained = Trained(weights, self.kind, coder, backbone, self.kind == "lora" or job.save_weights)
         trained.num_trained = sum(each.numel() for each in weights.trained)
 
         def work(step: int) -> StepWork:

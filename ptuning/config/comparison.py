@@ -42,6 +42,8 @@ class CompareConfig:
     save_weights: bool = False
     """Whether last-block and all-weights save the weights that they changed, so that load_way can bring them back; they
     can be larger than all else together."""
+    general_text: str | None = None
+    """A file of plain text on which it is measured what ways that change weights forget; null: a text of ptuning's."""
     quick: bool = False
     """Whether less is done: 1 seed, 60 steps, and at most 500 training, 50 validation and 200 test rows."""
     least_accuracy: float | None = None

@@ -1,5 +1,6 @@
 """A whole comparison: the same rows for all, what is done is kept, and what fails does not stop the others."""
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def told(comparison: Comparison) -> dict[str, Any]:
     for way in found["ways"].values():
         for name in ("seconds", "memory_bytes", "milliseconds", "rows_per_second"):
             del way["costs"][name]
+    del found["rules_of_thumb"]  # two of them name seconds
     return found
 
 
@@ -91,6 +93,11 @@ def test_every_way_gets_the_same_rows_and_reads_the_test_rows_once(
     printed = "\n".join(comparison.lines())
     assert all(f"\n{name} " in printed for name in NAMES)
     assert not (folder / "compare.lock").exists()
+    rules = comparison.as_dict()["rules_of_thumb"]
+    assert [rule["says"] for rule in rules] == [rule.says for rule in comparison.rules]
+    assert rules[0]["why"].endswith("With 20 rows.")
+    assert all(f"\n{rule['outcome']:<10}{rule['says'][:40]}" in printed for rule in rules)
+    assert all(html.escape(rule["why"]) in (folder / "comparison.html").read_text() for rule in rules)
 
 
 def test_ways_that_depend_on_chance_are_repeated_with_other_seeds(backbone: Backbone, tmp_path: Path) -> None:
@@ -175,6 +182,10 @@ def test_the_curve_reads_fewer_rows_and_as_many_for_all(backbone: Backbone, tmp_
     curve = comparison.curve()
     assert curve is not None
     assert list(curve.columns) == ["way", "16", "20"]
+    fewer = comparison.results["tf-idf"].fewer
+    assert {size: len(correct) for size, correct in fewer.items()} == {16: 2}
+    assert comparison.results.with_rows(16)["tf-idf"].seed_scores == comparison.results["tf-idf"].curve[16]
+    assert comparison.results.with_rows(16)["zero-shot"] == comparison.results["zero-shot"]
     parts = run.parts_of([WAYS[0], WAYS[3]], config.compare, 20)
     assert parts == [Part("zero-shot", 0, None), Part("tf-idf", 0, None), *(Part("tf-idf", i, 16) for i in (0, 1))]
 
