@@ -19,8 +19,8 @@ FLOORS = {
     **dict.fromkeys(("prompts", "forward"), 4),
     **dict.fromkeys(("evaluation", "inference"), 5),
     "training": 6,
-    **dict.fromkeys(("inspection", "comparison"), 7),
-    "estimators": 8,
+    "inspection": 7,
+    **dict.fromkeys(("comparison", "estimators"), 8),
     "cli": 9,
     "__main__": 10,
 }

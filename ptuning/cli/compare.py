@@ -6,7 +6,12 @@ from ptuning.cli.arguments import Parser
 from ptuning.errors import ConfigError
 
 _DESCRIPTION = "Compare ways to do a task on the same rows: prompting, retrieval, features, prompt tuning, weights."
-_VALUES = {"--seeds": "compare.seeds", "--rates": "compare.rates", "--ways": "compare.ways"}
+_VALUES = {
+    "--budget": "compare.budget",
+    "--seeds": "compare.seeds",
+    "--rates": "compare.rates",
+    "--ways": "compare.ways",
+}
 _SWITCHES = {"--quick": "compare.quick", "--curve": "compare.curve"}
 _FLAGS = {
     "--quick": "do less: 1 seed, 60 steps, fewer rows (compare.quick)",

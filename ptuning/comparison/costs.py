@@ -7,7 +7,7 @@ import ctypes
 import gc
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -16,7 +16,6 @@ from statistics import median
 
 import torch
 
-from ptuning.comparison.protocol import Fitted
 from ptuning.data import Row
 
 ROWS_AT_ONCE = 32
@@ -73,23 +72,23 @@ class Speed:
     """Rows a second, 32 at once."""
 
 
-def speed_of(fitted: Fitted, rows: Sequence[Row], repeats: int) -> Speed:
+def speed_of(answer: Callable[[Sequence[Row]], object], rows: Sequence[Row], repeats: int) -> Speed:
     """Measures how fast a way answers.
 
     Args:
-        fitted: The way.
+        answer: What answers rows, and has finished when it returns.
         rows: Rows to answer; test rows are left alone.
         repeats: How often each is measured.
     """
-    fitted.label_scores(rows[:1])  # what is made on first use is made
-    alone = [_seconds(fitted, [row]) for row in islice(cycle(rows), 3 * repeats)]
+    answer(rows[:1])  # what is made on first use is made
+    alone = [_seconds(answer, [row]) for row in islice(cycle(rows), 3 * repeats)]
     many = list(islice(cycle(rows), ROWS_AT_ONCE))
-    together = [_seconds(fitted, many) for _ in range(repeats)]
+    together = [_seconds(answer, many) for _ in range(repeats)]
     return Speed(1000 * median(alone), ROWS_AT_ONCE / median(together))
 
 
-def _seconds(fitted: Fitted, rows: Sequence[Row]) -> float:
-    """The time of one call; the scores come back to the CPU, so a GPU has finished."""
+def _seconds(answer: Callable[[Sequence[Row]], object], rows: Sequence[Row]) -> float:
+    """The time of one call."""
     started = time.perf_counter()
-    fitted.label_scores(rows).cpu()
+    answer(rows)
     return time.perf_counter() - started

@@ -10,16 +10,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ptuning.comparison.prompting import write_own
-from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, accuracy, labels_of
+from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, labels_of
 from ptuning.comparison.reading import hidden_states, plain_text
+from ptuning.comparison.storage import Saved, write_own, write_tensors
 from ptuning.data import Row, Task
 from ptuning.model import Backbone
 
@@ -28,6 +27,7 @@ PENALTIES = tuple(10.0**k for k in range(-4, 3))
 _MOST_FOLDS = 5
 _MOST_ITERATIONS = 1000
 POOLINGS = ("last token", "mean")
+_FEATURES_FILE, _COUNTS_FILE = "classifier.safetensors", "tf_idf.safetensors"
 
 
 @dataclass
@@ -60,14 +60,23 @@ class Featured(Fitted):
         """As in `Fitted`."""
         names = ("mean_H", "scale_H", "weight_CH", "bias_C")
         write_own(directory, {"kind": "features", "task": vars(self.task), "pooling": self.pooling})
-        save_file({name: getattr(self, name).contiguous() for name in names}, directory / "classifier.safetensors")
+        write_tensors(directory / _FEATURES_FILE, {name: getattr(self, name) for name in names})
+
+    @classmethod
+    def load(cls, saved: Saved) -> Self:
+        """Brings it back."""
+        width, num_labels = saved.base.width, saved.num_labels
+        shapes = {"mean_H": [width], "scale_H": [width], "weight_CH": [num_labels, width], "bias_C": [num_labels]}
+        found = saved.tensors(_FEATURES_FILE, shapes)
+        mean_H, scale_H, weight_CH, bias_C = (found[name] for name in shapes)
+        return cls(saved.base, saved.task, saved.told("pooling"), mean_H, scale_H, weight_CH, bias_C)
 
 
 class Features(Way):
     """Logistic regression on the last hidden state; validation rows choose the state, cross-validation the penalty."""
 
     name, title = "features", "logistic regression on the frozen base's last hidden state"
-    depends_on_chance = False
+    depends_on_chance, writes = False, False
     facts: ClassVar[Facts] = Facts(
         learns=True,
         many_tasks=Fact(True, "a small classifier a task on the same hidden states"),
@@ -89,7 +98,7 @@ class Features(Way):
             weight_CH, bias_C = of_all_labels(found, len(job.task.verbalizer or ()))
             own = Featured(job.backbone, job.words, pooling, mean_H, scale_H, weight_CH, bias_C)
             own.num_trained, own.chosen = weight_CH.numel() + len(bias_C), {"state": pooling, "C": f"{penalty:g}"}
-            tried.append((accuracy(own, job.task, job.choosing), own))
+            tried.append((job.score(own), own))
         return max(tried, key=lambda each: each[0])[1]
 
 
@@ -101,31 +110,44 @@ class Counted(Fitted):
     """The task, whose columns are read."""
     vectorizer: Any
     """scikit-learn's."""
-    classifier: Any
-    """scikit-learn's."""
+    weight_CV: Tensor
+    """The classifier's weights."""
+    bias_C: Tensor
+    """Its intercepts."""
     num_trained: int = 0
     chosen: Mapping[str, str] = field(default_factory=dict)
 
     def label_scores(self, rows: Sequence[Row]) -> Tensor:
         """As in `Fitted`."""
         counted = self.vectorizer.transform([plain_text(self.task, row) for row in rows])
-        weight_CV, bias_C = of_all_labels(self.classifier, len(self.task.verbalizer or ()))
-        return torch.from_numpy(numpy.asarray(counted @ weight_CV.numpy().T)).float() + bias_C
+        return torch.from_numpy(numpy.asarray(counted @ self.weight_CV.numpy().T)).float() + self.bias_C
 
     def save(self, directory: Path) -> None:
         """As in `Fitted`."""
-        weight_CV, bias_C = of_all_labels(self.classifier, len(self.task.verbalizer or ()))
         words = {word: int(place) for word, place in self.vectorizer.vocabulary_.items()}
-        write_own(directory, {"kind": "tf-idf", "words": words})
-        weights = {"weight_CV": weight_CV, "bias_C": bias_C, "idf_V": torch.from_numpy(self.vectorizer.idf_)}
-        save_file({name: each.float().contiguous() for name, each in weights.items()}, directory / "tf_idf.safetensors")
+        write_own(directory, {"kind": "tf-idf", "task": vars(self.task), "words": words})
+        idf_V = torch.from_numpy(self.vectorizer.idf_)
+        write_tensors(directory / _COUNTS_FILE, {"weight_CV": self.weight_CV, "bias_C": self.bias_C, "idf_V": idf_V})
+
+    @classmethod
+    def load(cls, saved: Saved) -> Self:
+        """Brings it back; it needs no base."""
+        require_package("sklearn", "scikit-learn")
+        words, num_labels = saved.told("words"), saved.num_labels
+        if sorted(words.values()) != list(range(len(words))):
+            raise saved.broken("its words are not numbered from 0")
+        shapes = {"weight_CV": [num_labels, len(words)], "bias_C": [num_labels], "idf_V": [len(words)]}
+        found = saved.tensors(_COUNTS_FILE, shapes)
+        vectorizer = _vectorizer(words)
+        vectorizer.idf_ = found["idf_V"].numpy()
+        return cls(saved.task, vectorizer, found["weight_CV"], found["bias_C"])
 
 
 class TfIdf(Way):
     """Logistic regression on TF-IDF of words and pairs of words: the floor that needs no language model."""
 
     name, title = "tf-idf", "logistic regression on word counts, without the base"
-    depends_on_chance = False
+    depends_on_chance, writes = False, False
     facts: ClassVar[Facts] = Facts(
         learns=True,
         many_tasks=Fact(True, "it needs no base"),
@@ -140,12 +162,22 @@ class TfIdf(Way):
 
     def fit(self, job: Job) -> Counted:
         """As in `Way`."""
-        text = importlib.import_module("sklearn.feature_extraction.text")
-        vectorizer = text.TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b")
+        vectorizer = _vectorizer()
         counted = vectorizer.fit_transform([plain_text(job.task, row) for row in job.train])
         classifier, penalty = fitted_classifier(counted, labels_of(job.task, job.train))
         num_trained = classifier.coef_.size + classifier.intercept_.size
-        return Counted(job.task, vectorizer, classifier, num_trained, {"C": f"{penalty:g}"})
+        weight_CV, bias_C = of_all_labels(classifier, len(job.task.verbalizer or ()))
+        return Counted(job.words, vectorizer, weight_CV, bias_C, num_trained, {"C": f"{penalty:g}"})
+
+
+def _vectorizer(words: Mapping[str, int] | None = None) -> Any:
+    """scikit-learn's TF-IDF of words and pairs of words.
+
+    Args:
+        words: Word -> its place; None: those of the rows that it is fitted to.
+    """
+    kind = importlib.import_module("sklearn.feature_extraction.text").TfidfVectorizer
+    return kind(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", vocabulary=words)
 
 
 def require_package(module: str, package: str) -> None:

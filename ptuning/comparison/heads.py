@@ -7,20 +7,23 @@ as training a scale and a shift of its output. Knows nothing of prompts.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
-from safetensors.torch import save_file
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptuning.comparison.prompting import write_own
+from ptuning.comparison.budget import TRIAL_STEPS, pace, steps_within
 from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, Way, labels_of
 from ptuning.comparison.reading import hidden_states
 from ptuning.comparison.steps import kept_best
+from ptuning.comparison.storage import Saved, write_own, write_tensors
 from ptuning.data import BatchStream, Row, Task
 from ptuning.model import Backbone
 from ptuning.training import Loop, PromptSteps, StepWork, accelerator_on, loop_settings
+
+_FILE = "head.safetensors"
 
 
 class Head(nn.Module):
@@ -61,7 +64,15 @@ class Headed(Fitted):
     def save(self, directory: Path) -> None:
         """As in `Fitted`."""
         write_own(directory, {"kind": "output-layers", "task": vars(self.task)})
-        save_file(self.head.state_dict(), directory / "head.safetensors")
+        write_tensors(directory / _FILE, self.head.state_dict())
+
+    @classmethod
+    def load(cls, saved: Saved) -> Self:
+        """Brings it back."""
+        head = Head(saved.base.width, saved.num_labels).requires_grad_(False)
+        shapes = {name: list(each.shape) for name, each in head.state_dict().items()}
+        head.load_state_dict(saved.tensors(_FILE, shapes))
+        return cls(saved.base, saved.task, head)
 
 
 class OutputLayers(Way):
@@ -69,6 +80,7 @@ class OutputLayers(Way):
 
     name, title = "output-layers", "the final norm and a new head over the labels"
     rate: ClassVar[float] = 3e-3
+    writes = False
     facts: ClassVar[Facts] = Facts(
         learns=True,
         many_tasks=Fact(True, "a small head a task on the same hidden states"),
@@ -86,6 +98,7 @@ class OutputLayers(Way):
 
     def _fit(self, job: Job, rate: float, state_NH: Tensor, choosing_NH: Tensor) -> tuple[float, Headed]:
         """One training: the accuracy on the validation rows, and the head as it was best."""
+        set_seed(job.seed)
         settings, accelerator = replace(job.config.train, seed=job.seed), accelerator_on(torch.device("cpu"))
         examples = job.backbone.coder(job.words).encode(job.train)
         steps = PromptSteps(job.backbone, examples, settings, accelerator)
@@ -102,13 +115,18 @@ class OutputLayers(Way):
 
             return StepWork(len(places), len(places), add_gradients)
 
-        loop = Loop(head, work, loop_settings(settings, rate, steps.num_steps), accelerator)
+        def loop(peak: float, num_steps: int) -> Loop:
+            return Loop(head, work, loop_settings(settings, peak, num_steps), accelerator)
 
         @torch.no_grad()
         def accuracy() -> float:
             return float((head(choosing_NH).argmax(dim=1) == own_N).float().mean())
 
-        best, best_step = kept_best(loop, job.effort.num_evaluations, accuracy)
+        num_steps = steps.num_steps
+        if job.effort.seconds is not None:  # a rate of 0 changes nothing
+            seconds_a_step = pace(loop(0.0, TRIAL_STEPS).steps())
+            num_steps = steps_within(job.effort, steps.num_per_epoch, seconds_a_step, accuracy)
+        best, best_step = kept_best(loop(rate, num_steps), job.effort.num_evaluations, accuracy)
         num_trained = sum(each.numel() for each in head.parameters())
         chosen = {"rate": f"{rate:.2g}", "step": str(best_step)}
         return best, Headed(job.backbone, job.words, head.requires_grad_(False), num_trained, chosen)

@@ -75,7 +75,9 @@ class PartDirectory:
             TrainingError: For a file that is broken or has changed.
         """
         found = read_sealed(self._result, PartFile, f"Remove {self.path}, and it is made again")
-        return PartFile(**{field.name: found[field.name] for field in dataclasses.fields(PartFile)})
+        return PartFile(
+            **{field.name: found[field.name] for field in dataclasses.fields(PartFile) if field.name in found}
+        )
 
 
 class ComparisonDirectory:

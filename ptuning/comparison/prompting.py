@@ -3,22 +3,22 @@
 Knows nothing of training, and nothing of how examples are retrieved.
 """
 
-import json
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
-from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, accuracy
-from ptuning.comparison.reading import in_turn, label_scores, num_tokens
+from ptuning.comparison.budget import tries_within
+from ptuning.comparison.protocol import Fact, Facts, Job, SkippedError, Way, Writer, Writing, turn_column
+from ptuning.comparison.reading import answer_losses, in_turn, label_scores, num_tokens, written_answers
+from ptuning.comparison.storage import Saved, write_own
 from ptuning.data import Row, Task, Template
 from ptuning.errors import DataError
-from ptuning.files import whole_file
 from ptuning.model import Backbone
 
-OWN_FILE = "way.json"
 MOST_TOKENS = 2048  # of all demonstrations in a text
 _FEWER = (2, 1)  # demonstrations, where the smallest wanted number does not fit
 
@@ -57,7 +57,7 @@ def with_demonstrations(task: Task) -> Task:
 
 
 @dataclass
-class Prompted(Fitted):
+class Prompted(Writer):
     """Words, with or without demonstrations."""
 
     backbone: Backbone
@@ -74,6 +74,14 @@ class Prompted(Fitted):
     def label_scores(self, rows: Sequence[Row]) -> Tensor:
         """As in `Fitted`."""
         return label_scores(self.backbone, self.task, self.filled(rows))
+
+    def answers(self, rows: Sequence[Row], writing: Writing) -> list[str]:
+        """As in `Writer`."""
+        return written_answers(self.backbone, self.task, self.filled(rows), writing)
+
+    def answer_losses(self, rows: Sequence[Row]) -> Tensor:
+        """As in `Writer`."""
+        return answer_losses(self.backbone, self.task, self.filled(rows))
 
     @property
     def asked_task(self) -> Task:
@@ -93,19 +101,23 @@ class Prompted(Fitted):
 
     def save(self, directory: Path) -> None:
         """As in `Fitted`."""
-        write_own(directory, {"kind": "prompting", "task": vars(self.task), "shown": self.shown})
+        write_own(directory, {"kind": "prompting", "task": vars(self.asked_task), "shown": self.shown})
+
+    @classmethod
+    def load(cls, saved: Saved) -> Self:
+        """Brings it back."""
+        shown = saved.own.get("shown")
+        return cls(saved.base, saved.task if shown is None else with_demonstrations(saved.task), shown=shown)
 
     def with_costs(self, job: Job) -> "Prompted":
         """The same with the tokens that it adds to a request."""
+        return replace(self, extra_tokens=self.added_tokens(job))
+
+    def added_tokens(self, job: Job) -> float:
+        """The tokens that it adds to a request, on average over the rows that choose."""
         rows = job.choosing
         own = num_tokens(self.backbone, self.task, self.filled(rows))
-        return replace(self, extra_tokens=own - num_tokens(self.backbone, job.words, rows))
-
-
-def write_own(directory: Path, content: Mapping[str, Any]) -> None:
-    """Writes what a way is read back from."""
-    with whole_file(directory / OWN_FILE) as beside:
-        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return own - num_tokens(self.backbone, job.words, rows)
 
 
 class ZeroShot(Way):
@@ -140,7 +152,7 @@ class Instruction(Way):
 
 
 class FewShot(Way):
-    """Labelled training rows in front; validation rows choose how many and which draw."""
+    """Training rows with their answers in front; validation rows choose how many and which draw."""
 
     name, title = "few-shot", "labelled examples in the text, the same for every row"
     facts: ClassVar[Facts] = Facts(
@@ -150,36 +162,47 @@ class FewShot(Way):
     def fit(self, job: Job) -> Prompted:
         """As in `Way`."""
         task, tried = with_demonstrations(job.task), list[tuple[float, Prompted]]()
-        for number in fitting_numbers(job):
-            for draw in range(job.effort.num_draws):
-                rows = in_turn(job.train, job.task.label_column, seed=1000 * job.seed + draw)[:number]
-                shown = "".join(demonstration(job.task, row) for row in rows)
-                chosen = {"examples": str(number), "draw": str(draw)}
-                prompted = Prompted(job.backbone, task, shown=shown, chosen=chosen)
-                tried.append((accuracy(prompted, job.task, job.choosing), prompted))
+        draws = itertools.product(fitting_numbers(job), range(job.effort.num_draws))
+        for number, draw in tries_within(job.effort, draws):
+            rows = in_turn(job.train, turn_column(job.task), seed=1000 * job.seed + draw)[:number]
+            shown = "".join(demonstration(job.task, row) for row in rows)
+            chosen = {"examples": str(number), "draw": str(draw)}
+            prompted = Prompted(job.backbone, task, shown=shown, chosen=chosen)
+            tried.append((job.score(prompted), prompted))
         return max(tried, key=lambda each: each[0])[1].with_costs(job)
 
 
 def fitting_numbers(job: Job) -> list[int]:
-    """How many demonstrations may stand in a text: as wanted, so far as the rows and the context allow.
+    """How many demonstrations may stand in a text; arguments and errors as in `numbers_that_fit`."""
+    lengths = num_tokens_of([demonstration(job.task, row) for row in job.train], job.backbone)
+    return numbers_that_fit(job.backbone, lengths, job.effort.demonstrations, max(lengths), "examples")
+
+
+def num_tokens_of(texts: Sequence[str], backbone: Backbone) -> list[int]:
+    """The tokens of each text."""
+    return [len(ids) for ids in backbone.tokenizer(list(texts))["input_ids"]]
+
+
+def numbers_that_fit(
+    backbone: Backbone, lengths: Sequence[int], wanted: Sequence[int], beside: int, name: str
+) -> list[int]:
+    """How many texts may stand in front of a row: as wanted, so far as there are texts and the context allows.
+
+    Args:
+        backbone: The model.
+        lengths: The tokens of each text.
+        wanted: The numbers that are tried.
+        beside: Tokens that are kept for the row.
+        name: What the texts are called.
 
     Raises:
         DataError: Where not even one fits.
     """
-    texts = [demonstration(job.task, row) for row in job.train]
-    lengths = [len(ids) for ids in job.backbone.tokenizer(texts)["input_ids"]]
     limit, mean = MOST_TOKENS, sum(lengths) / len(lengths)
-    if job.backbone.max_positions is not None:  # a row beside them is as long as the longest demonstration
-        limit = min(limit, job.backbone.max_positions - max(lengths))
-    fits = [number for number in job.effort.demonstrations if number <= len(texts) and number * mean <= limit]
-    fits = fits or [number for number in _FEWER if number <= len(texts) and number * mean <= limit][:1]
+    if backbone.max_positions is not None:
+        limit = min(limit, backbone.max_positions - beside)
+    fits = [number for number in wanted if number <= len(lengths) and number * mean <= limit]
+    fits = fits or [number for number in _FEWER if number <= len(lengths) and number * mean <= limit][:1]
     if not fits:
-        raise DataError(f"examples of {mean:.0f} tokens", f"at most {limit} for one", "Leave this way out")
+        raise DataError(f"{name} of {mean:.0f} tokens", f"at most {limit} for one", "Leave this way out")
     return fits
-
-
-def base_noted(directory: Path, backbone: Backbone) -> None:
-    """Adds to what a way is read back from which base it belongs to."""
-    dtype, known = str(backbone.dtype).removeprefix("torch."), vars(backbone.fingerprint)
-    content = json.loads((directory / OWN_FILE).read_text(encoding="utf-8"))
-    write_own(directory, {"task": {}, **content, "base": backbone.name, "dtype": dtype, "fingerprint": known})

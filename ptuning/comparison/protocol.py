@@ -1,8 +1,9 @@
-"""What a way to do a task is: it is fitted to rows, and then gives each label of a row a score.
+"""What a way to do a task is: it is fitted to rows, and then scores a row's labels, or writes its answer.
 
 Knows nothing of any single way, or of how ways are compared.
 """
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from ptuning.data import Row, Task
 from ptuning.errors import PTuningError
 from ptuning.model import Backbone
 
+CARD = "README.md"
+"""The card of a saved way, for readers."""
 _RATES = (1.0, 1 / 3, 3.0, 1 / 10, 10.0)  # times a way's own rate, in the order in which they are tried
 
 
@@ -50,6 +53,18 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class IndexCosts:
+    """What the index costs of a way that looks things up for each row."""
+
+    num_bytes: int
+    """What it takes in memory."""
+    seconds: float
+    """How long building it took."""
+    milliseconds: float
+    """How long it takes to find what stands in front of one row."""
+
+
+@dataclass(frozen=True)
 class Effort:
     """How much each way may try; the same for all."""
 
@@ -59,12 +74,18 @@ class Effort:
     """Draws of demonstrations."""
     demonstrations: tuple[int, ...] = (4, 8, 16)
     """How many demonstrations stand in a text."""
+    passages: tuple[int, ...] = (1, 2, 4)
+    """How many passages of documents stand in a text."""
     num_choosing_rows: int = 200
     """Validation rows that choose."""
     num_evaluations: int = 10
     """How often in a training these are read; the best step is kept, as in prompt tuning."""
     num_timings: int = 5
     """How often a measurement of time is repeated."""
+    seconds: float | None = None
+    """Time to fit a way with one seed; None: the config's steps, and all alternatives."""
+    num_verdict_rows: int = 64
+    """Validation rows on which a soft prompt is judged, each of which is read about ten times; 0: it is not judged."""
 
     def rates(self, own: float) -> list[float]:
         """The rates that a way tries.
@@ -73,6 +94,16 @@ class Effort:
             own: What suits it by default.
         """
         return [own * each for each in _RATES[: self.num_rates]]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """When a written answer ends, beside the model's end-of-text tokens; the same for all ways."""
+
+    max_new_tokens: int
+    """The most tokens that it has."""
+    stop_strings: tuple[str, ...] = ()
+    """Texts that end it and are left out of it."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +126,10 @@ class Job:
     """How much may be tried."""
     instruction: str | None = None
     """What a person would write in front of each row."""
+    passages: Sequence[str] = ()
+    """The passages of a person's documents."""
+    save_weights: bool = False
+    """Whether weights are saved that are changed in place."""
 
     @property
     def task(self) -> Task:
@@ -111,6 +146,17 @@ class Job:
         """The validation rows that choose."""
         return self.validation[: self.effort.num_choosing_rows]
 
+    def score(self, fitted: "Fitted") -> float:
+        """What a choice is made by, on the rows that choose; the higher the better.
+
+        It is the accuracy, or for texts to write minus the mean loss of the expected answers, in nats a token: reading
+        an answer costs one pass, and writing one costs a pass for each of its tokens.
+        """
+        if self.task.is_classification:
+            return accuracy(fitted, self.task, self.choosing)
+        assert isinstance(fitted, Writer)
+        return -float(fitted.answer_losses(self.choosing).mean())
+
 
 class Fitted(ABC):
     """A way that has been fitted."""
@@ -121,24 +167,60 @@ class Fitted(ABC):
     """Tokens that it adds to a request, on average."""
     chosen: Mapping[str, str] = {}
     """What validation rows chose."""
+    index_costs: IndexCosts | None = None
+    """What its index costs; None: it has none."""
     least_seconds: float = 0.0
     """Seconds that fitting took at least, those of an earlier call included that was interrupted."""
+    is_saved: bool = True
+    """Whether what `save` writes is enough to bring it back."""
 
     @abstractmethod
     def label_scores(self, rows: Sequence[Row]) -> Tensor:
         """A score for each label of each row, `[N, C]`: log-probabilities up to a constant of the row."""
+
+    def text_loss(self, ids: Sequence[Sequence[int]]) -> float | None:
+        """The mean loss of a token of a general text, where fitting changed the base's weights; None: it left them.
+
+        Args:
+            ids: The text's pieces.
+        """
+        return None
+
+    def verdict(self, rows: Sequence[Row]) -> Mapping[str, str] | None:
+        """The inspector's word and sentence on whether what was learned can be read; None: there is nothing to inspect.
+
+        Args:
+            rows: Rows with answers; test rows are left alone.
+        """
+        return None
 
     @abstractmethod
     def save(self, directory: Path) -> None:
         """Writes what must be shipped beside the base model."""
 
     def bytes_to_ship(self, directory: Path) -> int:
-        """The bytes of what must be shipped beside the base model.
+        """The bytes of what must be shipped beside the base model; cards for readers do not count.
 
         Args:
             directory: Where `save` wrote.
         """
-        return sum(each.stat().st_size for each in directory.rglob("*") if each.is_file())
+        files = [each for each in directory.rglob("*") if each.is_file() and each.name != CARD]
+        return sum(each.stat().st_size for each in files)
+
+
+class Writer(Fitted):
+    """A fitted way that can write texts too."""
+
+    @abstractmethod
+    def answers(self, rows: Sequence[Row], writing: Writing) -> list[str]:
+        """The answer that it writes to each row, greedily; the rows need no answers."""
+
+    @abstractmethod
+    def answer_losses(self, rows: Sequence[Row]) -> Tensor:
+        """The loss of each row's expected answer, `[N]`: a mean over its tokens but for the one that ends it, in nats.
+
+        What ends an answer is another token in a text with examples than behind a trained prompt.
+        """
 
 
 class Way(ABC):
@@ -154,6 +236,8 @@ class Way(ABC):
     """Whether it reads training rows."""
     depends_on_chance: ClassVar[bool] = True
     """Whether it gives something else with another seed, on the same rows."""
+    writes: ClassVar[bool] = True
+    """Whether it can write texts: what it fits is then a `Writer`."""
 
     def require(self, job: Job) -> None:  # noqa: B027 - most ways can always be tried
         """Raises `SkippedError` where it cannot be tried."""
@@ -163,10 +247,20 @@ class Way(ABC):
         """Fits it, and lets validation rows choose what there is to choose."""
 
 
+def some_of(rows: Sequence[Row], most: int) -> list[Row]:
+    """Some of the rows, drawn at random, in their own order; the same ones each time."""
+    return [rows[i] for i in sorted(random.Random(0).sample(range(len(rows)), min(most, len(rows))))]
+
+
 def labels_of(task: Task, rows: Sequence[Row]) -> list[int]:
     """The index of each row's label in the verbalizer."""
     places = {label: i for i, label in enumerate(task.verbalizer or ())}
     return [places[row.values[task.label_column]] for row in rows]
+
+
+def turn_column(task: Task) -> str | None:
+    """The column whose values take turns where some rows are drawn; None where answers are no labels."""
+    return task.label_column if task.is_classification else None
 
 
 def accuracy(fitted: Fitted, task: Task, rows: Sequence[Row]) -> float:

@@ -1,21 +1,27 @@
-"""Reads rows with the frozen base: label scores behind their words, hidden states, and their plain text.
+"""Reads rows with the frozen base: label scores and answers behind their words, hidden states, their plain text.
 
-Knows nothing of ways.
+It reads a general text too, for its loss. Knows nothing of ways.
 """
 
 import inspect
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from ptuning.data import Row, Task, Template, by_length, positions
-from ptuning.errors import ModelError
-from ptuning.evaluation import score_rows
+from ptuning.comparison.protocol import Writing
+from ptuning.data import Coder, Example, Row, Task, Template, by_length, positions, with_answer
+from ptuning.errors import DataError, ModelError
+from ptuning.evaluation import RowScores, score_rows
 from ptuning.forward import Prompt, ReadOptions
+from ptuning.inference import write_rows
 from ptuning.model import Backbone, CausalBackbone
+
+_PIECE, _MOST_TOKENS = 256, 1 << 13  # of a general text: a piece of it, and all that is read
 
 
 def label_scores(
@@ -32,10 +38,41 @@ def label_scores(
     """
     coder = backbone.coder(task)
     examples = [replace(each, label=0) for each in coder.encode_questions(rows)]  # any label: its score is not read
-    prompt = torch.zeros(0, backbone.width) if prompt is None else prompt
-    scores = score_rows(backbone, prompt, examples, coder.label_ids, ReadOptions(batch_size))
+    scores = score_rows(backbone, _given(backbone, prompt), examples, coder.label_ids, ReadOptions(batch_size))
     assert scores.labels_NC is not None
     return scores.labels_NC.float()
+
+
+def written_answers(
+    backbone: Backbone, task: Task, rows: Sequence[Row], writing: Writing, prompt: Prompt | None = None
+) -> list[str]:
+    """The answer that the base writes behind each row; the rows need no answers. Arguments as in `label_scores`."""
+    examples = backbone.coder(task).encode_prompts(rows, writing.max_new_tokens)
+    return write_rows(
+        backbone, _given(backbone, prompt), examples, writing.max_new_tokens, writing.stop_strings, ReadOptions()
+    )
+
+
+def answer_losses(backbone: Backbone, task: Task, rows: Sequence[Row], prompt: Prompt | None = None) -> Tensor:
+    """The loss of each row's expected answer, as `Writer.answer_losses`. Arguments as in `label_scores`."""
+    examples = answer_examples(backbone.coder(task), backbone.tokenizer, rows)
+    return token_losses(score_rows(backbone, _given(backbone, prompt), examples, [], ReadOptions()), examples)
+
+
+def answer_examples(coder: Coder, tokenizer: Any, rows: Sequence[Row]) -> list[Example]:
+    """The rows with their answers, without the token that ends these; an empty answer keeps it."""
+    ended = coder.encode(rows)
+    is_closed = tokenizer.eos_token_id is not None
+    return [with_answer(each, each.answer_ids[:-1] or each.answer_ids) if is_closed else each for each in ended]
+
+
+def token_losses(scores: RowScores, examples: Sequence[Example]) -> Tensor:
+    """The loss of each row's answer as a mean over its tokens, `[N]`, in nats."""
+    return -scores.log_probs_N.float() / torch.tensor([max(1, len(each.answer_ids)) for each in examples])
+
+
+def _given(backbone: Backbone, prompt: Prompt | None) -> Prompt:
+    return torch.zeros(0, backbone.width) if prompt is None else prompt
 
 
 def num_tokens(backbone: Backbone, task: Task, rows: Sequence[Row]) -> float:
@@ -75,22 +112,58 @@ def hidden_states(backbone: Backbone, task: Task, rows: Sequence[Row], batch_siz
     return last_NH, mean_NH
 
 
+def text_ids(backbone: Backbone, text: str) -> list[list[int]]:
+    """The paragraphs of a text as tokens, long ones in pieces; of a long text the beginning.
+
+    Raises:
+        DataError: For a text without two tokens in a row.
+    """
+    size = min(_PIECE, backbone.max_positions or _PIECE)
+    found, num_tokens = list[list[int]](), 0
+    for paragraph in filter(str.strip, text.split("\n\n")):
+        ids = backbone.tokenizer(paragraph.strip())["input_ids"]
+        pieces = [ids[i : i + size] for i in range(0, len(ids), size)]
+        found += [piece for piece in pieces if len(piece) > 1]
+        num_tokens += len(ids)
+        if num_tokens >= _MOST_TOKENS:
+            break
+    if not found:
+        raise DataError("a general text without words", "some sentences", "Give another compare.general_text")
+    return found
+
+
+@torch.no_grad()
+def text_loss(model: Any, ids: Sequence[Sequence[int]]) -> float:
+    """The mean cross-entropy of a token that stands behind others of its piece, in nats.
+
+    Args:
+        model: A causal language model of transformers.
+        ids: The pieces, as `text_ids` gives them.
+    """
+    device, total = next(model.parameters()).device, 0.0
+    for piece in ids:
+        ids_1T = torch.tensor([list(piece)], device=device)
+        logits_TV = model(input_ids=ids_1T).logits[0, :-1].float()
+        total += float(functional.cross_entropy(logits_TV, ids_1T[0, 1:], reduction="sum"))
+    return total / sum(len(piece) - 1 for piece in ids)
+
+
 def plain_text(task: Task, row: Row) -> str:
     """The columns that a row's template shows, one a line."""
     return "\n".join(row.values[name] for name in Template.parse(task.template).field_names)
 
 
-def in_turn(rows: Sequence[Row], column: str, seed: int) -> list[Row]:
+def in_turn(rows: Sequence[Row], column: str | None, seed: int) -> list[Row]:
     """The rows in a random order in which the labels take turns, so that its beginning holds all labels.
 
     Args:
         rows: The rows.
-        column: The column with the labels.
+        column: The column with the labels; None: there are none, and no turns.
         seed: Seed of the order.
     """
     chance, by_label = random.Random(seed), dict[str, list[Row]]()
     for row in chance.sample(list(rows), len(rows)):
-        by_label.setdefault(row.values[column], []).append(row)
+        by_label.setdefault("" if column is None else row.values[column], []).append(row)
     groups = [by_label[label] for label in sorted(by_label)]
     longest = max(map(len, groups), default=0)
     turns = [[group[i] for group in groups if i < len(group)] for i in range(longest)]

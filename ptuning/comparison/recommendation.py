@@ -6,9 +6,9 @@ The rule, in order:
    base cannot serve many tasks with it; a person cannot read it.
 2. With few training rows a way that learns is out, unless it is shown to be better than the best one that does not
    learn, and its worst seed is above it too.
-3. Of those that are left, the most accurate one is the best. All that it is not shown to be better than are its equals:
-   the 95 % interval of the paired difference holds 0.
-4. With a `least_accuracy` its equals are all that reach it.
+3. Of those that are left, the one with the highest main score is the best. All that it is not shown to be better than
+   are its equals: the 95 % interval of the paired difference holds 0.
+4. With a `least_accuracy` its equals are all whose main score reaches it.
 5. Of the equals the simplest is recommended: the one that stands first in the table of ways.
 
 Knows nothing of how anything was measured.
@@ -28,7 +28,7 @@ class Needs:
     """What the answer is needed for."""
 
     least_accuracy: float | None = None
-    """The accuracy that is needed; None: the best there is."""
+    """The main score that is needed; None: the best there is."""
     most_milliseconds: float | None = None
     """The longest time of a request; None: any."""
     data_changes_often: bool = False
@@ -78,13 +78,13 @@ def recommend(results: Results, needs: Needs) -> Recommendation:
         left = [name for name in left if name not in unproven]
     if not left:
         best = results.best(results.names)
-        told = f"No way meets all needs. The most accurate one, {best}, does not: {', '.join(out.get(best, []))}"
+        told = f"No way meets all needs. The best one, {best}, does not: {', '.join(out.get(best, []))}"
         return Recommendation(None, best, False, None, f"{told}.", reasons)
     best = results.best(left)
     equals = [name for name in left if name == best or not results.is_better(best, name)]
     if needs.least_accuracy is not None:
-        enough = [name for name in left if results[name].accuracy >= needs.least_accuracy]
-        reasons.append(f"accuracy of {needs.least_accuracy:.3f} or more: {', '.join(enough) or 'none'}")
+        enough = [name for name in left if results[name].score >= needs.least_accuracy]
+        reasons.append(f"{results.measure} of {needs.least_accuracy:.3f} or more: {', '.join(enough) or 'none'}")
         equals = enough or equals
     if len(equals) > 1:
         reasons.append(f"as good as {best} for these needs: {', '.join(n for n in equals if n != best)}")
@@ -99,17 +99,17 @@ def _told(
     others = [name for name in left if name != way]
     runner_up = results.best(others) if others else None
     is_told_apart = all(results.is_better(way, name) for name in others)
-    sentence = f"Take {way}: accuracy {results.accuracy(way)} on {results.num_rows:,} rows."
-    if needs.least_accuracy is not None and results[way].accuracy < needs.least_accuracy:
+    sentence = f"Take {way}: {results.measure} {results.score(way)} on {results.num_rows:,} rows."
+    if needs.least_accuracy is not None and results[way].score < needs.least_accuracy:
         sentence += f" No way that meets the other needs reaches {needs.least_accuracy:.3f}."
     if runner_up is None:
         return Recommendation(way, None, is_told_apart, None, f"{sentence} No other way meets the needs.", reasons)
     gain = results.gain(way, runner_up)
-    sentence += f" The runner-up is {runner_up}: {results.accuracy(runner_up)}."
+    sentence += f" The runner-up is {runner_up}: {results.score(runner_up)}."
     if results.is_better(way, runner_up):
         return Recommendation(way, runner_up, is_told_apart, None, f"{sentence} The difference is {gain}.", reasons)
     if results.is_better(runner_up, way):
-        sentence += f" It is more accurate, by {results.gain(runner_up, way)}, and {way} is enough and simpler."
+        sentence += f" It is better, by {results.gain(runner_up, way)}, and {way} is enough and simpler."
         return Recommendation(way, runner_up, is_told_apart, None, sentence, reasons)
     enough = results.num_rows_to_tell(way, runner_up)
     more = "no number of rows is known to tell" if enough is None else f"about {enough:,} test rows would tell"
@@ -144,5 +144,5 @@ def _unproven(results: Results, left: Sequence[str]) -> dict[str, str]:
         name: than
         for name in left
         if results[name].facts.learns
-        and not (results.is_better(name, than) and min(results[name].accuracies) > results[than].accuracy)
+        and not (results.is_better(name, than) and min(results[name].seed_scores) > results[than].score)
     }

@@ -1,19 +1,24 @@
-"""What the parts of a comparison add up to: accuracies, differences and costs of each way, with intervals.
+"""What the parts of a comparison add up to: scores, differences and costs of each way, with intervals.
+
+The main score of a row is from 0 to 1: whether its label is right, or how like the expected text the written one is.
 
 Knows nothing of models or files.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import mean, stdev
 
 import torch
 
-from ptuning.comparison.protocol import Facts
-from ptuning.evaluation import Estimate, Resampled, RowScores, Scores, half_width
+from ptuning.comparison.measures import ACCURACY
+from ptuning.comparison.protocol import Facts, IndexCosts
+from ptuning.evaluation import Estimate, Measure, Resampled, RowScores, Scores, half_width
 
+_MEAN: Measure = "accuracy"  # what `Resampled` calls the mean of the scores that it is given
 _POWER = 1.96 + 0.84  # normal quantiles of a 5 % test that finds a difference in 80 % of all samples
 
 
@@ -38,6 +43,21 @@ class Costs:
 
 
 @dataclass(frozen=True)
+class TextLoss:
+    """What a way that changes weights does to a general text: the mean loss of a token, in nats, over its seeds."""
+
+    before: float
+    """That of the base."""
+    after: float
+    """That of the model with its new weights."""
+
+    @property
+    def change(self) -> float:
+        """How much it forgets."""
+        return self.after - self.before
+
+
+@dataclass(frozen=True)
 class WayResult:
     """One way, on all training rows, with all its seeds."""
 
@@ -47,29 +67,45 @@ class WayResult:
     """What it does."""
     facts: Facts
     """What is known of it."""
-    correct: Sequence[Sequence[int]]
-    """For each seed, 1 for each test row that is right."""
+    scores: Sequence[Sequence[float]]
+    """For each seed, the main score of each test row."""
     costs: Costs
     """What it costs."""
     chosen: Mapping[str, str] = field(default_factory=dict)
     """What validation rows chose, with the first seed."""
     curve: Mapping[int, Sequence[float]] = field(default_factory=dict)
-    """Training rows -> the accuracy with each seed."""
+    """Training rows -> the mean main score with each seed."""
+    fewer: Mapping[int, Sequence[Sequence[float]]] = field(default_factory=dict)
+    """Training rows, where there were fewer -> as `scores`."""
+    other_scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """The name of each other score -> its mean with each seed."""
+    index: IndexCosts | None = None
+    """What its index costs, with the first seed; None: it has none."""
+    text_loss: TextLoss | None = None
+    """What it does to a general text; None where the base stays as it is, and nothing is forgotten."""
+    verdicts: Sequence[Mapping[str, str]] = ()
+    """For each seed of a soft prompt the inspector's word and sentence."""
 
     @property
-    def accuracies(self) -> list[float]:
-        """The accuracy with each seed."""
-        return [sum(own) / len(own) for own in self.correct]
+    def seed_scores(self) -> list[float]:
+        """The mean main score with each seed."""
+        return [sum(own) / len(own) for own in self.scores]
 
     @property
-    def accuracy(self) -> float:
-        """The mean accuracy."""
-        return mean(self.accuracies)
+    def score(self) -> float:
+        """The mean main score."""
+        return mean(self.seed_scores)
+
+    @property
+    def verdict(self) -> str:
+        """The inspector's words with how many seeds have each; none for what it does not inspect."""
+        counts = Counter(each["word"] for each in self.verdicts)
+        return ", ".join(word if num == len(self.verdicts) else f"{word} {num}x" for word, num in counts.most_common())
 
     @property
     def spread(self) -> float | None:
         """Half of Student's 95 % interval of the mean over seeds; None with one seed."""
-        return half_width(self.accuracies)
+        return half_width(self.seed_scores)
 
 
 @dataclass(frozen=True)
@@ -78,14 +114,21 @@ class Results:
 
     ways: Sequence[WayResult]
     """The ways that could be measured."""
+    measure: str = ACCURACY
+    """The name of the main score."""
 
     def __post_init__(self) -> None:
-        assert len({len(own) for way in self.ways for own in way.correct}) == 1, "other test rows"
+        assert len({len(own) for way in self.ways for own in way.scores}) == 1, "other test rows"
 
     @property
     def num_rows(self) -> int:
         """Test rows."""
-        return len(self.ways[0].correct[0])
+        return len(self.ways[0].scores[0])
+
+    @property
+    def other_measures(self) -> list[str]:
+        """The names of the other scores."""
+        return list(dict.fromkeys(name for way in self.ways for name in way.other_scores))
 
     @property
     def names(self) -> list[str]:
@@ -97,27 +140,32 @@ class Results:
 
     @cached_property
     def _resampled(self) -> Resampled:
-        return Resampled({way.name: _scores(way.correct) for way in self.ways})
+        return Resampled({way.name: _scores(way.scores) for way in self.ways})
 
-    def accuracy(self, name: str) -> Estimate:
-        """The mean accuracy with a 95 % bootstrap interval over rows and seeds."""
-        return self._resampled.mean(name, "accuracy")
+    def score(self, name: str) -> Estimate:
+        """The mean main score with a 95 % bootstrap interval over rows and seeds."""
+        return self._resampled.mean(name, _MEAN)
 
     def gain(self, name: str, over: str) -> Estimate:
-        """How much more accurate a way is than another on the same rows, with a 95 % bootstrap interval."""
-        return self._resampled.gain(name, over, "accuracy")
+        """How much higher a way's main score is than another's on the same rows, with a 95 % bootstrap interval."""
+        return self._resampled.gain(name, over, _MEAN)
 
     def is_better(self, name: str, over: str) -> bool:
         """Whether a way is shown to be better than another."""
         return self.gain(name, over).is_above_zero
 
     def best(self, names: Sequence[str]) -> str:
-        """The most accurate of some ways; the simplest of those that are equal."""
-        return max(names, key=lambda name: self[name].accuracy)
+        """The way with the highest main score among some; the simplest of those that are equal."""
+        return max(names, key=lambda name: self[name].score)
+
+    def with_rows(self, num_train: int) -> "Results":
+        """The ways with fewer training rows, so far as that was measured; those that read none stay as they are."""
+        ways = [way for way in self.ways if not way.fewer or num_train in way.fewer]
+        return Results([replace(way, scores=way.fewer.get(num_train, way.scores)) for way in ways], self.measure)
 
     def num_rows_to_tell(self, name: str, other: str) -> int | None:
         """About how many test rows would tell two ways apart, if they differ as they do here; None if they do not."""
-        one, two = (_means(self[each].correct) for each in (name, other))
+        one, two = (_means(self[each].scores) for each in (name, other))
         differences = [a - b for a, b in zip(one, two, strict=True)]
         gain = mean(differences)
         if gain == 0 or len(differences) < 2:
@@ -125,12 +173,12 @@ class Results:
         return max(self.num_rows, math.ceil((_POWER * stdev(differences) / gain) ** 2))
 
 
-def _means(correct: Sequence[Sequence[int]]) -> list[float]:
+def _means(scores: Sequence[Sequence[float]]) -> list[float]:
     """Each row's mean over seeds."""
-    return [mean(row) for row in zip(*correct, strict=True)]
+    return [mean(row) for row in zip(*scores, strict=True)]
 
 
-def _scores(correct: Sequence[Sequence[int]]) -> Scores:
-    parts = [torch.tensor(own, dtype=torch.bool) for own in correct]
+def _scores(scores: Sequence[Sequence[float]]) -> Scores:
+    parts = [torch.tensor(own, dtype=torch.float32) for own in scores]
     rows = range(len(parts[0]))
     return Scores.several([(rows, RowScores(torch.zeros(len(own)), own, None)) for own in parts], len(rows))

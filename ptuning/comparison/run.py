@@ -4,33 +4,28 @@ A part that is done is kept: the same call goes on where an earlier one stopped.
 """
 
 import dataclasses
-import hashlib
-import json
 import logging
-import random
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from statistics import mean
-from typing import Any
 
-from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
-from ptuning.comparison.costs import MemoryMeter, speed_of
+from ptuning.comparison.adding_up import results_of
+from ptuning.comparison.bench import Bench, made_with
+from ptuning.comparison.measuring import made
 from ptuning.comparison.page import write_page
-from ptuning.comparison.parts import ComparisonDirectory, Part, PartDirectory
-from ptuning.comparison.prompting import base_noted
-from ptuning.comparison.protocol import Effort, Fitted, Job, SkippedError, Way, accuracy, labels_of
-from ptuning.comparison.reading import in_turn
+from ptuning.comparison.parts import ComparisonDirectory, Part
+from ptuning.comparison.passages import read_passages
+from ptuning.comparison.progress import BAR, seconds_left, told
+from ptuning.comparison.protocol import SkippedError, Way
 from ptuning.comparison.recommendation import FEW_ROWS, Needs, recommend
 from ptuning.comparison.report import Comparison
-from ptuning.comparison.results import Costs, Results, WayResult
-from ptuning.comparison.schema import MadeWith, PartFile
+from ptuning.comparison.rules_of_thumb import rules_of_thumb
+from ptuning.comparison.schema import PartFile
 from ptuning.comparison.ways import ways_named
 from ptuning.config import CompareConfig, ComparisonConfig, RunConfig
-from ptuning.data import Row, Rows
+from ptuning.data import Rows
 from ptuning.errors import DataError, PTuningError, TrainingError
 from ptuning.model import Backbone
 from ptuning.training import Given, Inputs, Interrupted, raised_interrupts
@@ -39,15 +34,6 @@ _log = logging.getLogger(__name__)
 
 CURVE = (16, 64, 256)
 """Training rows of a learning curve, beside all."""
-_QUICK_ROWS = {"train": 500, "validation": 50, "test": 200}
-_QUICK_STEPS = 60
-_QUICK_EFFORT: dict[str, Any] = {"num_draws": 2, "demonstrations": (2, 4), "num_evaluations": 4, "num_timings": 1}
-_DECIDE_NOTHING = {  # settings that no part depends on
-    *("output_dir", "report_to", "save_steps", "logging_steps"),
-    *("ways", "seeds", "curve", "least_accuracy", "most_milliseconds"),
-    *("data_changes_often", "many_tasks", "readable"),
-}
-_SOURCES = {"name_or_path", "revision", "train", "validation", "test"}  # rows and weights are known by their content
 
 
 def compare(
@@ -78,11 +64,12 @@ def compare(
     directory.require_usable()
     if rows is None and config.data.test is None:
         raise DataError("a comparison without data.test", "test rows, which each way reads once", "Name some")
+    passages = read_passages(config.compare.documents) if config.compare.documents else ()
     inputs = Inputs.load(config.run, config.model.device, Given(rows, backbone, verbose))
-    bench = Bench.of(config, inputs)
+    bench = Bench.of(config, inputs, passages)
     directory.acquire()
     try:
-        directory.begin(_made_with(config, bench, inputs.weights_sha256))
+        directory.begin(made_with(config, bench, inputs.weights_sha256))
         with raised_interrupts():
             comparison = _compared(config, bench, ways, directory, verbose)
             if inputs.backbone.weights_sha256() != inputs.weights_sha256:
@@ -95,56 +82,6 @@ def compare(
     finally:
         directory.lock.release()
     return comparison
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all ways are measured with."""
-
-    backbone: Backbone
-    """The frozen model."""
-    config: RunConfig
-    """The task, and how prompts are trained."""
-    rows: Mapping[str, Sequence[Row]]
-    """Split -> rows: train, validation and test."""
-    effort: Effort
-    """How much each way may try."""
-    instruction: str | None
-    """What a person would write."""
-
-    @classmethod
-    def of(cls, config: ComparisonConfig, inputs: Inputs) -> "Bench":
-        """The bench of a config.
-
-        Raises:
-            DataError: Without validation or test rows.
-        """
-        for split in ("validation", "test"):
-            if split not in inputs.rows:
-                raise DataError(f"a comparison without {split} rows", "some", f"Give data.{split}")
-        rows, run, effort = dict(inputs.rows), config.run, Effort(config.compare.rates)
-        if config.compare.quick:
-            rows = {split: _sample(own, _QUICK_ROWS[split]) for split, own in rows.items()}
-            effort = replace(effort, **_QUICK_EFFORT)
-            steps = min(run.train.max_steps or _QUICK_STEPS, _QUICK_STEPS)
-            between = max(1, steps // effort.num_evaluations)
-            run = replace(run, train=replace(run.train, max_steps=steps, eval_steps=between))
-        return cls(inputs.backbone, run, rows, effort, config.compare.instruction)
-
-    def job(self, part: Part, directory: PartDirectory) -> Job:
-        """What a part is fitted with: fewer training rows come with as few validation rows, all labels in turn."""
-        train, validation = self.rows["train"], self.rows["validation"]
-        if part.num_train is not None:
-            column = self.config.data.task.label_column
-            train, validation = (in_turn(own, column, part.seed)[: part.num_train] for own in (train, validation))
-        return Job(
-            self.backbone, self.config, train, validation, part.seed, directory.work, self.effort, self.instruction
-        )
-
-
-def _sample(rows: Sequence[Row], most: int) -> list[Row]:
-    """Some of the rows, in their own order."""
-    return [rows[i] for i in sorted(random.Random(0).sample(range(len(rows)), min(most, len(rows))))]
 
 
 def parts_of(ways: Sequence[Way], compare: CompareConfig, num_train: int) -> list[Part]:
@@ -162,28 +99,43 @@ def _compared(
     config: ComparisonConfig, bench: Bench, ways: Sequence[Way], directory: ComparisonDirectory, verbose: bool
 ) -> Comparison:
     """Makes all parts that are not done, and adds them up."""
-    by_name, left_out, done = {way.name: way for way in ways}, dict[str, str](), dict[Part, PartFile]()
-    parts = parts_of(ways, config.compare, len(bench.rows["train"]))
-    with tqdm(total=len(parts), desc="comparing", unit="part", disable=not verbose, file=sys.stderr) as bar:
+    num_train = len(bench.rows["train"])
+    parts, by_name = parts_of(ways, config.compare, num_train), {way.name: way for way in ways}
+    done, left_out = _done(parts, bench, by_name, directory, verbose)
+    results = results_of(ways, done, bench.goal.measure)
+    if results is None:
+        why = "; ".join(f"{name}: {each}" for name, each in left_out.items())
+        raise TrainingError(f"no way could be measured ({why})", "one way or more", "Correct this")
+    needs, budget = _needs(config.compare, num_train), config.compare.budget
+    about = {"base": bench.backbone.name, **{f"{split} rows": f"{len(own):,}" for split, own in bench.rows.items()}}
+    about |= bench.goal.about | ({"budget of each way": budget} if budget else {})
+    asked, rules = dataclasses.asdict(needs), rules_of_thumb(results, num_train, budget is not None)
+    return Comparison(results, recommend(results, needs), left_out, about, directory.path, asked, rules)
+
+
+def _done(
+    parts: Sequence[Part], bench: Bench, ways: Mapping[str, Way], directory: ComparisonDirectory, verbose: bool
+) -> tuple[dict[Part, PartFile], dict[str, str]]:
+    """The results of all parts, new ones and those that were there, and the ways that are left out, with the reason."""
+    done, left_out, seconds = dict[Part, PartFile](), dict[str, str](), dict[Part, float]()
+    waiting = [part for part in parts if not directory.part(part).is_finished]
+    with tqdm(total=len(parts), desc="comparing", bar_format=BAR, disable=not verbose, file=sys.stderr) as bar:
         for part in parts:
-            bar.set_postfix_str(str(part))
-            own = directory.part(part)
+            own, started = directory.part(part), time.perf_counter()
+            bar.set_postfix_str(f"{part}{told(seconds_left(waiting, seconds, left_out))}")
             if part.way not in left_out or own.is_finished:
                 try:
-                    done[part] = own.read() if own.is_finished else _made(by_name[part.way], part, own, bench)
+                    done[part] = own.read() if own.is_finished else made(ways[part.way], part, own, bench)
                 except Exception as error:  # one way that fails must not stop the others
                     left_out[part.way] = _line_of(error)
                     if verbose:
                         bar.write(f"{part}: {left_out[part.way]}", file=sys.stderr)
+            if part in waiting:
+                waiting.remove(part)
+                if part in done:
+                    seconds[part] = time.perf_counter() - started
             bar.update()
-    results = _results(ways, done)
-    if results is None:
-        why = "; ".join(f"{name}: {each}" for name, each in left_out.items())
-        raise TrainingError(f"no way could be measured ({why})", "one way or more", "Correct this")
-    needs = _needs(config.compare, len(bench.rows["train"]))
-    about = {"base": bench.backbone.name, **{f"{split} rows": f"{len(own):,}" for split, own in bench.rows.items()}}
-    asked = dataclasses.asdict(needs)
-    return Comparison(results, recommend(results, needs), left_out, about, directory.path, asked)
+    return done, left_out
 
 
 def _line_of(error: Exception) -> str:
@@ -195,95 +147,6 @@ def _line_of(error: Exception) -> str:
     return f"failed: {text if isinstance(error, PTuningError) else f'{type(error).__name__}: {text}'}"
 
 
-def _made(way: Way, part: Part, directory: PartDirectory, bench: Bench) -> PartFile:
-    """Fits a way, reads the test rows once, and writes the result."""
-    job, task = bench.job(part, directory), bench.config.data.task
-    way.require(job)
-    directory.begin()
-    set_seed(part.seed)
-    meter, started = MemoryMeter(bench.backbone.device), time.perf_counter()
-    fitted = way.fit(job)
-    seconds, memory = time.perf_counter() - started, meter.added_bytes
-    predicted = fitted.label_scores(bench.rows["test"]).argmax(dim=1).tolist()
-    fitted.save(directory.way)
-    result = _measured(part, fitted, job, predicted, labels_of(task, bench.rows["test"]), directory)
-    result = replace(result, seconds=max(seconds, fitted.least_seconds), memory_bytes=memory)
-    base_noted(directory.way, bench.backbone)
-    directory.finish(result)
-    return result
-
-
-def _measured(
-    part: Part, fitted: Fitted, job: Job, predicted: list[int], labels: list[int], directory: PartDirectory
-) -> PartFile:
-    """The result of a fitted way, but for what fitting took."""
-    speed = speed_of(fitted, job.choosing, job.effort.num_timings)
-    return PartFile(
-        way=part.way,
-        seed=part.seed,
-        num_train=len(job.train),
-        predicted=predicted,
-        correct=[int(own == each) for own, each in zip(labels, predicted, strict=True)],
-        validation_accuracy=accuracy(fitted, job.task, job.choosing),
-        chosen=dict(fitted.chosen),
-        num_trained=fitted.num_trained,
-        seconds=0.0,
-        memory_bytes=None,
-        bytes_to_ship=fitted.bytes_to_ship(directory.way),
-        extra_tokens=float(fitted.extra_tokens),
-        milliseconds=speed.milliseconds,
-        rows_per_second=speed.rows_per_second,
-    )
-
-
-def _results(ways: Sequence[Way], done: Mapping[Part, PartFile]) -> Results | None:
-    """The parts added up; None where there are none on all rows."""
-    found = []
-    for way in ways:
-        whole = [result for part, result in done.items() if part.way == way.name and part.num_train is None]
-        if not whole:
-            continue
-        curve = dict[int, list[float]]()
-        for part, result in done.items():
-            if part.way == way.name and way.reads_rows and any(each.num_train for each in done):
-                curve.setdefault(result.num_train, []).append(mean(result.correct))
-        correct, costs, chosen = [each.correct for each in whole], _costs(whole), whole[0].chosen
-        found.append(WayResult(way.name, way.title, way.facts, correct, costs, chosen, curve))
-    return Results(found) if found else None
-
-
-def _costs(parts: Sequence[PartFile]) -> Costs:
-    """Means over seeds."""
-    memory = [each.memory_bytes for each in parts if each.memory_bytes is not None]
-    return Costs(
-        num_trained=parts[0].num_trained,
-        seconds=mean(each.seconds for each in parts),
-        memory_bytes=round(mean(memory)) if memory else None,
-        bytes_to_ship=round(mean(each.bytes_to_ship for each in parts)),
-        extra_tokens=mean(each.extra_tokens for each in parts),
-        milliseconds=mean(each.milliseconds for each in parts),
-        rows_per_second=mean(each.rows_per_second for each in parts),
-    )
-
-
 def _needs(compare: CompareConfig, num_train: int) -> Needs:
     names = [field.name for field in dataclasses.fields(Needs) if field.name != "few_rows"]
     return Needs(**{name: getattr(compare, name) for name in names}, few_rows=num_train < FEW_ROWS)
-
-
-def _made_with(config: ComparisonConfig, bench: Bench, weights: str) -> MadeWith:
-    """What all parts follow from."""
-    settings = {
-        f"{section}.{key}": value
-        for section, values in dataclasses.asdict(config).items()
-        for key, value in values.items()
-        if key not in _DECIDE_NOTHING and not (section in ("model", "data") and key in _SOURCES)
-    }
-    settings |= dataclasses.asdict(bench.effort)
-    rows = {split: _digest(own) for split, own in bench.rows.items()}
-    return MadeWith(json.loads(json.dumps(settings)), rows, weights)
-
-
-def _digest(rows: Sequence[Row]) -> str:
-    text = json.dumps([dict(row.values) for row in rows], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -14,9 +14,9 @@ class PartFile:
     way: str
     seed: int
     num_train: int
-    predicted: list[int]
-    correct: list[int]
-    validation_accuracy: float
+    answers: list[str]
+    scores: dict[str, list[float]]
+    validation_score: float
     chosen: dict[str, str]
     num_trained: int
     seconds: float
@@ -25,6 +25,9 @@ class PartFile:
     extra_tokens: float
     milliseconds: float
     rows_per_second: float
+    index: dict[str, float] | None = None
+    text_loss: list[float] | None = None
+    verdict: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,23 @@ class MadeWith:
 
 
 @dataclass(frozen=True)
+class FingerprintPart:
+    """The base's fingerprint in `way.json`."""
+
+    architecture: dict[str, Any]
+    weights: list[float]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class WritingPart:
+    """When a written answer ends, in `way.json`."""
+
+    max_new_tokens: int
+    stop_strings: list[str]
+
+
+@dataclass(frozen=True)
 class OwnFile:
     """`way.json`: what a way is read back from."""
 
@@ -44,6 +64,18 @@ class OwnFile:
     base: str
     dtype: str
     task: dict[str, Any]
-    fingerprint: dict[str, Any]
+    fingerprint: FingerprintPart
+    writing: WritingPart | None = None
     shown: str | None = None
     pooling: Literal["last token", "mean"] | None = None
+    words: dict[str, int] | None = None
+    by: Literal["shared words", "hidden states"] | None = None
+    number: int | None = None
+    is_balanced: bool = False
+
+
+@dataclass(frozen=True)
+class TextsFile:
+    """`rows.json`: rows of text."""
+
+    rows: list[dict[str, str]]

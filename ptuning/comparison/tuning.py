@@ -1,29 +1,37 @@
-"""Prompt tuning: ptuning's own run, with the config's own settings.
+"""Prompt tuning: ptuning's own run, with the config's own settings; and the same with a prompt for each row.
 
 Knows nothing of the other ways.
 """
 
 import logging
+import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
-from ptuning.comparison.prompting import write_own
-from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, Way, accuracy
-from ptuning.comparison.reading import label_scores, num_tokens
+from ptuning.comparison.budget import TRIAL_STEPS, pace_of, steps_within
+from ptuning.comparison.protocol import Fact, Facts, Job, SkippedError, Way, Writer, Writing
+from ptuning.comparison.reading import answer_losses, label_scores, num_tokens, written_answers
+from ptuning.comparison.storage import Saved, write_own
+from ptuning.config import RunConfig
 from ptuning.data import Row
+from ptuning.inspection import verdict_of
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt, encoders, initializers
 from ptuning.training import train
 
+_READS_TEXT: Literal["conditioned"] = "conditioned"
+"""The encoder that reads each row's text."""
+
 
 @dataclass
-class Tuned(Fitted):
+class Tuned(Writer):
     """A base with a soft prompt."""
 
     backbone: Backbone
@@ -40,10 +48,32 @@ class Tuned(Fitted):
         assert self.prompt.task is not None
         return label_scores(self.backbone, self.prompt.task, rows, self.prompt.on(self.backbone.device))
 
+    def answers(self, rows: Sequence[Row], writing: Writing) -> list[str]:
+        """As in `Writer`."""
+        assert self.prompt.task is not None
+        prompt = self.prompt.on(self.backbone.device)
+        return written_answers(self.backbone, self.prompt.task, rows, writing, prompt)
+
+    def answer_losses(self, rows: Sequence[Row]) -> Tensor:
+        """As in `Writer`."""
+        assert self.prompt.task is not None
+        return answer_losses(self.backbone, self.prompt.task, rows, self.prompt.on(self.backbone.device))
+
+    def verdict(self, rows: Sequence[Row]) -> Mapping[str, str]:
+        """As in `Fitted`."""
+        found = verdict_of(self.prompt, self.backbone, [row.values for row in rows])
+        return {"word": found.word, "sentence": found.sentence}
+
     def save(self, directory: Path) -> None:
         """As in `Fitted`."""
         self.prompt.save(directory / "prompt")
-        write_own(directory, {"kind": "prompt-tuning"})
+        assert self.prompt.task is not None
+        write_own(directory, {"kind": "prompt-tuning", "task": vars(self.prompt.task)})
+
+    @classmethod
+    def load(cls, saved: Saved) -> Self:
+        """Brings it back."""
+        return cls(saved.base, SoftPrompt.load(saved.directory / "prompt"))
 
 
 class PromptTuning(Way):
@@ -58,26 +88,90 @@ class PromptTuning(Way):
         works_in_vllm=Fact(False, "needs --enable-prompt-embeds, and embeddings in each request"),
     )
 
+    def config_of(self, job: Job) -> RunConfig:
+        """The run's config, but for its rate, seed and directory."""
+        return job.config
+
     def fit(self, job: Job) -> Tuned:
         """As in `Way`."""
-        tried = list[tuple[float, Tuned]]()
-        for i, rate in enumerate(_rates(job)):
+        tried, settings = list[tuple[float, Tuned]](), self.config_of(job)
+        for i, rate in enumerate(_rates(job, settings)):
             directory = job.directory / f"run-{i}"
-            own = replace(job.config.train, output_dir=str(directory), seed=job.seed, learning_rate=rate)
-            config = replace(job.config, train=own)
-            rows = {"train": [row.values for row in job.train], "validation": [row.values for row in job.validation]}
+            own = replace(settings.train, output_dir=str(directory), seed=job.seed, learning_rate=rate)
+            config = replace(settings, train=own)
             is_begun = (directory / "config.yaml").exists()
-            with _quiet():
-                prompt = train(config, is_begun, rows=rows, backbone=job.backbone, verbose=False).prompt
+            if job.effort.seconds is not None:
+                begun = RunConfig.from_yaml(directory / "config.yaml").train.max_steps if is_begun else None
+                config = _of_steps(config, begun or _steps_within(job, config))
+            prompt = _trained(job, config, is_begun)
             chosen = {"rate": f"{prompt.training['learning_rate']:.3g}", "step": str(prompt.training["best_step"])}
             tuned = Tuned(job.backbone, prompt, prompt.training["trainable_parameters"], chosen=chosen)
-            tried.append((accuracy(tuned, job.task, job.choosing), tuned))
+            tried.append((job.score(tuned), tuned))
         best = max(tried, key=lambda each: each[0])[1]
         more = num_tokens(job.backbone, job.task, job.choosing) - num_tokens(job.backbone, job.words, job.choosing)
         for i in range(len(tried)):
             shutil.rmtree(job.directory / f"run-{i}")
         least_seconds = sum(each.prompt.training["seconds"] for _, each in tried)
         return replace(best, extra_tokens=more, least_seconds=least_seconds)
+
+
+def _trained(
+    job: Job, config: RunConfig, is_begun: bool = False, on_step: Callable[[object], None] | None = None
+) -> SoftPrompt:
+    """Makes a run, or goes on with it."""
+    rows = {"train": [row.values for row in job.train], "validation": [row.values for row in job.validation]}
+    with _quiet():
+        return train(config, is_begun, rows=rows, backbone=job.backbone, on_step=on_step, verbose=False).prompt
+
+
+def _of_steps(config: RunConfig, num_steps: int, **settings: Any) -> RunConfig:
+    """The same run with so many steps."""
+    own = replace(config.train, max_steps=num_steps, num_train_epochs=None, eval_steps=None, **settings)
+    return replace(config, train=own)
+
+
+def _steps_within(job: Job, config: RunConfig) -> int:
+    """Steps that fit into the budget, by a run of a few that is thrown away."""
+    directory, ends, how = job.directory / "pace", list[float](), config.train
+    shutil.rmtree(directory, ignore_errors=True)
+    trial = _of_steps(config, TRIAL_STEPS, output_dir=str(directory), logging_steps=1)
+    prompt = _trained(job, trial, on_step=lambda _: ends.append(time.perf_counter()))
+    shutil.rmtree(directory)
+    rows_a_step = how.per_device_train_batch_size * how.gradient_accumulation_steps
+    untrained = Tuned(job.backbone, prompt)
+    return steps_within(
+        job.effort,
+        math.ceil(len(job.train) / rows_a_step),
+        pace_of(ends),
+        lambda: job.score(untrained),
+    )
+
+
+class ConditionedPrompt(PromptTuning):
+    """A prompt that a small trainable network makes for each row from its text; all else as in prompt tuning."""
+
+    name, title = "conditioned-prompt", "virtual tokens that a small trained network makes from each row's own text"
+    facts: ClassVar[Facts] = Facts(
+        learns=True,
+        many_tasks=Fact(True, "each request brings its own prompt"),
+        rows_count_at_once=Fact(False, "train again"),
+        readable=Fact(False, "a network that makes vectors"),
+        works_in_vllm=Fact(False, "needs --enable-prompt-embeds, and the network run on each request's text"),
+    )
+
+    def require(self, job: Job) -> None:
+        """As in `Way`."""
+        if job.config.prompt.encoder == _READS_TEXT:
+            received = f"prompt.encoder: {_READS_TEXT}"
+            raise SkippedError(received, "another encoder", "Leave this way out: prompt-tuning is the same with it")
+
+    def config_of(self, job: Job) -> RunConfig:
+        """As in `PromptTuning`; what was set for another encoder is left to this one's defaults."""
+        prompt = replace(job.config.prompt, encoder=_READS_TEXT, hidden_size=None)
+        own = job.config.train
+        forward = "auto" if own.forward == "shared_prefix" else own.forward
+        train = replace(own, learning_rate="auto", readability=0.0, forward=forward)
+        return replace(job.config, prompt=prompt, train=train)
 
 
 @contextmanager
@@ -92,12 +186,12 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _rates(job: Job) -> Sequence[float | Literal["auto"]]:
+def _rates(job: Job, config: RunConfig) -> Sequence[float | Literal["auto"]]:
     """The rates to try; the config's own alone may be auto."""
-    own = job.config.train.learning_rate
+    own = config.train.learning_rate
     if job.effort.num_rates == 1:
         return [own]
     if own == "auto":
         deviation = initializers.deviation(job.backbone.vocabulary_VH)
-        own = encoders.BY_NAME[job.config.prompt.encoder].rate_in_deviations * deviation
+        own = encoders.BY_NAME[config.prompt.encoder].rate_in_deviations * deviation
     return job.effort.rates(own)

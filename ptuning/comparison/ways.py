@@ -5,12 +5,13 @@ Knows nothing of how they are compared.
 
 from collections.abc import Sequence
 
+from ptuning.comparison.documents import Documents
 from ptuning.comparison.features import Features, TfIdf
 from ptuning.comparison.heads import OutputLayers
 from ptuning.comparison.prompting import FewShot, Instruction, ZeroShot
 from ptuning.comparison.protocol import Way
 from ptuning.comparison.retrieval import RetrievedByHiddenStates, RetrievedByWords
-from ptuning.comparison.tuning import PromptTuning
+from ptuning.comparison.tuning import ConditionedPrompt, PromptTuning
 from ptuning.comparison.weights import AllWeights, LastBlock, LoRA
 from ptuning.errors import ConfigError
 
@@ -21,8 +22,10 @@ WAYS: tuple[Way, ...] = (
     TfIdf(),
     RetrievedByWords(),
     RetrievedByHiddenStates(),
+    Documents(),
     Features(),
     PromptTuning(),
+    ConditionedPrompt(),
     OutputLayers(),
     LoRA(),
     LastBlock(),

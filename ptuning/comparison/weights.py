@@ -11,23 +11,29 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ptuning.comparison.budget import TRIAL_STEPS, pace, steps_within
 from ptuning.comparison.features import require_package
-from ptuning.comparison.prompting import write_own
-from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, accuracy
+from ptuning.comparison.protocol import Fact, Facts, Job, SkippedError, Way, Writer, Writing
+from ptuning.comparison.reading import answer_examples, text_loss, token_losses
 from ptuning.comparison.steps import kept_best
+from ptuning.comparison.storage import Saved, write_own, write_tensors
 from ptuning.data import Coder, Example, Row, with_answer
+from ptuning.errors import PromptError
 from ptuning.evaluation import RowScores
+from ptuning.forward import ReadOptions
+from ptuning.inference import write_rows
 from ptuning.model import Backbone
 from ptuning.training import Loop, PromptSteps, StepWork, accelerator_on, loop_settings
 
 LORA_RANK = 8
+_FILE = "weights.safetensors"
 
 
 class Weights:
@@ -60,6 +66,10 @@ class Weights:
         self.trained = nn.ParameterList(each for each in model.parameters() if each.requires_grad)
         """The parameters that are trained."""
 
+    def named(self) -> dict[str, Tensor]:
+        """The parameters that are trained, by name; of tied ones, one."""
+        return {name: each for name, each in self.model.named_parameters() if each.requires_grad}
+
     def loss_sum(self, examples: Sequence[Example]) -> Tensor:
         """Cross-entropy summed over the answers' tokens, in nats."""
         logits_NV, targets_N, _ = self._logits(examples)
@@ -70,6 +80,11 @@ class Weights:
         loss = self.loss_sum(examples)
         (loss * scale).backward()
         return loss.detach()
+
+    def text_loss(self, ids: Sequence[Sequence[int]]) -> float:
+        """The mean loss of a token of a general text in pieces, in nats."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_mixed):
+            return text_loss(self.model, ids)
 
     @torch.no_grad()
     def score_rows(
@@ -83,6 +98,13 @@ class Weights:
         labels_NC = torch.cat([self._labels(part, label_ids) for part in parts]).cpu()
         own_N = torch.tensor([example.label for example in examples])
         return RowScores(labels_NC.gather(1, own_N[:, None])[:, 0], labels_NC.argmax(1) == own_N, labels_NC)
+
+    def write(self, tokenizer: Any, examples: Sequence[Example], writing: Writing) -> list[str]:
+        """The answer behind each row, by transformers' own `generate`; the weights are frozen from then on."""
+        own = Backbone.of(self.model, tokenizer)
+        prompt, plain = torch.zeros(0, own.width), ReadOptions(path="splice")  # no kernels: they know no adapters
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_mixed):
+            return write_rows(own, prompt, examples, writing.max_new_tokens, writing.stop_strings, plain)
 
     def _labels(self, examples: Sequence[Example], label_ids: Sequence[Sequence[int]]) -> Tensor:
         """Log-probability of every label behind every row, `[B, C]`."""
@@ -146,7 +168,7 @@ def last_parts(model: Any) -> list[nn.Module]:
 
 
 @dataclass
-class Trained(Fitted):
+class Trained(Writer):
     """A language model with weights of its own."""
 
     weights: Weights
@@ -155,10 +177,10 @@ class Trained(Fitted):
     """Which weights are trained."""
     coder: Coder
     """Turns rows into tokens."""
-    base: str
-    """The base's name."""
-    dtype: torch.dtype
-    """The base's precision, in which weights are shipped."""
+    backbone: Backbone
+    """The base, which keeps its own weights."""
+    is_saved: bool = True
+    """Whether weights are saved that were changed in place; an adapter must be."""
     num_trained: int = 0
     chosen: Mapping[str, str] = field(default_factory=dict)
 
@@ -169,19 +191,51 @@ class Trained(Fitted):
         assert labels_NC is not None
         return labels_NC.float()
 
+    def answers(self, rows: Sequence[Row], writing: Writing) -> list[str]:
+        """As in `Writer`."""
+        examples = self.coder.encode_prompts(rows, writing.max_new_tokens)
+        return self.weights.write(self.backbone.tokenizer, examples, writing)
+
+    def answer_losses(self, rows: Sequence[Row]) -> Tensor:
+        """As in `Writer`."""
+        examples = answer_examples(self.coder, self.backbone.tokenizer, rows)
+        return token_losses(self.weights.score_rows(examples, [], batch_size=32), examples)
+
     def save(self, directory: Path) -> None:
-        """As in `Fitted`; an adapter is written, whole weights are not: they can be larger than all else together."""
+        """As in `Fitted`; changed weights in the float32 that they were trained in."""
         write_own(directory, {"kind": self.kind.replace("_", "-"), "task": vars(self.coder.task)})
         if self.kind == "lora":
             for config in self.weights.model.peft_config.values():
-                config.base_model_name_or_path = self.base
+                config.base_model_name_or_path = self.backbone.name
             self.weights.model.save_pretrained(directory / "adapter", save_embedding_layers=False)
+        elif self.is_saved:
+            write_tensors(directory / _FILE, self.weights.named())
+
+    @classmethod
+    def load(cls, saved: Saved) -> Self:
+        """Brings back weights that were changed in place: the base's own in all other places."""
+        base, kind = saved.base, saved.own["kind"].replace("-", "_")
+        if not (saved.directory / _FILE).exists():
+            received = f"{saved.directory}, a way without its weights"
+            raise PromptError(received, f"one with {_FILE}", "Compare anew with compare.save_weights: true")
+        weights = Weights(whole_copy(base), kind, base.pad_id, base.dtype == torch.bfloat16)
+        own = weights.named()
+        found = saved.tensors(_FILE, {name: list(each.shape) for name, each in own.items()})
+        with torch.no_grad():
+            for name, each in own.items():
+                each.copy_(found[name])
+        weights.model.requires_grad_(False)
+        return cls(weights, kind, base.coder(saved.task), base)
+
+    def text_loss(self, ids: Sequence[Sequence[int]]) -> float:
+        """As in `Fitted`."""
+        return self.weights.text_loss(ids)
 
     def bytes_to_ship(self, directory: Path) -> int:
         """As in `Fitted`; of weights that are not written, those that changed, in the base's precision."""
-        if self.kind == "lora":
+        if self.is_saved:
             return super().bytes_to_ship(directory)
-        return self.num_trained * self.dtype.itemsize
+        return self.num_trained * self.backbone.dtype.itemsize
 
 
 class TrainedWeights(Way):
@@ -207,22 +261,31 @@ class TrainedWeights(Way):
         return max(tried, key=lambda each: each[0])[1]
 
     def _fit(self, job: Job, rate: float) -> tuple[float, Trained]:
-        """One training: the accuracy on the validation rows, and the model as it was best."""
+        """One training: the score on the validation rows, and the model as it was best."""
         set_seed(job.seed)
         backbone, settings = job.backbone, replace(job.config.train, seed=job.seed)
         coder, accelerator = backbone.coder(job.words), accelerator_on(backbone.device)
         steps = PromptSteps(backbone, coder.encode(job.train), settings, accelerator)
         is_mixed = self.kind != "lora" and backbone.dtype == torch.bfloat16
         weights = Weights(self.model_of(backbone), self.kind, backbone.pad_id, is_mixed)
-        trained = Trained(weights, self.kind, coder, backbone.name, backbone.dtype)
+        trained = Trained(weights, self.kind, coder, backbone, self.kind == "lora" or job.save_weights)
         trained.num_trained = sum(each.numel() for each in weights.trained)
 
         def work(step: int) -> StepWork:
             examples = steps.examples_of(step)
             return replace(steps(step), add_gradients=lambda _, scale: weights.add_gradients(scale, examples))
 
-        loop = Loop(weights.trained, work, loop_settings(settings, rate, steps.num_steps), accelerator)
-        best, best_step = kept_best(loop, job.effort.num_evaluations, lambda: accuracy(trained, job.task, job.choosing))
+        def loop(peak: float, num_steps: int) -> Loop:
+            return Loop(weights.trained, work, loop_settings(settings, peak, num_steps), accelerator)
+
+        def validate() -> float:
+            return job.score(trained)
+
+        num_steps = steps.num_steps
+        if job.effort.seconds is not None:  # a rate of 0 changes nothing
+            seconds_a_step = pace(loop(0.0, TRIAL_STEPS).steps())
+            num_steps = steps_within(job.effort, steps.num_per_epoch, seconds_a_step, validate)
+        best, best_step = kept_best(loop(rate, num_steps), job.effort.num_evaluations, validate)
         trained.chosen = {"rate": f"{rate:.2g}", "step": str(best_step)}
         return best, trained
 

@@ -3,6 +3,7 @@
 Knows nothing of how a config is read, or of how a way is fitted.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from ptuning.config.sections import DataConfig, ModelConfig, PromptConfig, Train
 from ptuning.errors import ConfigError
 
 _MOST = {"seeds": 20, "rates": 5}
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+_DURATION = re.compile(r"\d{1,6}(\.\d{1,3})?[smh]", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -24,16 +27,27 @@ class CompareConfig:
     """The ways to compare, by name; null: all of them."""
     instruction: str | None = None
     """What a person would write in front of each row; null: the way `instruction` is left out."""
+    documents: str | None = None
+    """A folder of .txt and .md files, or a table of passages with a column `text`; null: the way `documents` is left
+    out."""
     seeds: int = 3
     """How often a way that depends on chance is repeated."""
+    budget: str | None = None
+    """Time to fit each way with one seed, such as 90s, 10m or 1h: as many steps and alternatives as fit into it, and at
+    most 30 passes over the training rows. null: the steps of the train section."""
     rates: int = 1
     """Learning rates that each trained way tries, the same number for all; the validation rows choose."""
     curve: bool = False
     """Whether each way that reads training rows is also repeated with 16, 64 and 256 of them."""
+    save_weights: bool = False
+    """Whether last-block and all-weights save the weights that they changed, so that load_way can bring them back; they
+    can be larger than all else together."""
+    general_text: str | None = None
+    """A file of plain text on which it is measured what ways that change weights forget; null: a text of ptuning's."""
     quick: bool = False
     """Whether less is done: 1 seed, 60 steps, and at most 500 training, 50 validation and 200 test rows."""
     least_accuracy: float | None = None
-    """The accuracy that is needed; null: the best there is."""
+    """The accuracy that is needed, or the character F1 where texts are written; null: the best there is."""
     most_milliseconds: float | None = None
     """The longest time that one request may take, in milliseconds; null: any."""
     data_changes_often: bool = False
@@ -43,8 +57,16 @@ class CompareConfig:
     readable: bool = False
     """Whether a person must be able to read what makes the answers."""
 
+    @property
+    def budget_seconds(self) -> float | None:
+        """The budget in seconds."""
+        return None if self.budget is None else float(self.budget[:-1]) * _UNITS[self.budget[-1]]
+
     def __post_init__(self) -> None:
         problems = []
+        if self.budget is not None and not (_DURATION.fullmatch(self.budget) and self.budget_seconds):
+            received, key = f"compare.budget: {self.budget}", "compare.budget"
+            problems.append(ConfigError(received, "a time such as 90s, 10m or 1h", "Correct it", keys=(key,)))
         for name, most in _MOST.items():
             value, key = getattr(self, name), f"compare.{name}"
             if not 1 <= value <= most:
@@ -101,14 +123,4 @@ class ComparisonConfig:
     @staticmethod
     def contradictions(sections: Any) -> list[ConfigError]:
         """What contradicts across sections, as in `RunConfig.contradictions`."""
-        problems = RunConfig.contradictions(sections)
-        if sections.data.verbalizer is None:
-            problems.append(
-                ConfigError(
-                    "a comparison without data.verbalizer",
-                    "labels: texts to write are not compared yet",
-                    "Add data.verbalizer, or use ptuning train",
-                    keys=("data.verbalizer",),
-                )
-            )
-        return problems
+        return RunConfig.contradictions(sections)

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from ptuning.evaluation.table import Table as Table
     from ptuning.evaluation.table import aligned as aligned
     from ptuning.evaluation.written import WrittenMetrics as WrittenMetrics
+    from ptuning.evaluation.written import character_f1 as character_f1
+    from ptuning.evaluation.written import exact_match as exact_match
+    from ptuning.evaluation.written import has_rouge as has_rouge
+    from ptuning.evaluation.written import rouge_l as rouge_l
 
 __getattr__, __dir__, __all__ = lazily(
     __name__,
@@ -57,6 +61,6 @@ __getattr__, __dir__, __all__ = lazily(
         "scoring": ("WITH", "WITHOUT", "Evaluation", "evaluate", "evaluate_rows", "score_rows", "with_and_without"),
         "student": ("half_width",),
         "table": ("Table", "aligned"),
-        "written": ("WrittenMetrics",),
+        "written": ("WrittenMetrics", "character_f1", "exact_match", "has_rouge", "rouge_l"),
     },
 )

@@ -240,7 +240,10 @@ class Points:
         for value, y in [(low, _BASE - 4)] if low == high else [(low, _BASE - 4), (high, 28)]:
             parts.append(f'<text class="number" x="{_LEFT - 4}" y="{y}" text-anchor="end">{value:.2f}</text>')
         middle = ((_LEFT + _RIGHT) // 2, _BASE + 32, "middle", self.across)
-        ends = ((_LEFT, _BASE + 16, "start", f"{10**first:.3g}"), (_RIGHT, _BASE + 16, "end", f"{10**last:.3g}"))
+        ends = (
+            (_LEFT, _BASE + 16, "start", _axis_number(10**first)),
+            (_RIGHT, _BASE + 16, "end", _axis_number(10**last)),
+        )
         for x, y, anchor, told in (*ends, middle):
             parts.append(f'<text class="number" x="{x}" y="{y}" text-anchor="{anchor}">{escape(told)}</text>')
         return "".join(parts)
@@ -254,19 +257,28 @@ class Points:
 
 
 def _apart(places: Sequence[tuple[float, float, str]], right: float) -> list[tuple[float, float, str]]:
-    """Where each label stands: beside its point, and below labels that it would cover."""
-    taken, found = list[tuple[float, float, float]](), dict[int, tuple[float, float, str]]()
+    """Where each label stands: on a side of its point where it covers nothing, or below labels and points there."""
+    taken, found = [(x - 4, x + 4, y + 4) for x, y, _ in places], dict[int, tuple[float, float, str]]()
+
+    def is_free(start: float, width: float, level: float) -> bool:
+        return all(abs(level - other) >= 12 or start >= end or begin >= start + width for begin, end, other in taken)
+
     for i in sorted(range(len(places)), key=lambda i: places[i][1]):
         x, y, label = places[i]
-        width = _LETTER * len(label)
-        anchor = "start" if x + 8 + width <= right else "end"
-        start = x + 8 if anchor == "start" else x - 8 - width
-        level = y + 4
-        while any(abs(level - other) < 12 and start < end and begin < start + width for begin, end, other in taken):
+        width, level = _LETTER * len(label), y + 4
+        sides = [(x + 8, x + 8, "start")] if x + 8 + width <= right else []
+        sides += [(x - 8 - width, x - 8, "end")] if not sides or x - 8 - width >= _LEFT else []
+        start, at, anchor = next((side for side in sides if is_free(side[0], width, level)), sides[0])
+        while not is_free(start, width, level):
             level += 1
         taken.append((start, start + width, level))
-        found[i] = (x + 8 if anchor == "start" else x - 8, level, anchor)
+        found[i] = (at, level, anchor)
     return [found[i] for i in range(len(places))]
+
+
+def _axis_number(value: float) -> str:
+    """A number of an axis: three digits, and a large one in full."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _svg(title: str, height: int, inside: str) -> str:

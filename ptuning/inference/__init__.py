@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ptuning.lazy import lazily
 
 if TYPE_CHECKING:
+    from ptuning.inference.answers import write_rows as write_rows
     from ptuning.inference.ensemble import Classification as Classification
     from ptuning.inference.ensemble import Ensemble as Ensemble
     from ptuning.inference.prompt_library import PromptLibrary as PromptLibrary
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
+        "answers": ("write_rows",),
         "ensemble": ("Classification", "Ensemble"),
         "prompt_library": ("PromptLibrary", "as_prompt", "base_revision"),
         "prompted_lm": ("PromptedLM",),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ptuning.inspection.measures.wayward import wayward as wayward
     from ptuning.inspection.report import Report as Report
     from ptuning.inspection.report import inspect as inspect
+    from ptuning.inspection.report import verdict_of as verdict_of
     from ptuning.inspection.terminal import lines as lines
     from ptuning.inspection.terminal import table_lines as table_lines
     from ptuning.inspection.verdict import DECORATIVE as DECORATIVE
@@ -36,7 +37,7 @@ __getattr__, __dir__, __all__ = lazily(
         "measures.stability": ("stability",),
         "measures.verbalise": ("require_layers", "verbalise"),
         "measures.wayward": ("Settings", "wayward"),
-        "report": ("Report", "inspect"),
+        "report": ("Report", "inspect", "verdict_of"),
         "terminal": ("lines", "table_lines"),
         "verdict": ("DECORATIVE", "ECHO", "FAITHFUL", "NO_EFFECT", "PARTIAL"),
         "vocabulary.embeddings": ("Vocabulary",),

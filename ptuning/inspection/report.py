@@ -3,7 +3,7 @@
 Knows nothing of single measures except what the verdict rests on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -116,11 +116,7 @@ def inspect(
         seed=seed,
         options=options,
     )
-    measures = dict[str, Measured]()
-    for name, measure in MEASURES.items():
-        found = measure(subject, measures)
-        if found is not None:
-            measures[name] = found
+    measures = _measures(subject, MEASURES)
     return Report(
         verdict=_verdict(measures, thresholds),
         measures=measures,
@@ -130,6 +126,35 @@ def inspect(
         note=note,
         provenance=provenance(prompt, None if subject.rows is None else len(subject.rows), source),
     )
+
+
+@torch.no_grad()
+def verdict_of(
+    prompt: SoftPrompt, backbone: Backbone, rows: Rows, *, seed: int = 0, options: ReadOptions = ReadOptions()
+) -> Verdict:
+    """The verdict of `inspect` alone, without the measures that it does not rest on; arguments and errors as there."""
+    vocabulary = Vocabulary.of(backbone)
+    subject = Subject(
+        prompt=prompt,
+        backbone=backbone,
+        vocabulary=vocabulary,
+        shown_PH=_shown(prompt, backbone, None)[0],
+        init_ids=initial_ids(prompt, backbone, vocabulary),
+        rows=_named(prompt, rows),
+        seed=seed,
+        options=options,
+    )
+    return _verdict(_measures(subject, (nearest_tokens.NAME, LADDER)), None)
+
+
+def _measures(subject: Subject, names: Iterable[str]) -> dict[str, Measured]:
+    """Makes some measures, in their order."""
+    measures = dict[str, Measured]()
+    for name in names:
+        found = MEASURES[name](subject, measures)
+        if found is not None:
+            measures[name] = found
+    return measures
 
 
 def _verdict(measures: Mapping[str, Measured], thresholds: Thresholds | None) -> Verdict:

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from ptuning.prompts import encoders as encoders
     from ptuning.prompts import initializers as initializers
     from ptuning.prompts.encoders import PromptEncoder as PromptEncoder
+    from ptuning.prompts.model_card import code as code
+    from ptuning.prompts.model_card import front_matter as front_matter
     from ptuning.prompts.model_card import results_table as results_table
+    from ptuning.prompts.model_card import sections_text as sections_text
+    from ptuning.prompts.model_card import task_lines as task_lines
     from ptuning.prompts.schema import Result as Result
     from ptuning.prompts.soft_prompt import SoftPrompt as SoftPrompt
     from ptuning.prompts.storage import Summary as Summary
@@ -24,7 +28,7 @@ __getattr__, __dir__, __all__ = lazily(
     {
         "": ("encoders", "initializers"),
         "encoders": ("PromptEncoder",),
-        "model_card": ("results_table",),
+        "model_card": ("code", "front_matter", "results_table", "sections_text", "task_lines"),
         "schema": ("Result",),
         "soft_prompt": ("SoftPrompt",),
         "storage": ("Summary", "is_prompt_directory", "prompt_directory"),

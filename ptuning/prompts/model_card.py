@@ -1,11 +1,11 @@
-"""Writes a saved prompt's model card and its table of results, as Markdown.
+"""Writes a saved prompt's model card and its table of results, as Markdown, and parts that other cards share.
 
-Knows nothing of tensors or directories: everything on a card comes from `ptuning.json`.
+Knows nothing of tensors or directories: everything on a prompt's card comes from `ptuning.json`.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -37,33 +37,52 @@ def model_card(own: Mapping[str, Any], placement: str) -> str:
         placement: A sentence on which other libraries can load the prompt.
     """
     name = own["base"]["name"]
-    front_matter = {"library_name": "ptuning", "base_model": name, "tags": ["prompt-tuning", "p-tuning"]}
     task = Task(**own["task"]) if own["task"] else None
-    task_lines, use = [], []
+    use = list[str]()
     if task is not None:
-        labels = _code(str(task.verbalizer)) if task.verbalizer else "free text"
-        fence = "`" * (1 + max(2, _longest_run(task.template)))
-        task_lines = [fence, task.template, fence, f"Answer: {_code(task.answer)}; labels: {labels}"]
         row = json.dumps(dict.fromkeys(Template.parse(task.template).field_names, "..."))
         method = "classify" if task.is_classification else "generate"
         use = [_USE.format(base=json.dumps(name), method=method, row=row)] if name else []
     training = [
-        f"- {key}: {value if isinstance(value, int | float) else _code(str(value))}"
+        f"- {key}: {value if isinstance(value, int | float) else code(str(value))}"
         for key, value in own["training"].items()
     ]
-    sections = {"Task": task_lines, "Results": results_table(own["results"]), "Training": training, "Use": use}
+    sections = {
+        "Task": task_lines(task) if task else [],
+        "Results": results_table(own["results"]),
+        "Training": training,
+        "Use": use,
+    }
     return _CARD.format(
-        front_matter=yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True),
-        base=_code(str(name)),
+        front_matter=front_matter(name, ["prompt-tuning", "p-tuning"]),
+        base=code(str(name)),
         num_virtual_tokens=own["num_virtual_tokens"],
         width=own["width"],
         version=own["library_version"],
         placement=placement,
-        sections="\n".join(f"## {title}\n\n" + "\n".join(lines) + "\n" for title, lines in sections.items() if lines),
+        sections=sections_text(sections),
     )
 
 
-def _code(text: str) -> str:
+def front_matter(base: str | None, tags: Sequence[str]) -> str:
+    """The YAML in front of a card, without the lines around it."""
+    about = {"library_name": "ptuning", "base_model": base, "tags": list(tags)}
+    return yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
+
+
+def sections_text(sections: Mapping[str, Sequence[str]]) -> str:
+    """The sections that have lines, by their titles."""
+    return "\n".join(f"## {title}\n\n" + "\n".join(lines) + "\n" for title, lines in sections.items() if lines)
+
+
+def task_lines(task: Task) -> list[str]:
+    """What a row becomes, and the labels; the template cannot leave its fence."""
+    labels = code(str(task.verbalizer)) if task.verbalizer else "free text"
+    fence = "`" * (1 + max(2, _longest_run(task.template)))
+    return [fence, task.template, fence, f"Answer: {code(task.answer)}; labels: {labels}"]
+
+
+def code(text: str) -> str:
     """Text as code within a line, which it cannot leave."""
     quote, line = "`" * (1 + _longest_run(text)), " ".join(text.split())
     return f"{quote} {line} {quote}" if line.startswith("`") or line.endswith("`") else f"{quote}{line}{quote}"

@@ -3,6 +3,7 @@
 Knows nothing of optimizers, validation or files.
 """
 
+import math
 from collections.abc import Sequence
 
 from accelerate import Accelerator
@@ -52,6 +53,11 @@ class PromptSteps:
     def batches_per_step(self) -> int:
         """Batches that all processes together read in a step."""
         return self._settings.gradient_accumulation_steps * self._accelerator.num_processes
+
+    @property
+    def num_per_epoch(self) -> int:
+        """Steps that read every training row once."""
+        return math.ceil(self.stream.num_batches_per_epoch / self.batches_per_step)
 
     @property
     def num_steps(self) -> int:

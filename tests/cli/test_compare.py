@@ -31,6 +31,8 @@ def test_help_and_the_whole_config_can_be_printed(run_config: Path, capsys: pyte
     assert "--compare.least_accuracy" in capsys.readouterr().out
     assert main(["compare", "--config", str(run_config), "--seeds", "5", "--print-config"]) == 0
     assert "  seeds: 5" in capsys.readouterr().out
+    assert main(["compare", "--config", str(run_config), "--budget", "10m", "--print-config"]) == 0
+    assert "  budget: 10m" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,11 @@ def test_help_and_the_whole_config_can_be_printed(run_config: Path, capsys: pyte
         (["--config", "none.yaml"], "none.yaml does not exist"),
         (["--config", "config.yaml", "--ways", "telepathy"], "compare.ways: telepathy; expected some of zero-shot"),
         (["--config", "config.yaml", "--seeds", "0"], "compare.seeds: 0; expected from 1 to 20"),
+        (
+            ["--config", "config.yaml", "--budget", "soon"],
+            "compare.budget: soon; expected a time such as 90s, 10m or 1h",
+        ),
+        (["--config", "config.yaml", "--budget", "0m"], "compare.budget: 0m; expected a time such as 90s, 10m or 1h"),
         (["--config", "config.yaml", "--rates", "many"], "compare.rates: 'many'; expected int"),
         (
             ["--config", "config.yaml", "--compare.least_accuracy=2"],
@@ -50,6 +57,7 @@ def test_help_and_the_whole_config_can_be_printed(run_config: Path, capsys: pyte
             "most_milliseconds: 0.0; expected a number above",
         ),
         (["--config", "config.yaml", "--data.test", "none.csv"], "none.csv does not exist"),
+        (["--config", "config.yaml", "--compare.documents", "none"], "compare.documents: none does not exist"),
         (["--config", "config.yaml", "--compare.quik=true"], "unknown setting compare.quik; expected compare.quick"),
     ],
 )

@@ -39,7 +39,9 @@ def test_the_module_is_the_command() -> None:
 
 @pytest.mark.parametrize(("given", "seconds"), [({}, "10"), ({"TQDM_MININTERVAL": "3"}, "3")])
 def test_a_progress_bar_in_a_log_is_drawn_seldom(given: dict[str, str], seconds: str) -> None:
-    script = "from ptuning.cli.main import main; main(['help']); from tqdm.auto import tqdm; print(tqdm([]).mininterval)"
+    script = (
+        "from ptuning.cli.main import main; main(['help']); from tqdm.auto import tqdm; print(tqdm([]).mininterval)"
+    )
     environment = {**os.environ, **given} if given else {k: v for k, v in os.environ.items() if k[:5] != "TQDM_"}
     command = [sys.executable, "-c", script]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY, env=environment)

@@ -13,6 +13,7 @@ from ptuning.model import Backbone
 
 TEMPLATE = "{prompt:4}review: {text}\nsentiment:"
 VERBALIZER = {"negative": " negative", "positive": " positive"}
+WRITING = {"data__verbalizer": None, "data__answer": " {label}"}  # the same labels, to be written
 ROWS = {"train": review_rows(20), "validation": review_rows(8, 40), "test": review_rows(12, 60)}
 
 

@@ -69,13 +69,13 @@ def test_with_many_rows_and_no_other_need_weights_win() -> None:
 def test_with_few_rows_a_way_that_learns_must_be_shown_to_be_better_with_its_worst_seed_too() -> None:
     own, plain = way("lora", 0.8), way("zero-shot", 0.5)
     unlucky = [int(i < 196) for i in range(400)]  # 0.49
-    uneven = Results([plain, replace(own, correct=[*own.correct * 9, unlucky])])
+    uneven = Results([plain, replace(own, scores=[*own.scores * 9, unlucky])])
     assert uneven.is_better("lora", "zero-shot")
     told = recommend(uneven, Needs(few_rows=True))
     assert told.way == "zero-shot"
     assert told.reasons == ["lora is out: with few training rows it is not shown to be better than zero-shot"]
     assert recommend(uneven, Needs()).way == "lora"
-    assert recommend(Results([plain, replace(own, correct=own.correct * 3)]), Needs(few_rows=True)).way == "lora"
+    assert recommend(Results([plain, replace(own, scores=own.scores * 3)]), Needs(few_rows=True)).way == "lora"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -95,7 +95,7 @@ def test_so_many_rows_tell_in_about_four_of_five_samples() -> None:
 
     large = pair(4000, 0)
     assert large.num_rows_to_tell("lora", "few-shot") == 4000  # these tell already
-    few = Results([replace(each, correct=[each.correct[0][:100]]) for each in large.ways])
+    few = Results([replace(each, scores=[each.scores[0][:100]]) for each in large.ways])
     exact = 2.8**2 * (0.7 * 0.3 + 0.8 * 0.2) / 0.1**2
     assert few.num_rows_to_tell("lora", "few-shot") == pytest.approx(exact, rel=1.5)
     told = [pair(round(exact), seed).is_better("lora", "few-shot") for seed in range(1, 41)]
@@ -107,7 +107,7 @@ def test_a_need_that_no_way_meets_is_told() -> None:
     told = recommend(results, Needs(most_milliseconds=20))
     assert told.way is None
     assert told.sentence == (
-        "No way meets all needs. The most accurate one, lora, does not: 50 ms a request, and at most 20 are allowed."
+        "No way meets all needs. The best one, lora, does not: 50 ms a request, and at most 20 are allowed."
     )
 
 

@@ -1,5 +1,6 @@
 """A whole comparison: the same rows for all, what is done is kept, and what fails does not stop the others."""
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,13 @@ import pytest
 from small import ROWS, config_in
 
 import ptuning
-from ptuning.comparison import run
+from ptuning.comparison import bench, run
 from ptuning.comparison.parts import Part
 from ptuning.comparison.protocol import Fitted, Job, Way
 from ptuning.comparison.report import Comparison
 from ptuning.comparison.ways import NAMES, WAYS
 from ptuning.config import ComparisonConfig
-from ptuning.errors import ConfigError, DataError, TrainingError
+from ptuning.errors import DataError, TrainingError
 from ptuning.model import Backbone
 from ptuning.training import DirectoryLock, Interrupted
 from ptuning.training import run as training
@@ -25,8 +26,8 @@ FAST = ["zero-shot", "few-shot", "tf-idf", "output-layers"]
 @pytest.fixture(autouse=True)
 def less_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
     effort = {"num_draws": 1, "demonstrations": (2, 4), "num_evaluations": 2, "num_timings": 1}
-    whole = run.Effort
-    monkeypatch.setattr(run, "Effort", lambda num_rates: whole(num_rates, **effort))
+    whole = bench.Effort
+    monkeypatch.setattr(bench, "Effort", lambda num_rates: whole(num_rates, **effort))
 
 
 def compared(config: ComparisonConfig, backbone: Backbone, **given: Any) -> Comparison:
@@ -39,6 +40,7 @@ def told(comparison: Comparison) -> dict[str, Any]:
     for way in found["ways"].values():
         for name in ("seconds", "memory_bytes", "milliseconds", "rows_per_second"):
             del way["costs"][name]
+    del found["rules_of_thumb"]  # two of them name seconds
     return found
 
 
@@ -68,7 +70,9 @@ def test_every_way_gets_the_same_rows_and_reads_the_test_rows_once(
 ) -> None:
     seen: list[tuple[Any, ...]] = []
     monkeypatch.setattr(run, "ways_named", lambda names: [Spied(way, seen) for way in WAYS])
-    comparison = compared(config_in(tmp_path, compare__seeds=1), backbone)
+    documents = tmp_path / "documents.txt"
+    documents.write_text("The plot was good.\n\n" + "A bad film. " * 40)
+    comparison = compared(config_in(tmp_path, compare__seeds=1, compare__documents=str(documents)), backbone)
     assert comparison.left_out == {}
     assert [name for name, *_ in seen] == list(NAMES)
     for name, train, validation, asked in seen:
@@ -82,14 +86,23 @@ def test_every_way_gets_the_same_rows_and_reads_the_test_rows_once(
     lines = (folder / "comparison.csv").read_text().splitlines()
     assert [line.partition(",")[0] for line in lines] == ["way", *NAMES]
     assert "<html" in (folder / "comparison.html").read_text()
+    indexes = comparison.indexes()
+    assert indexes is not None
+    assert [each["way"] for each in indexes] == ["retrieved-bm25", "retrieved-hidden", "documents"]
+    assert "What looking up costs" in (folder / "comparison.html").read_text()
     printed = "\n".join(comparison.lines())
     assert all(f"\n{name} " in printed for name in NAMES)
     assert not (folder / "compare.lock").exists()
+    rules = comparison.as_dict()["rules_of_thumb"]
+    assert [rule["says"] for rule in rules] == [rule.says for rule in comparison.rules]
+    assert rules[0]["why"].endswith("With 20 rows.")
+    assert all(f"\n{rule['outcome']:<10}{rule['says'][:40]}" in printed for rule in rules)
+    assert all(html.escape(rule["why"]) in (folder / "comparison.html").read_text() for rule in rules)
 
 
 def test_ways_that_depend_on_chance_are_repeated_with_other_seeds(backbone: Backbone, tmp_path: Path) -> None:
     comparison = compared(config_in(tmp_path, compare__ways=FAST), backbone)
-    counts = {way.name: len(way.correct) for way in comparison.results.ways}
+    counts = {way.name: len(way.scores) for way in comparison.results.ways}
     assert counts == {"zero-shot": 1, "few-shot": 2, "tf-idf": 1, "output-layers": 2}
     assert comparison.results["few-shot"].spread is not None
     assert comparison.results["zero-shot"].spread is None
@@ -100,14 +113,14 @@ def test_a_comparison_that_is_killed_and_resumed_gives_the_same_tables(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
     whole = told(compared(config_in(tmp_path / "whole", compare__ways=FAST), backbone))
-    config, made, count = config_in(tmp_path / "killed", compare__ways=FAST), run._made, iter(range(100))
+    config, made, count = config_in(tmp_path / "killed", compare__ways=FAST), run.made, iter(range(100))
 
     def killed(*arguments: Any) -> Any:
         if next(count) == place:
             raise KeyboardInterrupt
         return made(*arguments)
 
-    monkeypatch.setattr(run, "_made", killed)
+    monkeypatch.setattr(run, "made", killed)
     with pytest.raises(Interrupted, match=r"what is done is kept in .*: the same call goes on from there"):
         compared(config, backbone)
     done = len(list((tmp_path / "killed").rglob("result.json")))
@@ -169,6 +182,10 @@ def test_the_curve_reads_fewer_rows_and_as_many_for_all(backbone: Backbone, tmp_
     curve = comparison.curve()
     assert curve is not None
     assert list(curve.columns) == ["way", "16", "20"]
+    fewer = comparison.results["tf-idf"].fewer
+    assert {size: len(correct) for size, correct in fewer.items()} == {16: 2}
+    assert comparison.results.with_rows(16)["tf-idf"].seed_scores == comparison.results["tf-idf"].curve[16]
+    assert comparison.results.with_rows(16)["zero-shot"] == comparison.results["zero-shot"]
     parts = run.parts_of([WAYS[0], WAYS[3]], config.compare, 20)
     assert parts == [Part("zero-shot", 0, None), Part("tf-idf", 0, None), *(Part("tf-idf", i, 16) for i in (0, 1))]
 
@@ -179,7 +196,7 @@ def test_quick_does_less(backbone: Backbone, tmp_path: Path) -> None:
     comparison = compared(config, backbone, test=many)
     assert comparison.results.num_rows == 200
     inputs = run.Inputs.load(config.run, "cpu", run.Given({**ROWS, "test": many}, backbone))
-    assert run.Bench.of(config, inputs).config.train.max_steps == 60
+    assert bench.Bench.of(config, inputs).config.train.max_steps == 60
 
 
 @pytest.mark.parametrize(
@@ -227,5 +244,3 @@ def test_rows_are_needed(backbone: Backbone, tmp_path: Path) -> None:
         ptuning.compare(config, backbone=backbone)
     with pytest.raises(DataError, match="a comparison without test rows"):
         ptuning.compare(config, rows={"train": ROWS["train"]}, backbone=backbone)
-    with pytest.raises(ConfigError, match=r"a comparison without data.verbalizer"):
-        config_in(tmp_path, data__verbalizer=None)

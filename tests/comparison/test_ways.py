@@ -17,9 +17,9 @@ from ptuning.comparison import reading, ways
 from ptuning.comparison.features import PENALTIES, Features, TfIdf
 from ptuning.comparison.heads import OutputLayers
 from ptuning.comparison.prompting import FewShot, Instruction, ZeroShot
-from ptuning.comparison.protocol import Fitted, SkippedError, labels_of
+from ptuning.comparison.protocol import Fitted, Job, SkippedError, labels_of
 from ptuning.comparison.retrieval import RetrievedByHiddenStates, RetrievedByWords
-from ptuning.comparison.tuning import PromptTuning, Tuned
+from ptuning.comparison.tuning import ConditionedPrompt, PromptTuning, Tuned
 from ptuning.comparison.weights import AllWeights, LastBlock, LoRA, Weights, last_parts
 from ptuning.errors import ConfigError, DataError
 from ptuning.evaluation import WITH, evaluate_rows
@@ -141,6 +141,41 @@ def test_the_nearest_rows_stand_nearest(backbone: Backbone, tmp_path: Path) -> N
         assert asked[-1] == ROWS["train"][7]["text"], way.name
 
 
+def test_validation_rows_choose_between_the_nearest_and_balanced_examples(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, wanted = little(job(backbone, tmp_path)), "balanced"
+    shown = dict[str, set[str]]()
+
+    def judged(given: Job, fitted: Any) -> float:
+        own, selection = fitted.filled(given.choosing), fitted.chosen["selection"]
+        shown[selection] = {str(sorted(label in row.values["demonstrations"] for label in VERBALIZER)) for row in own}
+        return float(selection == wanted)
+
+    monkeypatch.setattr(Job, "score", judged)
+    for way in (RetrievedByHiddenStates(), RetrievedByWords()):
+        for wanted in ("nearest", "balanced"):
+            fitted = way.fit(given)
+            assert fitted.chosen == {"examples": "2", "selection": wanted}
+            (text,) = {row.values["demonstrations"] for row in fitted.filled([given.train[7]])}
+            own = [text.count(label) for label in VERBALIZER.values()]
+            assert own == [1, 1] if wanted == "balanced" else sum(own) == 2
+        assert shown["balanced"] == {"[True, True]"}, way.name
+    assert shown["nearest"] != {"[True, True]"}
+
+
+def test_what_an_index_costs_is_measured(backbone: Backbone, tmp_path: Path) -> None:
+    given = little(job(backbone, tmp_path))
+    by_states, by_words = RetrievedByHiddenStates().fit(given).index_costs, RetrievedByWords().fit(given).index_costs
+    assert by_states is not None
+    assert by_words is not None
+    assert by_states.num_bytes == len(given.train) * backbone.width * 4
+    assert 300 < by_words.num_bytes < 10_000
+    assert all(0 < each < 1 for each in (by_states.seconds, by_words.seconds))
+    assert 0 < by_words.milliseconds < by_states.milliseconds < 1000
+    assert ZeroShot().fit(given).index_costs is None
+
+
 def test_prompt_tuning_is_a_run_of_ptuning(backbone: Backbone, tmp_path: Path) -> None:
     given = job(backbone, tmp_path / "own", train__output_dir=str(tmp_path / "plain"))
     plain = train(given.config, rows={"train": ROWS["train"], "validation": ROWS["validation"]}, backbone=backbone)
@@ -152,6 +187,22 @@ def test_prompt_tuning_is_a_run_of_ptuning(backbone: Backbone, tmp_path: Path) -
     scores = asked[WITH].scores.labels_NC
     assert scores is not None
     torch.testing.assert_close(of_tests(fitted), scores.float(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_conditioned_prompt_is_a_run_of_ptuning_with_that_encoder(backbone: Backbone, tmp_path: Path) -> None:
+    given = job(backbone, tmp_path / "own", train__learning_rate=0.3, train__output_dir=str(tmp_path / "plain"))
+    run = given.config
+    own = replace(
+        run, prompt=replace(run.prompt, encoder="conditioned"), train=replace(run.train, learning_rate="auto")
+    )
+    plain = train(own, rows={"train": ROWS["train"], "validation": ROWS["validation"]}, backbone=backbone)
+    fitted = ConditionedPrompt().fit(given)
+    assert fitted.prompt.is_conditioned
+    assert fitted.prompt.weights.keys() == plain.prompt.weights.keys()
+    assert all(torch.equal(each, plain.prompt.weights[name]) for name, each in fitted.prompt.weights.items())
+    assert fitted.num_trained == sum(each.numel() for each in fitted.prompt.weights.values())
+    with pytest.raises(SkippedError, match=r"prompt.encoder: conditioned; expected another encoder"):
+        ConditionedPrompt().require(job(backbone, tmp_path, prompt__encoder="conditioned"))
 
 
 @pytest.mark.parametrize("kind", ["lora", "last_block", "all_weights"])
@@ -195,10 +246,11 @@ def test_each_way_that_learns_tries_as_many_rates(backbone: Backbone, tmp_path: 
         whole(self, module, work, settings, accelerator)
 
     monkeypatch.setattr(Loop, "__init__", noted)
-    for way in (PromptTuning(), OutputLayers(), LoRA()):
+    for way in (PromptTuning(), ConditionedPrompt(), OutputLayers(), LoRA()):
         way.fit(given)
     assert {name: len(set(rates)) for name, rates in made.items()} == dict.fromkeys(made, 3)
-    assert len(made) == 3
+    assert len(made) == 4
+    assert made["conditioned-prompt"][0] == pytest.approx(0.05 * made["prompt-tuning"][0])
 
 
 def test_a_way_whose_package_is_missing_is_skipped(backbone: Backbone, tmp_path: Path, monkeypatch: Any) -> None:
@@ -210,6 +262,6 @@ def test_a_way_whose_package_is_missing_is_skipped(backbone: Backbone, tmp_path:
 
 def test_ways_are_chosen_by_name_in_the_tables_order() -> None:
     assert [way.name for way in ways.ways_named(["lora", "zero-shot"])] == ["zero-shot", "lora"]
-    assert len(ways.ways_named(None)) == len(set(ways.NAMES)) == 12
+    assert len(ways.ways_named(None)) == len(set(ways.NAMES)) == 14
     with pytest.raises(ConfigError, match=r"compare.ways: telepathy; expected some of zero-shot"):
         ways.ways_named(["telepathy"])

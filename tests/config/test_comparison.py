@@ -37,7 +37,6 @@ def test_the_config_of_a_run_is_one_too_and_both_go_through_yaml(tmp_path: Path)
         ({"compare.rates": 6}, r"compare.rates: 6; expected from 1 to 5"),
         ({"compare.least_accuracy": 90}, r"compare.least_accuracy: 90.0; expected from 0 to 1"),
         ({"compare.most_milliseconds": float("nan")}, r"compare.most_milliseconds: nan; expected a number above 0"),
-        ({"data.verbalizer": None}, r"without data.verbalizer; expected labels: texts to write are not compared yet"),
         ({"train.metric_for_best_model": "accuracy", "data.validation_split": 0}, r"validation rows with it"),
     ],
 )

@@ -2,12 +2,12 @@
 
 import html
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
+from browser import CLIPPED, FOLD, shown
 from families import tiny_backbone
 from synthetic import Names, drawn
 from test_ladder import ROWS, TASK, tuned
@@ -21,7 +21,6 @@ from ptuning.training.run_directory import RunDirectory
 
 FIGURES = ("ladder", "answers", "confusion", "decoding", "trajectory", "importance", "geometry", "atoms")
 WIDTHS = (390, 768, 1400)
-FOLD = 800  # height of the window
 
 
 @pytest.fixture(scope="module")
@@ -123,59 +122,25 @@ def test_a_report_shows_itself(report, tmp_path: Path):
     assert html.unescape(re.search('srcdoc="(.*)"', report._repr_html_(), re.DOTALL)[1]) == page(report)
 
 
-CLIPPED = """
-() => {
-  const found = [], width = document.documentElement.clientWidth;
-  const isShown = each => each.checkVisibility() && each.getClientRects().length > 0;
-  for (const each of document.querySelectorAll("h1,h2,p,td,th,dt,dd,summary,figcaption,strong,svg text")) {
-    if (!isShown(each) || each.closest("title")) continue;
-    const box = each.getBoundingClientRect(), inside = each.closest("svg")?.getBoundingClientRect();
-    const edge = inside ?? {left: 0, right: width};
-    if (box.left < edge.left - 1 || box.right > edge.right + 1 || each.scrollWidth > each.clientWidth + 1 && !inside)
-      found.push(`${each.tagName} ${each.textContent.slice(0, 40)}`);
-  }
-  for (const each of document.querySelectorAll(".wide"))
-    if (isShown(each) && each.scrollWidth > each.clientWidth + 1) found.push(`a table in ${each.parentElement.id}`);
-  return found;
-}
-"""
-"""What is cut off or runs over, of all text that is shown."""
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_page_shows_in_a_browser(report, tmp_path: Path, width: int, scheme: str):
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed (apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
     path = write_page(report, tmp_path / "report.html", "runs/a")
-    complaints, requests = list[str](), list[str]()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        shown = browser.new_page(viewport={"width": width, "height": FOLD}, color_scheme=scheme)
-        shown.on("console", lambda message: complaints.append(message.text))
-        shown.on("pageerror", lambda error: complaints.append(str(error)))
-        shown.on("request", lambda request: requests.append(request.url))
-        shown.goto(path.as_uri())
-        assert report.verdict.word in shown.locator("#verdict").inner_text()
+    with shown(path, width, scheme) as opened:
+        assert report.verdict.word in opened.locator("#verdict").inner_text()
         if width == max(WIDTHS):
             for name in ("#verdict", "#advice", "#ladder svg"):
-                box = shown.locator(name).bounding_box()
+                box = opened.locator(name).bounding_box()
                 assert box["y"] + box["height"] <= FOLD
-        assert shown.evaluate(CLIPPED) == []
-        for each in shown.locator("body > details > summary").all():
+        assert opened.evaluate(CLIPPED) == []
+        for each in opened.locator("body > details > summary").all():
             each.click()
-        assert shown.evaluate(CLIPPED) == []
+        assert opened.evaluate(CLIPPED) == []
         for name in FIGURES:
-            box = shown.locator(f"#{name}").bounding_box()
+            box = opened.locator(f"#{name}").bounding_box()
             assert box["height"] > 40
-        assert shown.evaluate("document.documentElement.scrollWidth") <= width  # the page itself does not scroll aside
-        browser.close()
-    assert complaints == []
-    assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
+        assert opened.evaluate("document.documentElement.scrollWidth") <= width  # it does not scroll aside
 
 
 def test_equal_bars_are_one_and_chance_is_a_line(report):

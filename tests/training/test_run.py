@@ -312,7 +312,9 @@ def test_interrupt_while_the_prompt_is_measured_is_told_and_loses_no_step(
         with pytest.raises(Interrupted, match=told):
             trained(run_config)
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
-    with pytest.raises(PromptError, match=r"run, a run that has not ended; .* else finish it: ptuning train --config .*"):
+    with pytest.raises(
+        PromptError, match=r"run, a run that has not ended; .* else finish it: ptuning train --config .*"
+    ):
         SoftPrompt.load(tmp_path / "run")
     assert trained(run_config, resume=True).prompt.training["steps"] == 12
 

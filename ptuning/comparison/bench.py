@@ -1,0 +1,166 @@
+"""What all ways are measured with: the base, the rows, the effort, the goal; and what identifies it.
+
+Knows nothing of any single way.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ptuning.comparison.general_text import GENERAL_TEXT
+from ptuning.comparison.goals import Goal, LabelGoal, TextGoal
+from ptuning.comparison.parts import Part, PartDirectory
+from ptuning.comparison.protocol import Effort, Job, some_of, turn_column
+from ptuning.comparison.reading import in_turn, text_ids
+from ptuning.comparison.schema import MadeWith
+from ptuning.config import ComparisonConfig, RunConfig
+from ptuning.data import Row
+from ptuning.errors import DataError, ModelError
+from ptuning.model import Backbone
+from ptuning.training import Inputs
+
+_QUICK_ROWS = {"train": 500, "validation": 50, "test": 200}
+_QUICK_STEPS = 60
+_QUICK_EFFORT: dict[str, Any] = {
+    "num_draws": 2,
+    "demonstrations": (2, 4),
+    "passages": (1, 2),
+    "num_evaluations": 4,
+    "num_timings": 1,
+    "num_verdict_rows": 0,  # a verdict reads so many rows ten times: on a CPU that takes a minute
+}
+_DECIDE_NOTHING = {  # settings that no part depends on
+    *("output_dir", "report_to", "save_steps", "logging_steps"),
+    *("ways", "seeds", "curve", "least_accuracy", "most_milliseconds"),
+    *("data_changes_often", "many_tasks", "readable"),
+}
+_SOURCES = {  # are known by their content
+    *("name_or_path", "revision", "train", "validation", "test", "documents", "general_text"),
+}
+_MOST_CHARACTERS = 1 << 18  # of a general text
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all ways are measured with."""
+
+    backbone: Backbone
+    """The frozen model."""
+    config: RunConfig
+    """The task, and how prompts are trained."""
+    rows: Mapping[str, Sequence[Row]]
+    """Split -> rows: train, validation and test."""
+    effort: Effort
+    """How much each way may try."""
+    instruction: str | None
+    """What a person would write."""
+    goal: Goal
+    """What is measured."""
+    general_ids: Sequence[Sequence[int]]
+    """A general text, in pieces, on which it is measured what is forgotten."""
+    passages: Sequence[str] = ()
+    """The passages of a person's documents."""
+    save_weights: bool = False
+    """Whether weights are saved that are changed in place."""
+
+    @classmethod
+    def of(cls, config: ComparisonConfig, inputs: Inputs, passages: Sequence[str] = ()) -> "Bench":
+        """The bench of a config.
+
+        Args:
+            config: The comparison.
+            inputs: What it is made with.
+            passages: Those of the documents that it names.
+
+        Raises:
+            DataError: Without validation or test rows, or for a general text that cannot be used.
+            ModelError: For texts to write with a model that cannot generate from embeddings.
+        """
+        for split in ("validation", "test"):
+            if split not in inputs.rows:
+                raise DataError(f"a comparison without {split} rows", "some", f"Give data.{split}")
+        asked = config.compare
+        rows, run = dict(inputs.rows), config.run
+        effort = replace(Effort(asked.rates), seconds=asked.budget_seconds)
+        if asked.quick:
+            rows = {split: some_of(own, _QUICK_ROWS[split]) for split, own in rows.items()}
+            effort = replace(effort, **_QUICK_EFFORT)
+            steps = min(run.train.max_steps or _QUICK_STEPS, _QUICK_STEPS)
+            between = max(1, steps // effort.num_evaluations)
+            run = replace(run, train=replace(run.train, max_steps=steps, eval_steps=between))
+        text = GENERAL_TEXT if asked.general_text is None else _text_of(Path(asked.general_text))
+        return cls(
+            backbone=inputs.backbone,
+            config=run,
+            rows=rows,
+            effort=effort,
+            instruction=asked.instruction,
+            goal=_goal(inputs.backbone, run, rows),
+            general_ids=text_ids(inputs.backbone, text),
+            passages=passages,
+            save_weights=asked.save_weights,
+        )
+
+    def job(self, part: Part, directory: PartDirectory) -> Job:
+        """What a part is fitted with: fewer training rows come with as few validation rows, all labels in turn."""
+        train, validation = self.rows["train"], self.rows["validation"]
+        if part.num_train is not None:
+            column = turn_column(self.config.data.task)
+            train, validation = (in_turn(own, column, part.seed)[: part.num_train] for own in (train, validation))
+        return Job(
+            self.backbone,
+            self.config,
+            train,
+            validation,
+            part.seed,
+            directory.work,
+            self.effort,
+            self.instruction,
+            self.passages,
+            self.save_weights,
+        )
+
+
+def _goal(backbone: Backbone, config: RunConfig, rows: Mapping[str, Sequence[Row]]) -> Goal:
+    """Labels, or texts that end where the answers of training and validation rows do: test rows do not decide it."""
+    task = config.data.task
+    if task.is_classification:
+        return LabelGoal(task)
+    if not backbone.generates_from_embeddings:
+        received = f"texts to write with {backbone.name}, which can start from ids only"
+        raise ModelError(received, "a model that can start from embeddings", "Compare labels: set data.verbalizer")
+    return TextGoal.of(backbone, task, [*rows["train"], *rows["validation"]])
+
+
+def _text_of(path: Path) -> str:
+    """The beginning of a text file; raises `DataError` where it cannot be read."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return file.read(_MOST_CHARACTERS)
+    except (OSError, UnicodeDecodeError) as error:
+        received = f"compare.general_text: {path} cannot be read ({error})"
+        raise DataError(received, "a file of plain text in UTF-8", "Correct it") from error
+
+
+def made_with(config: ComparisonConfig, bench: Bench, weights: str) -> MadeWith:
+    """What all parts follow from."""
+    settings = {
+        f"{section}.{key}": value
+        for section, values in dataclasses.asdict(config).items()
+        for key, value in values.items()
+        if key not in _DECIDE_NOTHING and not (section in ("model", "data", "compare") and key in _SOURCES)
+    }
+    settings |= dataclasses.asdict(bench.effort)
+    settings["compare.documents"] = _digest_of(bench.passages) if bench.passages else None
+    settings["compare.general_text"] = _digest_of(bench.general_ids)
+    rows = {split: _digest_of([dict(row.values) for row in own]) for split, own in bench.rows.items()}
+    return MadeWith(json.loads(json.dumps(settings)), rows, weights)
+
+
+def _digest_of(content: Sequence[Any]) -> str:
+    text = json.dumps(list(content), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
