@@ -55,23 +55,13 @@ def write_rows(backbone: Backbone, ids: Sequence[int], prompt_PH: Tensor) -> flo
 
 
 def _stored_rows(backbone: Backbone, ids_P: Tensor, seen_PH: Tensor) -> Tensor:
-    """The rows that the embedding module turns into `seen_PH`, or as near to it as the precision allows.
+    """The rows that the embedding module turns into `seen_PH`: some models multiply them by a number.
 
-    Some models multiply the rows by a number, and the product is rounded. So a quotient's two neighbours are tried too.
+    Product and quotient are rounded, so the model sees some numbers one unit in the last place beside the prompt's.
     """
     weight = backbone.model.get_input_embeddings().weight
     weight[ids_P] = 1.0
-    scale_PH = backbone.embed(ids_P)
-    best_PH = (seen_PH.double() / scale_PH.double()).to(weight.dtype)
-    quotient_PH, nearest_PH = best_PH, torch.full_like(seen_PH, torch.inf)
-    ends = (torch.full_like(quotient_PH, end) for end in (-torch.inf, torch.inf))
-    for tried_PH in (quotient_PH, *(torch.nextafter(quotient_PH, end) for end in ends)):
-        weight[ids_P] = tried_PH
-        distance_PH = (backbone.embed(ids_P) - seen_PH).abs()
-        is_nearer_PH = distance_PH < nearest_PH
-        best_PH = torch.where(is_nearer_PH, tried_PH, best_PH)
-        nearest_PH = torch.where(is_nearer_PH, distance_PH, nearest_PH)
-    return best_PH
+    return (seen_PH.double() / backbone.embed(ids_P).double()).to(weight.dtype)
 
 
 def _empty_output_rows(model: Any, num_before: int) -> None:

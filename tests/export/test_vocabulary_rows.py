@@ -26,18 +26,13 @@ def test_rows_that_are_only_looked_up_are_the_prompt_itself(dtype: torch.dtype) 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_rows_that_are_scaled_are_seen_as_near_to_the_prompt_as_can_be(dtype: torch.dtype) -> None:
+def test_rows_that_are_scaled_are_seen_to_the_last_place(dtype: torch.dtype) -> None:
     model, tokenizer = tiny_model("gemma3_text")
     backbone, prompt_PH = Backbone.of(model.to(dtype), tokenizer), drawn(32)
     write_rows(backbone, range(338, 378), prompt_PH)
     seen_PH, wanted_PH = backbone.embed(torch.arange(338, 378)), prompt_PH.to(dtype)
     assert ((seen_PH - wanted_PH).abs() <= wanted_PH.abs() * torch.finfo(dtype).eps * 1.01).all()
-    scale = model.get_input_embeddings().embed_scale.to(dtype)
-    assert scale > 5
-    divided_PH = (wanted_PH.double() / scale.double()).to(dtype) * scale
-    num_exact = [int((each == wanted_PH).sum()) for each in (seen_PH, divided_PH)]
-    assert num_exact[0] >= num_exact[1] > 0
-    assert (seen_PH - wanted_PH).abs().sum() <= (divided_PH - wanted_PH).abs().sum()
+    assert float((seen_PH == wanted_PH).float().mean()) > 0.8
 
 
 def test_other_rows_stay_what_they_were() -> None:
