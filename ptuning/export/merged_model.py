@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 
-from ptuning.data import Task
+from ptuning.data import Coder, Task
 from ptuning.errors import FileError, ModelError
 from ptuning.export.array import require_fixed
 from ptuning.export.merged_card import LOGIT_BIAS, merged_card
@@ -94,8 +94,8 @@ def merge(
             tokenizer.save_pretrained(beside)
             tokenizer = transformers.AutoTokenizer.from_pretrained(beside, trust_remote_code=trust_remote_code)
         for name, placed in merged.items():
-            text = written_as_text(tokenizer, backbone.coder(placed.task), placed)
-            merged[name] = dataclasses.replace(placed, text=text)
+            whole = Coder(dataclasses.replace(placed.task, max_length=None), backbone.tokenizer)
+            merged[name] = dataclasses.replace(placed, text=written_as_text(tokenizer, whole, placed))
         _describe(beside, about, merged)
     return MergedPrompts(tokenizer, merged, backbone.max_positions)
 

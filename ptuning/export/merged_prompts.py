@@ -167,7 +167,7 @@ def written_as_text(tokenizer: Any, coder: Coder, prompt: MergedPrompt) -> str |
 
     Args:
         tokenizer: The merged model's tokenizer, as it is read from its directory.
-        coder: The coder of the prompt's task with the base's tokenizer.
+        coder: The coder of the prompt's task with the base's tokenizer; it cuts no row.
         prompt: The prompt; its own text does not matter.
     """
     texts, num_taken = [], 0

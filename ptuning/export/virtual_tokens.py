@@ -44,7 +44,7 @@ def add_virtual_tokens(tokenizer: Any, sizes: Mapping[str, int], named_ids: set[
                 f"a prompt named {name!r} for a tokenizer with the token {clash}", "new tokens", "Rename it"
             )
     every = [each for own in tokens.values() for each in own]
-    whole = {"special": True, "normalized": False, "lstrip": False, "rstrip": False, "single_word": False}
+    whole = {"normalized": False, "lstrip": False, "rstrip": False, "single_word": False}
     tokenizer.add_tokens([AddedToken(each, **whole) for each in every], special_tokens=True)
     taken = named_ids | set(vocabulary.values())
     new_ids = [tokenizer.convert_tokens_to_ids(each) for each in every if each not in vocabulary]

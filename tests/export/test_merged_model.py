@@ -191,11 +191,20 @@ def test_a_prompt_saved_by_peft_stands_before_the_text(tmp_path: Path) -> None:
 def test_the_precision_is_the_files_own_or_the_one_that_is_given(tmp_path: Path) -> None:
     base = saved(tmp_path / "base")
     prompt = prompt_for(base)
-    for dtype, expected in (("stored", torch.float32), ("bfloat16", torch.bfloat16)):
-        merge(base, {"film": prompt}, tmp_path / "merged", dtype=dtype)
+    given: list[tuple[dict[str, Any], torch.dtype]] = [({}, torch.float32), ({"dtype": "bfloat16"}, torch.bfloat16)]
+    for options, expected in given:
+        merge(base, {"film": prompt}, tmp_path / "merged", **options)
         embeddings = loaded(tmp_path / "merged")[0].get_input_embeddings().weight
         assert embeddings.dtype == expected
         assert torch.equal(embeddings[338:], prompt.embeddings_PH.to(expected))
+
+
+def test_a_task_whose_rows_must_be_short_has_a_text(tmp_path: Path) -> None:
+    base = saved(tmp_path / "base")
+    short = dataclasses.replace(TASK, max_length=30)
+    merged = merge(base, {"film": prompt_for(base, short)}, tmp_path / "merged")
+    assert merged.prompts["film"].text is not None
+    assert len(merged.ids(["film " * 30])[0]) < 30
 
 
 def test_a_base_whose_generation_settings_are_inconsistent_is_merged(tmp_path: Path) -> None:
