@@ -11,6 +11,7 @@ from ptuning.lazy import lazily
 
 if TYPE_CHECKING:
     from ptuning import data as data
+    from ptuning import export as export
     from ptuning.comparison import compare as compare
     from ptuning.comparison import load_way as load_way
     from ptuning.config import RunConfig as RunConfig
@@ -35,7 +36,7 @@ __version__ = metadata.version("ptuning")
 __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
-        "": ("data",),
+        "": ("data", "export"),
         "comparison": ("compare", "load_way"),
         "config": ("RunConfig",),
         "data": ("Task",),

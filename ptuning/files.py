@@ -107,8 +107,9 @@ def whole_directory(path: Path) -> Iterator[Path]:
         with disk_errors(path):
             mode = stat.S_IMODE(beside.stat().st_mode)
             yield beside
-            for file in beside.iterdir():
-                file.chmod(mode & 0o666)  # safetensors writes for its owner alone
+            for file in sorted(beside.rglob("*"), reverse=True):  # a folder after its files
+                if not file.is_dir():
+                    file.chmod(mode & 0o666)  # safetensors writes for its owner alone
                 _sync(file)
             _sync(beside)
             if not path.exists():

@@ -199,6 +199,14 @@ def test_directories_are_replaced_where_they_cannot_change_places(
     assert [path.name for path in tmp_path.iterdir()] == ["prompt"]
 
 
+def test_a_directory_may_hold_folders(tmp_path: Path) -> None:
+    with whole_directory(tmp_path / "new") as beside:
+        (beside / "in" / "it").mkdir(parents=True)
+        (beside / "in" / "it" / "a").write_text("a")
+    assert (tmp_path / "new" / "in" / "it").stat().st_mode & 0o111
+    assert (tmp_path / "new" / "in" / "it" / "a").read_text() == "a"
+
+
 def test_a_directory_behind_a_link_is_written_through(tmp_path: Path) -> None:
     SoftPrompt(torch.zeros(2, 4)).save(tmp_path / "disk" / "prompt")
     (tmp_path / "prompt").symlink_to(tmp_path / "disk" / "prompt")

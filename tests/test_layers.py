@@ -18,7 +18,7 @@ FLOORS = {
     **dict.fromkeys(("config", "model"), 3),
     **dict.fromkeys(("prompts", "forward"), 4),
     **dict.fromkeys(("evaluation", "inference"), 5),
-    "training": 6,
+    **dict.fromkeys(("training", "export"), 6),
     "inspection": 7,
     **dict.fromkeys(("comparison", "estimators"), 8),
     "cli": 9,

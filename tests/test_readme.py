@@ -13,7 +13,8 @@ from ptuning.cli import main as cli
 from ptuning.config.run import RunConfig
 from ptuning.training.run import train
 
-DOCUMENTS = ("README.md", "ptuning/README.md", "ptuning/inspection/README.md", "configs/README.md", "scripts/README.md")
+FOLDERS = ("ptuning", "ptuning/export", "ptuning/inspection", "configs", "scripts")
+DOCUMENTS = ("README.md", *(f"{folder}/README.md" for folder in FOLDERS))
 TEXTS = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 README = TEXTS["README.md"]
 FEW = ".set_params(max_steps=3).fit(texts, labels)"
@@ -41,6 +42,8 @@ def in_place(text: str, tmp_path: Path, model_directory: Path) -> str:
         "runs/compare": tmp_path / "compare",
         "runs/memory": tmp_path / "memory",
         "runs/loop": tmp_path / "loop",
+        "models/film": tmp_path / "film",
+        "models/both": tmp_path / "both",
     }
     for old, new in places.items():
         text = text.replace(old, str(new))
@@ -55,6 +58,7 @@ def test_python_examples_run(
     run_config: Path, tmp_path: Path, model_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained_run(run_config)
+    assert cli.main(["export", str(tmp_path / "run"), "--to", "merged", "--output", str(tmp_path / "film")]) == 0
     examples = blocks("python")
     assert len(examples) >= 5
     for example in examples:
@@ -102,7 +106,7 @@ def test_commands_run(
     capsys.readouterr()
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("ptuning ")]
     assert {command.split()[1] for command in commands} == {
-        *("init", "train", "evaluate", "predict", "inspect", "harden", "compare")
+        *("init", "train", "evaluate", "predict", "inspect", "harden", "compare", "export")
     }
     for command in commands:
         shorter = command.partition("  #")[0].replace("max_steps 320", "max_steps 3").replace("steps 100", "steps 2")

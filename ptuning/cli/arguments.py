@@ -65,10 +65,17 @@ def require_paths(parsed: argparse.Namespace) -> None:
     """Raises `PTuningError` for a prompt or rows that do not exist, before a model is loaded for them."""
     if getattr(parsed, "model", None) == "":
         raise ConfigError("--model ''", "a model's directory, or its name on the hub", "Name one, or leave it out")
-    if parsed.prompt is not None and not Path(parsed.prompt).is_dir():
-        raise PromptError(f"prompt directory {parsed.prompt} does not exist", "a saved prompt", "Check the path")
+    for prompt in _prompts(parsed):
+        if not Path(prompt).is_dir():
+            raise PromptError(f"prompt directory {prompt} does not exist", "a saved prompt", "Check the path")
     if parsed.data is not None:
         require_source(parsed.data)
+
+
+def _prompts(parsed: argparse.Namespace) -> list[str]:
+    """The directories of the prompts that a command takes: none, one or several."""
+    given = parsed.prompt or []
+    return [given] if isinstance(given, str) else given
 
 
 def positive(text: str) -> int:
@@ -83,15 +90,16 @@ def base_of(parsed: argparse.Namespace) -> Iterator[str]:
     """The base model to load; an error while it loads also says that another can be given."""
     from ptuning.prompts import SoftPrompt
 
-    base = parsed.model or SoftPrompt.load(parsed.prompt).base_name
+    prompt = _prompts(parsed)[0]
+    base = parsed.model or SoftPrompt.load(prompt).base_name
     if base is None:
-        raise PromptError(f"{parsed.prompt} names no base model", "a base model", "Give one with --model")
+        raise PromptError(f"{prompt} names no base model", "a base model", "Give one with --model")
     try:
         yield base
     except ModelError as error:
         if parsed.model:
             raise
-        hint = f"{error.remedy}, or give the base that {parsed.prompt} was tuned on with --model"
+        hint = f"{error.remedy}, or give the base that {prompt} was tuned on with --model"
         raise ModelError(error.received, error.expected, hint) from error
 
 

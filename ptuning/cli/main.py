@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import ptuning
-from ptuning.cli import compare, evaluate, harden, init, inspect, predict, train
+from ptuning.cli import compare, evaluate, export, harden, init, inspect, predict, train
 from ptuning.cli.arguments import Parser, require_paths, with_dashes
 from ptuning.cli.streams import OutputError, drop_output, plain_streams
 from ptuning.errors import PTuningError
@@ -25,6 +25,7 @@ examples:
   ptuning predict runs/movie-reviews --input "a gripping film"
   ptuning inspect runs/movie-reviews --data assets/movie_reviews/test.csv --html report.html
   ptuning harden runs/movie-reviews --data assets/movie_reviews/test.csv
+  ptuning export runs/movie-reviews --to merged --output models/film    a model for other engines
   ptuning compare --config configs/compare_trec.yaml     when to fine-tune: other ways on the same rows
 
 'ptuning COMMAND --help' explains a command.
@@ -84,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     commands.add_parser("train", help="train a soft prompt (ptuning train --help shows every setting)")
     commands.add_parser("compare", help="compare ways to do a task (ptuning compare --help shows every setting)")
-    for command in (init, evaluate, predict, inspect, harden):
+    for command in (init, evaluate, predict, inspect, harden, export):
         command.add(commands)
     return parser
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ptuning.data.examples import Example, common_beginning
 from ptuning.data.readers import Row, require_columns
 from ptuning.data.task import Task, Verbalizer
-from ptuning.data.template import Template
+from ptuning.data.template import Literal, Slot, Template
 from ptuning.data.tokenizer import RunningText, Stretch, frame_ids, special_words, text_ids
 from ptuning.errors import DataError
 
@@ -117,6 +117,19 @@ class TemplateEncoder:
         for word in self._special:
             text = text.replace(word, f"{word[0]} {word[1:]}")
         return text
+
+    def with_texts(self, texts: Sequence[str], space: str = "") -> Template:
+        """The template with a text in place of each slot, and with the begin-of-text and end-of-text tokens as text.
+
+        Args:
+            texts: A text for each slot.
+            space: What stands between the begin-of-text token and the first text.
+        """
+        begin, end = ("".join(self._tokenizer.convert_ids_to_tokens(ids)) for ids in (self._begin, self._end))
+        parts = self.template.parts
+        first = next((i for i, part in enumerate(parts) if not isinstance(part, Slot)), len(parts))
+        written = (*parts[:first], Literal(begin + space), *parts[first:], Literal(end))
+        return Template(written).with_texts(texts)
 
     def _join(self, parts: list[str | int], tokenized: Iterator[list[int]]) -> list[int]:
         ids: list[int] = []
@@ -257,6 +270,10 @@ class Coder:
     def plain(self, text: str) -> str:
         """The text without any special token's word."""
         return self._encoder.plain(text)
+
+    def with_texts(self, texts: Sequence[str], space: str = "") -> Template:
+        """What other programs tokenize without adding special tokens; arguments as in `TemplateEncoder.with_texts`."""
+        return self._encoder.with_texts(texts, space)
 
     @property
     def longest_label(self) -> int:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ptuning.model.families import CausalBackbone as CausalBackbone
     from ptuning.model.families import EncoderDecoderBackbone as EncoderDecoderBackbone
     from ptuning.model.fingerprint import Fingerprint as Fingerprint
+    from ptuning.model.loading import quietly as quietly
     from ptuning.model.memory import is_out_of_memory as is_out_of_memory
     from ptuning.model.memory import release_cached_memory as release_cached_memory
 
@@ -25,6 +26,7 @@ __getattr__, __dir__, __all__ = lazily(
         "checkpointing": ("is_checkpointed",),
         "families": ("Backbone", "CausalBackbone", "EncoderDecoderBackbone"),
         "fingerprint": ("Fingerprint",),
+        "loading": ("quietly",),
         "memory": ("is_out_of_memory", "release_cached_memory"),
     },
 )

@@ -88,7 +88,8 @@ class Backbone(ABC):
 
         Args:
             name_or_path: A model directory, that of a LoRA adapter (merged into the base that it names), or a hub name.
-            dtype: float32, bfloat16, float16; auto: bfloat16 if the hardware computes in it, else float32.
+            dtype: float32, bfloat16, float16; auto: bfloat16 if the hardware computes in it, else float32; stored: as
+                in the model's files.
             device: cpu, cuda, …; auto: the first accelerator if there is one.
             revision: Branch, tag or commit of a hub model.
             trust_remote_code: Whether code that comes with the model may run.

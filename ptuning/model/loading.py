@@ -46,7 +46,8 @@ def load(
     Args:
         name: A model directory, the directory of a LoRA adapter that PEFT saved, or a hub name. An adapter is merged
             into the base that it names.
-        dtype: float32, bfloat16, float16; auto: bfloat16 if the hardware computes in it, else float32.
+        dtype: float32, bfloat16, float16; auto: bfloat16 if the hardware computes in it, else float32; stored: as in
+            the model's files.
         device: cpu, cuda, …; auto: the first accelerator if there is one.
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Whether code that comes with the model may run.
@@ -64,7 +65,7 @@ def load(
     try:
         _require_own_shards(name)
         options |= _of_hub(name)
-        with _quietly():
+        with quietly():
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
             config = _config(name, options)
             is_quantized = getattr(config, "quantization_config", None) is not None
@@ -122,7 +123,7 @@ def load_embeddings(
         files = _tensor_files(name, revision, options.get("local_files_only", False))
         if not files:
             return None
-        with _quietly():
+        with quietly():
             config = _config(name, options)
             if config.is_encoder_decoder or getattr(config, "quantization_config", None) is not None:
                 return None
@@ -267,7 +268,7 @@ def _highest_id(tokenizer: Any) -> int:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Silences transformers' warnings and progress bars, so an error stays one line; downloads still show."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -290,7 +291,9 @@ def device_named(device: str) -> torch.device:
     return accelerator or torch.device("cpu")
 
 
-def _dtype(dtype: str, device: torch.device) -> torch.dtype:
+def _dtype(dtype: str, device: torch.device) -> torch.dtype | str:
+    if dtype == "stored":
+        return "auto"  # transformers' name for it
     if dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
     return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
