@@ -197,7 +197,8 @@ def fitted_classifier(features: Any, labels: Sequence[int]) -> tuple[Any, float]
     if len(set(labels)) < 2:
         raise SkippedError("training rows of one label", "two labels or more", "Give rows of other labels")
     num_folds = min(_MOST_FOLDS, min(Counter(labels).values()))
-    with warnings.catch_warnings():
+    one_thread = importlib.import_module("threadpoolctl").threadpool_limits(1)  # more wait for each other at this size
+    with one_thread, warnings.catch_warnings():
         not_converged = importlib.import_module("sklearn.exceptions").ConvergenceWarning
         warnings.simplefilter("ignore", not_converged)  # such a fit is used as it is
         plain = linear.LogisticRegression(max_iter=_MOST_ITERATIONS)
