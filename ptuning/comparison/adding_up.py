@@ -43,6 +43,7 @@ def way_result(way: Way, parts: Sequence[PartFile], measure: str) -> WayResult:
         index=_index_costs(parts[0].index),
         text_loss=_text_loss(parts),
         verdicts=[each.verdict for each in parts if each.verdict is not None],
+        reads_rows=way.reads_rows,
     )
 
 

@@ -6,12 +6,11 @@ Knows nothing of any single way.
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from ptuning.comparison.general_text import GENERAL_TEXT
 from ptuning.comparison.goals import Goal, LabelGoal, TextGoal
 from ptuning.comparison.parts import Part, PartDirectory
 from ptuning.comparison.protocol import Effort, Job, some_of, turn_column
@@ -41,7 +40,6 @@ _DECIDE_NOTHING = {  # settings that no part depends on
 _SOURCES = {  # are known by their content
     *("name_or_path", "revision", "train", "validation", "test", "documents", "general_text"),
 }
-_MOST_CHARACTERS = 1 << 18  # of a general text
 
 
 @dataclass(frozen=True)
@@ -68,12 +66,13 @@ class Bench:
     """Whether weights are saved that are changed in place."""
 
     @classmethod
-    def of(cls, config: ComparisonConfig, inputs: Inputs, passages: Sequence[str] = ()) -> "Bench":
+    def of(cls, config: ComparisonConfig, inputs: Inputs, text: str, passages: Sequence[str] = ()) -> "Bench":
         """The bench of a config.
 
         Args:
             config: The comparison.
             inputs: What it is made with.
+            text: The general text.
             passages: Those of the documents that it names.
 
         Raises:
@@ -90,9 +89,8 @@ class Bench:
             rows = {split: some_of(own, _QUICK_ROWS[split]) for split, own in rows.items()}
             effort = replace(effort, **_QUICK_EFFORT)
             steps = min(run.train.max_steps or _QUICK_STEPS, _QUICK_STEPS)
-            between = max(1, steps // effort.num_evaluations)
+            between = math.ceil(steps / effort.num_evaluations)
             run = replace(run, train=replace(run.train, max_steps=steps, eval_steps=between))
-        text = GENERAL_TEXT if asked.general_text is None else _text_of(Path(asked.general_text))
         return cls(
             backbone=inputs.backbone,
             config=run,
@@ -134,16 +132,6 @@ def _goal(backbone: Backbone, config: RunConfig, rows: Mapping[str, Sequence[Row
         received = f"texts to write with {backbone.name}, which can start from ids only"
         raise ModelError(received, "a model that can start from embeddings", "Compare labels: set data.verbalizer")
     return TextGoal.of(backbone, task, [*rows["train"], *rows["validation"]])
-
-
-def _text_of(path: Path) -> str:
-    """The beginning of a text file; raises `DataError` where it cannot be read."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            return file.read(_MOST_CHARACTERS)
-    except (OSError, UnicodeDecodeError) as error:
-        received = f"compare.general_text: {path} cannot be read ({error})"
-        raise DataError(received, "a file of plain text in UTF-8", "Correct it") from error
 
 
 def made_with(config: ComparisonConfig, bench: Bench, weights: str) -> MadeWith:

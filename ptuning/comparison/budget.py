@@ -9,7 +9,7 @@ from itertools import pairwise
 from statistics import median
 from typing import TypeVar
 
-from ptuning.comparison.protocol import Effort
+from ptuning.comparison.protocol import Job
 
 TRIAL_STEPS = 8
 """Steps whose pace is measured; they are not kept."""
@@ -20,22 +20,30 @@ _WARM_STEPS = 2
 Tried = TypeVar("Tried")
 
 
-def steps_within(effort: Effort, steps_per_epoch: int, seconds_a_step: float, evaluate: Callable[[], object]) -> int:
-    """How many steps of each of a way's trainings fit into its budget, evaluations included.
+def steps_within(
+    job: Job, place: int, steps_per_epoch: int, seconds_a_step: float, evaluate: Callable[[], object], others: int = 0
+) -> int:
+    """How many steps of one of a way's trainings fit into what is left of its share of the budget.
+
+    Evaluations, and all that was done since fitting began, take their time from it.
 
     Args:
-        effort: With a budget.
+        job: With a budget.
+        place: Which of the trainings it is, one a rate, counted from 0.
         steps_per_epoch: Steps that read every training row once.
         seconds_a_step: As in `pace`.
         evaluate: Reads the validation rows once, to measure how long that takes.
+        others: Evaluations beside those that keep the best step.
 
     Returns:
         Steps: 1 or more, and at most those of `MOST_EPOCHS`.
     """
+    effort, started = job.effort, time.perf_counter()
     assert effort.seconds is not None
-    started = time.perf_counter()
     evaluate()
-    left = effort.seconds / effort.num_rates - effort.num_evaluations * (time.perf_counter() - started)
+    evaluations = (effort.num_evaluations + others) * (time.perf_counter() - started)
+    share = effort.seconds / effort.num_rates
+    left = min(share, (effort.seconds - job.seconds_used) / (effort.num_rates - place)) - evaluations
     return max(1, min(int(left / seconds_a_step), MOST_EPOCHS * steps_per_epoch))
 
 
@@ -53,17 +61,17 @@ def pace_of(ends: Iterable[float]) -> float:
     return median([after - before for before, after in pairwise(ends)][_WARM_STEPS - 1 :])
 
 
-def tries_within(effort: Effort, tries: Iterable[Tried]) -> Iterator[Tried]:
+def tries_within(job: Job, tries: Iterable[Tried]) -> Iterator[Tried]:
     """The first of the tries, and each other for which there is time if it takes as long as the longest so far.
 
     Args:
-        effort: With or without a budget; without one all are tried.
+        job: With or without a budget, which counts from when fitting began; without one all are tried.
         tries: What to try, in order; the time until the next one is asked for is that of a try.
     """
-    started, longest = time.monotonic(), 0.0
+    seconds, longest = job.effort.seconds, 0.0
     for each in tries:
-        before = time.monotonic()
-        if effort.seconds is not None and longest and before - started + longest > effort.seconds:
+        before = job.seconds_used
+        if seconds is not None and longest and before + longest > seconds:
             return
         yield each
-        longest = max(longest, time.monotonic() - before)
+        longest = max(longest, job.seconds_used - before)

@@ -8,11 +8,10 @@ from itertools import product
 from typing import ClassVar, Self
 
 from ptuning.comparison.budget import tries_within
-from ptuning.comparison.features import require_package
 from ptuning.comparison.indexes import Index, StateIndex, WordIndex
 from ptuning.comparison.passages import COLUMN
 from ptuning.comparison.prompting import READS_TEXT, demonstration, num_tokens_of, numbers_that_fit
-from ptuning.comparison.protocol import Fact, Facts, Job, SkippedError, Way
+from ptuning.comparison.protocol import Fact, Facts, Job, SkippedError, Way, require_package
 from ptuning.comparison.retrieval import Lookup, Retrieved, saved_lookup, saved_rows
 from ptuning.comparison.storage import Saved
 from ptuning.data import Row
@@ -52,7 +51,7 @@ class Documents(Way):
         """As in `Way`."""
         texts, tried = [shown(passage) for passage in job.passages], list[tuple[float, Retrieved]]()
         rows = [Row({COLUMN: passage}, f"passage {i}") for i, passage in enumerate(job.passages)]
-        for index, number in tries_within(job.effort, product(_indexes(job), _numbers(job, texts))):
+        for index, number in tries_within(job, product(_indexes(job), _numbers(job, texts))):
             chosen = {"passages": str(number), "by": index.name}
             found = Documented.of(job.backbone, job.words, Lookup(index, texts, number), rows, chosen)
             tried.append((job.score(found), found))

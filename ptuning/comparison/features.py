@@ -4,7 +4,6 @@ Knows nothing of prompts or training steps.
 """
 
 import importlib
-import importlib.util
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, labels_of
+from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, SkippedError, Way, labels_of, require_package
 from ptuning.comparison.reading import hidden_states, plain_text
 from ptuning.comparison.storage import Saved, write_own, write_tensors
 from ptuning.data import Row, Task
@@ -178,12 +177,6 @@ def _vectorizer(words: Mapping[str, int] | None = None) -> Any:
     """
     kind = importlib.import_module("sklearn.feature_extraction.text").TfidfVectorizer
     return kind(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", vocabulary=words)
-
-
-def require_package(module: str, package: str) -> None:
-    """Raises `SkippedError` where a package is missing."""
-    if importlib.util.find_spec(module) is None:
-        raise SkippedError(f"{package}, which is not installed", "it", "pip install 'ptuning[compare]'")
 
 
 def fitted_classifier(features: Any, labels: Sequence[int]) -> tuple[Any, float]:

@@ -3,6 +3,11 @@
 Knows nothing of models.
 """
 
+from pathlib import Path
+
+from ptuning.comparison.text_files import text_of
+
+_MOST_CHARACTERS = 1 << 18
 GENERAL_TEXT = """\
 The ferry to the island leaves at seven in the morning, and there is no other until the evening. People who live \
 there plan their week around it: the doctor comes on Tuesdays, the post on Thursdays, and on Saturdays the deck is \
@@ -45,3 +50,8 @@ something that she knew, and tasted everything twice. I asked her once how she h
 laughed and said: "By throwing a lot of it away."
 """
 """Ten paragraphs: prose, talk, science, a recipe, a letter, news, advice, history, logic, memories."""
+
+
+def read_general_text(file: str | None) -> str:
+    """The beginning of a person's text; None: the text of this package. Raises `DataError` where it cannot be read."""
+    return GENERAL_TEXT if file is None else text_of(Path(file), "compare.general_text")[:_MOST_CHARACTERS]

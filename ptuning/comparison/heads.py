@@ -93,10 +93,11 @@ class OutputLayers(Way):
         """As in `Way`."""
         state_NH, _ = hidden_states(job.backbone, job.words, job.train)
         choosing_NH, _ = hidden_states(job.backbone, job.words, job.choosing)
-        tried = [self._fit(job, rate, state_NH, choosing_NH) for rate in job.effort.rates(self.rate)]
+        rates = enumerate(job.effort.rates(self.rate))
+        tried = [self._fit(job, i, rate, state_NH, choosing_NH) for i, rate in rates]
         return max(tried, key=lambda each: each[0])[1]
 
-    def _fit(self, job: Job, rate: float, state_NH: Tensor, choosing_NH: Tensor) -> tuple[float, Headed]:
+    def _fit(self, job: Job, place: int, rate: float, state_NH: Tensor, choosing_NH: Tensor) -> tuple[float, Headed]:
         """One training: the accuracy on the validation rows, and the head as it was best."""
         set_seed(job.seed)
         settings, accelerator = replace(job.config.train, seed=job.seed), accelerator_on(torch.device("cpu"))
@@ -125,7 +126,7 @@ class OutputLayers(Way):
         num_steps = steps.num_steps
         if job.effort.seconds is not None:  # a rate of 0 changes nothing
             seconds_a_step = pace(loop(0.0, TRIAL_STEPS).steps())
-            num_steps = steps_within(job.effort, steps.num_per_epoch, seconds_a_step, accuracy)
+            num_steps = steps_within(job, place, steps.num_per_epoch, seconds_a_step, accuracy)
         best, best_step = kept_best(loop(rate, num_steps), job.effort.num_evaluations, accuracy)
         num_trained = sum(each.numel() for each in head.parameters())
         chosen = {"rate": f"{rate:.2g}", "step": str(best_step)}

@@ -28,13 +28,13 @@ def made(way: Way, part: Part, directory: PartDirectory, bench: Bench) -> PartFi
     way.require(job)
     directory.begin()
     set_seed(part.seed)
-    meter, started = MemoryMeter(bench.backbone.device), time.perf_counter()
+    meter, job = MemoryMeter(bench.backbone.device), replace(job, started=time.perf_counter())
     fitted = way.fit(job)
-    seconds, memory = time.perf_counter() - started, meter.added_bytes
+    seconds, memory = job.seconds_used, meter.added_bytes
     fitted.save(directory.way)
+    base_noted(directory.way, bench.backbone, bench.goal.writing)
     result = _measured(part, fitted, job, bench, directory)
     result = replace(result, seconds=max(seconds, fitted.least_seconds), memory_bytes=memory)
-    base_noted(directory.way, bench.backbone, bench.goal.writing)
     measured = Results([way_result(way, [result], bench.goal.measure)], bench.goal.measure)
     write_card(directory.way, way, job, measured, fitted.is_saved)
     directory.finish(result)

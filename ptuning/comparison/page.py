@@ -6,6 +6,7 @@ Names of ways, labels and paths can be any text, so everything is escaped. Knows
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from ptuning.comparison.measures import ACCURACY
@@ -115,15 +116,11 @@ def _curves(comparison: Comparison, table: Table) -> str:
     """The learning curves, and their table beside them."""
     ways = [way for way in comparison.results.ways if way.curve]
     sizes = sorted({size for way in ways for size in way.curve})
-    series = [(way.name, [_mean(way.curve.get(size, ())) for size in sizes]) for way in ways]
+    series = [(way.name, [mean(way.curve[size]) if size in way.curve else None for size in sizes]) for way in ways]
     measure = comparison.results.measure
     drawn = Curves(f"{measure} on fewer training rows", sizes, series, "rows", has_one_scale=True).svg()
     told = f"<figcaption>{_headed(measure)}, on one scale for all ways</figcaption>"
     return f'<div class="top"><figure>{told}{drawn}</figure>{table_html(table)}</div>'
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def _rules(comparison: Comparison) -> str:
@@ -132,10 +129,9 @@ def _rules(comparison: Comparison) -> str:
 
 
 def _left_out(comparison: Comparison) -> str:
-    """The ways that were skipped or failed."""
-    if not comparison.left_out:
-        return ""
-    return _section("Left out", pairs_html(comparison.left_out))
+    """The ways that were skipped or failed, as a whole or in part."""
+    told = {"Incomplete": comparison.incomplete, "Left out": comparison.left_out}
+    return "".join(_section(title, pairs_html(ways)) for title, ways in told.items() if ways)
 
 
 def _headed(measure: str) -> str:

@@ -36,9 +36,13 @@ class Part:
         """Its directory in that of the comparison."""
         return directory / self.way / f"{self.num_train or 'all'}-rows" / f"seed-{self.seed}"
 
+    @property
+    def which(self) -> str:
+        """Which of its way's parts it is."""
+        return f"{'' if self.num_train is None else f'{self.num_train} rows, '}seed {self.seed}"
+
     def __str__(self) -> str:
-        rows = "" if self.num_train is None else f", {self.num_train} rows"
-        return f"{self.way}{rows}, seed {self.seed}"
+        return f"{self.way}, {self.which}"
 
 
 class PartDirectory:

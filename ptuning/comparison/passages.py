@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ptuning.comparison.text_files import text_of
 from ptuning.data import read_rows
-from ptuning.errors import DataError, FileError
-from ptuning.files import read_regular
+from ptuning.errors import DataError
 
 COLUMN = "text"
 """The column of a table that holds the passages."""
@@ -19,7 +19,7 @@ MOST_WORDS = 100
 """Words of a passage that is cut from a file."""
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _TEXTS = (".txt", ".md")
-_MOST_BYTES = 1 << 26  # of one file
+_SETTING = "compare.documents"
 _EXPECTED = f"a folder of {' and '.join(_TEXTS)} files, or a csv or jsonl file with a column {COLUMN}"
 
 
@@ -35,38 +35,25 @@ def read_passages(source: str) -> list[str]:
     """
     path = Path(source)
     if not path.exists():
-        raise DataError(f"compare.documents: {source} does not exist", _EXPECTED, "Check the path")
+        raise DataError(f"{_SETTING}: {source} does not exist", _EXPECTED, "Check the path")
     if path.is_dir():
         files = [each for each in sorted(path.rglob("*")) if _is_text(each.relative_to(path)) and each.is_file()]
         if not files:
-            raise DataError(f"compare.documents: {source}, a folder without documents", _EXPECTED, "Check the path")
-        found = [passage for file in files for passage in passages_of(_text_of(file))]
+            raise DataError(f"{_SETTING}: {source}, a folder without documents", _EXPECTED, "Check the path")
+        found = [passage for file in files for passage in passages_of(text_of(file, _SETTING))]
     elif path.name.lower().removesuffix(".gz").endswith(_TABLES):
         found = [text for row in read_rows(source, "train", [COLUMN]) if (text := row.values[COLUMN].strip())]
     elif _is_text(Path(path.name)):
-        found = passages_of(_text_of(path))
+        found = passages_of(text_of(path, _SETTING))
     else:
-        raise DataError(f"compare.documents: {source}", _EXPECTED, "Give one of these")
+        raise DataError(f"{_SETTING}: {source}", _EXPECTED, "Give one of these")
     if not found:
-        raise DataError(f"compare.documents: {source} holds no words", _EXPECTED, "Write some, or leave it out")
+        raise DataError(f"{_SETTING}: {source} holds no words", _EXPECTED, "Write some, or leave it out")
     return found
 
 
 def _is_text(path: Path) -> bool:
     return path.name.lower().endswith(_TEXTS) and not any(part.startswith(".") for part in path.parts)
-
-
-def _text_of(file: Path) -> str:
-    """The text of a file."""
-    try:
-        text = read_regular(file, _MOST_BYTES).decode("utf-8-sig")
-    except FileError as error:
-        raise DataError(error.received, error.expected, error.remedy) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text ({error})", "a UTF-8 file", "Convert it, or take it out") from error
-    if "\0" in text:
-        raise DataError(f"{file} is no text: it holds zero bytes", "a UTF-8 file", "Convert it, or take it out")
-    return text
 
 
 def passages_of(text: str) -> list[str]:

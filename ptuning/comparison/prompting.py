@@ -163,7 +163,7 @@ class FewShot(Way):
         """As in `Way`."""
         task, tried = with_demonstrations(job.task), list[tuple[float, Prompted]]()
         draws = itertools.product(fitting_numbers(job), range(job.effort.num_draws))
-        for number, draw in tries_within(job.effort, draws):
+        for number, draw in tries_within(job, draws):
             rows = in_turn(job.train, turn_column(job.task), seed=1000 * job.seed + draw)[:number]
             shown = "".join(demonstration(job.task, row) for row in rows)
             chosen = {"examples": str(number), "draw": str(draw)}

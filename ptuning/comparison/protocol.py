@@ -3,7 +3,9 @@
 Knows nothing of any single way, or of how ways are compared.
 """
 
+import importlib.util
 import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +26,12 @@ _RATES = (1.0, 1 / 3, 3.0, 1 / 10, 10.0)  # times a way's own rate, in the order
 
 class SkippedError(PTuningError):
     """A way that cannot be tried here: a package is missing, or it does not apply to the task."""
+
+
+def require_package(module: str, package: str) -> None:
+    """Raises `SkippedError` where a package is missing."""
+    if importlib.util.find_spec(module) is None:
+        raise SkippedError(f"{package}, which is not installed", "it", "pip install 'ptuning[compare]'")
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,8 @@ class Job:
     """The passages of a person's documents."""
     save_weights: bool = False
     """Whether weights are saved that are changed in place."""
+    started: float = field(default_factory=time.perf_counter)
+    """When fitting began, by `time.perf_counter`: the budget counts from there."""
 
     @property
     def task(self) -> Task:
@@ -143,8 +153,13 @@ class Job:
 
     @property
     def choosing(self) -> Sequence[Row]:
-        """The validation rows that choose."""
-        return self.validation[: self.effort.num_choosing_rows]
+        """The validation rows that choose, drawn at random: a file may be sorted by label."""
+        return some_of(self.validation, self.effort.num_choosing_rows)
+
+    @property
+    def seconds_used(self) -> float:
+        """Time since fitting began."""
+        return time.perf_counter() - self.started
 
     def score(self, fitted: "Fitted") -> float:
         """What a choice is made by, on the rows that choose; the higher the better.

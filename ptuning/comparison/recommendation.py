@@ -16,6 +16,7 @@ Knows nothing of how anything was measured.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 
 from ptuning.comparison.results import Results, WayResult
 
@@ -52,7 +53,7 @@ class Recommendation:
     is_told_apart: bool
     """Whether the recommended way is shown to be better than all others that meet the needs."""
     num_rows_to_tell: int | None
-    """About how many test rows would tell the two apart, where these do not; None where nothing could."""
+    """About how many test rows would tell the two apart, where these do not; None where rows alone would not."""
     sentence: str
     """What to do, in words."""
     reasons: Sequence[str] = field(default_factory=tuple)
@@ -111,10 +112,9 @@ def _told(
     if results.is_better(runner_up, way):
         sentence += f" It is better, by {results.gain(runner_up, way)}, and {way} is enough and simpler."
         return Recommendation(way, runner_up, is_told_apart, None, sentence, reasons)
-    enough = results.num_rows_to_tell(way, runner_up)
-    more = "no number of rows is known to tell" if enough is None else f"about {enough:,} test rows would tell"
+    enough, more = results.num_rows_to_tell(way, runner_up), results.what_would_tell(way, runner_up)
     sentence += f" These rows cannot tell the two apart (difference {gain}); {more}. {way} is the simpler one."
-    if len(equals) == len(left):
+    if not any(results.is_better(*pair) for pair in permutations(left, 2)):
         sentence = f"Nothing can be told apart on these {results.num_rows:,} rows. {sentence}"
     return Recommendation(way, runner_up, is_told_apart, enough, sentence, reasons)
 

@@ -75,6 +75,8 @@ class Comparison:
     """What the recommendation was asked for."""
     rules: Sequence[Rule] = ()
     """How rules of thumb fared."""
+    incomplete: Mapping[str, str] = field(default_factory=dict)
+    """Way -> the line that says which of its parts failed, for ways that were measured without them."""
 
     def quality(self) -> Table:
         """How good each way is."""
@@ -130,8 +132,7 @@ class Comparison:
             told = (facts.many_tasks, facts.rows_count_at_once, facts.readable, facts.works_in_vllm)
             said = [f"{'yes' if each.is_so else 'no'}: {each.reason}" for each in told]
             records.append(dict(zip(_FACTS, [way.name, *said], strict=True)))
-            if way.verdict:
-                records[-1]["readable"] += f" (here {way.verdict})"
+            records[-1]["readable"] += _bracketed(way, "here ")
         return Table(_FACTS, records)
 
     def curve(self) -> Table | None:
@@ -157,13 +158,13 @@ class Comparison:
             found += [*_aligned(table), ""]
         yes = [{**each, **{k: v.partition(":")[0] for k, v in each.items() if k != "way"}} for each in self.facts()]
         for each in yes:
-            verdict = self.results[each["way"]].verdict
-            each["readable"] += f" ({verdict})" if verdict else ""
+            each["readable"] += _bracketed(self.results[each["way"]])
         found += [*_aligned(Table(_FACTS, yes)), ""]
         for rule in self.rules:
             told = f"{rule.outcome:<{_INDENT}}{rule.says}: {rule.why}"
             found += textwrap.wrap(told, _LINE, subsequent_indent=_INDENT * " ")
         found += [""] if self.rules else []
+        found += [f"{name} is incomplete: {why}" for name, why in self.incomplete.items()]
         found += [f"{name} is left out: {why}" for name, why in self.left_out.items()]
         return [*found, "; ".join(f"{key}: {value}" for key, value in self.about.items())]
 
@@ -178,6 +179,7 @@ class Comparison:
             "recommendation": dataclasses.asdict(self.recommendation),
             "ways": {name: self._way(self.results[name], best) for name in names},
             "left_out": dict(self.left_out),
+            "incomplete": dict(self.incomplete),
             "rules_of_thumb": [dataclasses.asdict(rule) for rule in self.rules],
         }
 
@@ -245,6 +247,11 @@ def _forgets(way: WayResult) -> dict[str, Any]:
     told = way.text_loss
     losses = {"loss_before": told.before, "loss_after": told.after, "change": told.change}
     return {"changes_the_base": True, **losses}
+
+
+def _bracketed(way: WayResult, before: str = "") -> str:
+    """The inspector's verdict behind a cell; nothing where there is none."""
+    return f" ({before}{way.verdict})" if way.verdict else ""
 
 
 def _half(value: float | None) -> str:

@@ -85,6 +85,8 @@ class WayResult:
     """What it does to a general text; None where the base stays as it is, and nothing is forgotten."""
     verdicts: Sequence[Mapping[str, str]] = ()
     """For each seed of a soft prompt the inspector's word and sentence."""
+    reads_rows: bool = True
+    """Whether it reads training rows."""
 
     @property
     def seed_scores(self) -> list[float]:
@@ -160,17 +162,30 @@ class Results:
 
     def with_rows(self, num_train: int) -> "Results":
         """The ways with fewer training rows, so far as that was measured; those that read none stay as they are."""
-        ways = [way for way in self.ways if not way.fewer or num_train in way.fewer]
+        ways = [way for way in self.ways if not way.reads_rows or num_train in way.fewer]
         return Results([replace(way, scores=way.fewer.get(num_train, way.scores)) for way in ways], self.measure)
 
     def num_rows_to_tell(self, name: str, other: str) -> int | None:
-        """About how many test rows would tell two ways apart, if they differ as they do here; None if they do not."""
+        """About how many test rows would tell two ways apart, if they differ as they do here.
+
+        None if they do not differ, or if there are as many rows: what stands in the way is then chance between seeds.
+        """
         one, two = (_means(self[each].scores) for each in (name, other))
         differences = [a - b for a, b in zip(one, two, strict=True)]
         gain = mean(differences)
         if gain == 0 or len(differences) < 2:
             return None
-        return max(self.num_rows, math.ceil((_POWER * stdev(differences) / gain) ** 2))
+        enough = math.ceil((_POWER * stdev(differences) / gain) ** 2)
+        return enough if enough > self.num_rows else None
+
+    def what_would_tell(self, name: str, other: str) -> str:
+        """What would tell two ways apart that these rows and seeds do not, in words."""
+        enough = self.num_rows_to_tell(name, other)
+        if enough is not None:
+            return f"about {enough:,} test rows would tell"
+        return (
+            "more seeds are needed" if self[name].score != self[other].score else "no number of rows is known to tell"
+        )
 
 
 def _means(scores: Sequence[Sequence[float]]) -> list[float]:

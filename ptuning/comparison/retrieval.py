@@ -15,7 +15,6 @@ from typing import ClassVar, Self
 import torch
 
 from ptuning.comparison.budget import tries_within
-from ptuning.comparison.features import require_package
 from ptuning.comparison.indexes import Index, StateIndex, WordIndex, balanced, nearest
 from ptuning.comparison.prompting import (
     READS_TEXT,
@@ -24,7 +23,7 @@ from ptuning.comparison.prompting import (
     fitting_numbers,
     with_demonstrations,
 )
-from ptuning.comparison.protocol import Fact, Facts, IndexCosts, Job, Way, labels_of
+from ptuning.comparison.protocol import Fact, Facts, IndexCosts, Job, Way, labels_of, require_package
 from ptuning.comparison.reading import plain_text
 from ptuning.comparison.storage import Saved, write_own, write_texts
 from ptuning.data import Row, Task, as_row
@@ -170,7 +169,7 @@ class RetrievedExamples(Way):
         selections: dict[str, Sequence[int] | None] = {"nearest": None}
         if job.task.is_classification:
             selections["balanced"] = labels_of(job.task, job.train)
-        for number, selection in tries_within(job.effort, product(fitting_numbers(job), selections)):
+        for number, selection in tries_within(job, product(fitting_numbers(job), selections)):
             lookup = Lookup(index, texts, number, selections[selection])
             chosen = {"examples": str(number), "selection": selection}
             found = Retrieved.of(job.backbone, job.words, lookup, job.train, chosen)

@@ -7,12 +7,13 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from tqdm.auto import tqdm
 
 from ptuning.comparison.adding_up import results_of
 from ptuning.comparison.bench import Bench, made_with
+from ptuning.comparison.general_text import read_general_text
 from ptuning.comparison.measuring import made
 from ptuning.comparison.page import write_page
 from ptuning.comparison.parts import ComparisonDirectory, Part
@@ -65,8 +66,9 @@ def compare(
     if rows is None and config.data.test is None:
         raise DataError("a comparison without data.test", "test rows, which each way reads once", "Name some")
     passages = read_passages(config.compare.documents) if config.compare.documents else ()
+    text = read_general_text(config.compare.general_text)
     inputs = Inputs.load(config.run, config.model.device, Given(rows, backbone, verbose))
-    bench = Bench.of(config, inputs, passages)
+    bench = Bench.of(config, inputs, text, passages)
     directory.acquire()
     try:
         directory.begin(made_with(config, bench, inputs.weights_sha256))
@@ -101,8 +103,9 @@ def _compared(
     """Makes all parts that are not done, and adds them up."""
     num_train = len(bench.rows["train"])
     parts, by_name = parts_of(ways, config.compare, num_train), {way.name: way for way in ways}
-    done, left_out = _done(parts, bench, by_name, directory, verbose)
+    done, failed = _done(parts, bench, by_name, directory, verbose)
     results = results_of(ways, done, bench.goal.measure)
+    left_out, incomplete = told_of(failed, parts, done)
     if results is None:
         why = "; ".join(f"{name}: {each}" for name, each in left_out.items())
         raise TrainingError(f"no way could be measured ({why})", "one way or more", "Correct this")
@@ -110,32 +113,48 @@ def _compared(
     about = {"base": bench.backbone.name, **{f"{split} rows": f"{len(own):,}" for split, own in bench.rows.items()}}
     about |= bench.goal.about | ({"budget of each way": budget} if budget else {})
     asked, rules = dataclasses.asdict(needs), rules_of_thumb(results, num_train, budget is not None)
-    return Comparison(results, recommend(results, needs), left_out, about, directory.path, asked, rules)
+    return Comparison(results, recommend(results, needs), left_out, about, directory.path, asked, rules, incomplete)
 
 
 def _done(
     parts: Sequence[Part], bench: Bench, ways: Mapping[str, Way], directory: ComparisonDirectory, verbose: bool
-) -> tuple[dict[Part, PartFile], dict[str, str]]:
-    """The results of all parts, new ones and those that were there, and the ways that are left out, with the reason."""
-    done, left_out, seconds = dict[Part, PartFile](), dict[str, str](), dict[Part, float]()
+) -> tuple[dict[Part, PartFile], dict[Part, str]]:
+    """The results of all parts, new ones and those that were there, and the first of each way that failed, and why."""
+    done, failed, seconds = dict[Part, PartFile](), dict[Part, str](), dict[Part, float]()
     waiting = [part for part in parts if not directory.part(part).is_finished]
     with tqdm(total=len(parts), desc="comparing", bar_format=BAR, disable=not verbose, file=sys.stderr) as bar:
         for part in parts:
-            own, started = directory.part(part), time.perf_counter()
-            bar.set_postfix_str(f"{part}{told(seconds_left(waiting, seconds, left_out))}")
-            if part.way not in left_out or own.is_finished:
+            own, started, given_up = directory.part(part), time.perf_counter(), {each.way for each in failed}
+            bar.set_postfix_str(f"{part}{told(seconds_left(waiting, seconds, given_up))}")
+            if part.way not in given_up or own.is_finished:
                 try:
                     done[part] = own.read() if own.is_finished else made(ways[part.way], part, own, bench)
                 except Exception as error:  # one way that fails must not stop the others
-                    left_out[part.way] = _line_of(error)
+                    failed[part] = _line_of(error)
                     if verbose:
-                        bar.write(f"{part}: {left_out[part.way]}", file=sys.stderr)
+                        bar.write(f"{part}: {failed[part]}", file=sys.stderr)
             if part in waiting:
                 waiting.remove(part)
                 if part in done:
                     seconds[part] = time.perf_counter() - started
             bar.update()
-    return done, left_out
+    return done, failed
+
+
+def told_of(
+    failed: Mapping[Part, str], parts: Sequence[Part], done: Collection[Part]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The ways that are left out, and those of which some parts were measured, each with the reason."""
+    left_out, incomplete = dict[str, str](), dict[str, str]()
+    for part, why in failed.items():
+        whole = [each for each in parts if each.way == part.way and each.num_train is None]
+        num_done = sum(each in done for each in whole)
+        if num_done:
+            seeds = f"{num_done} of {len(whole)} seed{'s' if len(whole) > 1 else ''}"
+            incomplete[part.way] = f"{part.which} {why}; measured on all rows with {seeds}"
+        else:
+            left_out[part.way] = why
+    return left_out, incomplete
 
 
 def _line_of(error: Exception) -> str:

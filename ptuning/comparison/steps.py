@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ptuning.errors import TrainingError
 from ptuning.training import Loop
 
 
@@ -16,14 +17,17 @@ def kept_best(loop: Loop, num_evaluations: int, score: Callable[[], float]) -> t
 
     Args:
         loop: What makes the steps.
-        num_evaluations: How often the score is asked for on the way.
+        num_evaluations: How often the score is asked for on the way, at most.
         score: The module's score on validation rows, as it is now.
 
     Returns:
         The highest score, and its step.
+
+    Raises:
+        TrainingError: Where no score is a number.
     """
     best, best_step, kept = -math.inf, 0, dict[str, Tensor]()
-    every = max(1, loop.settings.max_steps // num_evaluations)
+    every = math.ceil(loop.settings.max_steps / num_evaluations)
     for record in loop.steps():
         if record.step % every and record.step != loop.settings.max_steps:
             continue
@@ -31,5 +35,7 @@ def kept_best(loop: Loop, num_evaluations: int, score: Callable[[], float]) -> t
         if found >= best:
             best, best_step = found, record.step
             kept = {name: each.detach().clone() for name, each in loop.module.state_dict().items()}
+    if not kept:
+        raise TrainingError("no finite validation score", "a number at some step", "Set model.dtype: float32")
     loop.module.load_state_dict(kept)
     return best, best_step

@@ -24,10 +24,12 @@ from ptuning.data import Row
 from ptuning.inspection import verdict_of
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt, encoders, initializers
-from ptuning.training import train
+from ptuning.training import PromptSteps, accelerator_on, train
 
 _READS_TEXT: Literal["conditioned"] = "conditioned"
 """The encoder that reads each row's text."""
+_OTHER_EVALUATIONS = 5
+"""Of a run: the untrained prompt and the bare words, both sides at the end, and the score that chooses the rate."""
 
 
 @dataclass
@@ -97,12 +99,18 @@ class PromptTuning(Way):
         tried, settings = list[tuple[float, Tuned]](), self.config_of(job)
         for i, rate in enumerate(_rates(job, settings)):
             directory = job.directory / f"run-{i}"
-            own = replace(settings.train, output_dir=str(directory), seed=job.seed, learning_rate=rate)
+            own = replace(
+                settings.train,
+                output_dir=str(directory),
+                seed=job.seed,
+                learning_rate=rate,
+                max_eval_samples=len(job.choosing),
+            )
             config = replace(settings, train=own)
             is_begun = (directory / "config.yaml").exists()
             if job.effort.seconds is not None:
                 begun = RunConfig.from_yaml(directory / "config.yaml").train.max_steps if is_begun else None
-                config = _of_steps(config, begun or _steps_within(job, config))
+                config = _of_steps(config, begun or _steps_within(job, i, config), job.effort.num_evaluations)
             prompt = _trained(job, config, is_begun)
             chosen = {"rate": f"{prompt.training['learning_rate']:.3g}", "step": str(prompt.training["best_step"])}
             tuned = Tuned(job.backbone, prompt, prompt.training["trainable_parameters"], chosen=chosen)
@@ -119,32 +127,29 @@ def _trained(
     job: Job, config: RunConfig, is_begun: bool = False, on_step: Callable[[object], None] | None = None
 ) -> SoftPrompt:
     """Makes a run, or goes on with it."""
-    rows = {"train": [row.values for row in job.train], "validation": [row.values for row in job.validation]}
+    rows = {"train": [row.values for row in job.train], "validation": [row.values for row in job.choosing]}
     with _quiet():
         return train(config, is_begun, rows=rows, backbone=job.backbone, on_step=on_step, verbose=False).prompt
 
 
-def _of_steps(config: RunConfig, num_steps: int, **settings: Any) -> RunConfig:
-    """The same run with so many steps."""
-    own = replace(config.train, max_steps=num_steps, num_train_epochs=None, eval_steps=None, **settings)
+def _of_steps(config: RunConfig, num_steps: int, num_evaluations: int, **settings: Any) -> RunConfig:
+    """The same run with so many steps, and at most so many evaluations on the way."""
+    every = math.ceil(num_steps / num_evaluations)
+    own = replace(config.train, max_steps=num_steps, num_train_epochs=None, eval_steps=every, **settings)
     return replace(config, train=own)
 
 
-def _steps_within(job: Job, config: RunConfig) -> int:
-    """Steps that fit into the budget, by a run of a few that is thrown away."""
-    directory, ends, how = job.directory / "pace", list[float](), config.train
+def _steps_within(job: Job, place: int, config: RunConfig) -> int:
+    """Steps that fit into the budget, by a run of a few that is thrown away; it evaluates after the last one alone."""
+    directory, ends = job.directory / "pace", list[float]()
     shutil.rmtree(directory, ignore_errors=True)
-    trial = _of_steps(config, TRIAL_STEPS, output_dir=str(directory), logging_steps=1)
+    trial = _of_steps(config, TRIAL_STEPS, 1, output_dir=str(directory), logging_steps=1)
     prompt = _trained(job, trial, on_step=lambda _: ends.append(time.perf_counter()))
     shutil.rmtree(directory)
-    rows_a_step = how.per_device_train_batch_size * how.gradient_accumulation_steps
-    untrained = Tuned(job.backbone, prompt)
-    return steps_within(
-        job.effort,
-        math.ceil(len(job.train) / rows_a_step),
-        pace_of(ends),
-        lambda: job.score(untrained),
-    )
+    examples = job.backbone.coder(job.task).encode(job.train)
+    steps = PromptSteps(job.backbone, examples, config.train, accelerator_on(job.backbone.device))
+    tried = Tuned(job.backbone, prompt)
+    return steps_within(job, place, steps.num_per_epoch, pace_of(ends), lambda: job.score(tried), _OTHER_EVALUATIONS)
 
 
 class ConditionedPrompt(PromptTuning):

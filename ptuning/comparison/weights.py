@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ptuning.comparison.budget import TRIAL_STEPS, pace, steps_within
-from ptuning.comparison.features import require_package
-from ptuning.comparison.protocol import Fact, Facts, Job, SkippedError, Way, Writer, Writing
+from ptuning.comparison.protocol import Fact, Facts, Job, SkippedError, Way, Writer, Writing, require_package
 from ptuning.comparison.reading import answer_examples, text_loss, token_losses
 from ptuning.comparison.steps import kept_best
 from ptuning.comparison.storage import Saved, write_own, write_tensors
@@ -232,8 +231,8 @@ class Trained(Writer):
         return self.weights.text_loss(ids)
 
     def bytes_to_ship(self, directory: Path) -> int:
-        """As in `Fitted`; of weights that are not written, those that changed, in the base's precision."""
-        if self.is_saved:
+        """As in `Fitted`; of weights that are changed in place, in the base's precision, kept or not."""
+        if self.kind == "lora":
             return super().bytes_to_ship(directory)
         return self.num_trained * self.backbone.dtype.itemsize
 
@@ -257,10 +256,10 @@ class TrainedWeights(Way):
 
     def fit(self, job: Job) -> Trained:
         """As in `Way`."""
-        tried = [self._fit(job, rate) for rate in job.effort.rates(self.rate)]
+        tried = [self._fit(job, i, rate) for i, rate in enumerate(job.effort.rates(self.rate))]
         return max(tried, key=lambda each: each[0])[1]
 
-    def _fit(self, job: Job, rate: float) -> tuple[float, Trained]:
+    def _fit(self, job: Job, place: int, rate: float) -> tuple[float, Trained]:
         """One training: the score on the validation rows, and the model as it was best."""
         set_seed(job.seed)
         backbone, settings = job.backbone, replace(job.config.train, seed=job.seed)
@@ -284,7 +283,7 @@ class TrainedWeights(Way):
         num_steps = steps.num_steps
         if job.effort.seconds is not None:  # a rate of 0 changes nothing
             seconds_a_step = pace(loop(0.0, TRIAL_STEPS).steps())
-            num_steps = steps_within(job.effort, steps.num_per_epoch, seconds_a_step, validate)
+            num_steps = steps_within(job, place, steps.num_per_epoch, seconds_a_step, validate)
         best, best_step = kept_best(loop(rate, num_steps), job.effort.num_evaluations, validate)
         trained.chosen = {"rate": f"{rate:.2g}", "step": str(best_step)}
         return best, trained

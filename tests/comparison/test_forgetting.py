@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from small import ROWS, config_in, job, little
 
 import ptuning
+from ptuning.comparison import run
 from ptuning.comparison.general_text import GENERAL_TEXT
 from ptuning.comparison.reading import text_ids, text_loss
 from ptuning.comparison.weights import AllWeights, LastBlock, LoRA
@@ -87,11 +89,21 @@ def test_it_is_told_and_a_base_that_stays_forgets_exactly_nothing(backbone: Back
         ptuning.compare(config, rows=ROWS, backbone=backbone, verbose=False)
 
 
-def test_a_text_that_cannot_be_used_is_told(backbone: Backbone, tmp_path: Path) -> None:
+def test_a_text_that_cannot_be_used_is_told(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "text.txt"
     config = config_in(tmp_path, compare__general_text=str(file))
-    with pytest.raises(DataError, match=r"general_text: .*text.txt cannot be read .*; expected a file of plain text"):
+    with pytest.raises(DataError, match=r"general_text: .*text.txt cannot be read .*; expected a file"):
         ptuning.compare(config, rows=ROWS, backbone=backbone, verbose=False)
+    monkeypatch.setattr(run.Inputs, "load", lambda *given: pytest.fail("the model is loaded first"))
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "picture.txt").write_bytes(b"\x89PNG\xff")
+    for name, match in (("pipe", "is no regular file"), ("picture", "is not UTF-8 text")):
+        broken = config_in(tmp_path, compare__general_text=str(tmp_path / f"{name}.txt"))
+        with pytest.raises(DataError, match=rf"compare.general_text: .*{name}.txt {match}"):
+            ptuning.compare(broken, rows=ROWS, backbone=backbone, verbose=False)
+    monkeypatch.undo()
     file.write_text("\n \n\n")
     with pytest.raises(DataError, match=r"a general text without words; expected some sentences"):
         ptuning.compare(config, rows=ROWS, backbone=backbone, verbose=False)

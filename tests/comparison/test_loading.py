@@ -122,7 +122,7 @@ def test_only_changed_weights_are_saved_and_only_where_that_is_asked(
     assert load_file(all_of).keys() == own.keys()
     assert {".".join(name.split(".")[:3]) for name in load_file(last)} == {"model.layers.1", "model.norm.weight"}
     result = json.loads((part_of(compared, "last-block") / "result.json").read_text())
-    assert result["bytes_to_ship"] > last.stat().st_size > 4 * result["num_trained"]
+    assert last.stat().st_size > result["bytes_to_ship"] == 4 * result["num_trained"]
     config = config_in(tmp_path, compare__ways=["last-block"], compare__seeds=1)
     plain = ptuning.compare(config, rows=ROWS, backbone=backbone, verbose=False)
     part = plain.directory / "last-block" / "all-rows" / "seed-0"
@@ -132,12 +132,35 @@ def test_only_changed_weights_are_saved_and_only_where_that_is_asked(
         ptuning.load_way(part, backbone)
 
 
+def test_weights_that_are_kept_count_as_those_that_are_not(tmp_path: Path) -> None:
+    half = tiny_backbone()
+    half = Backbone.of(half.model.bfloat16(), half.tokenizer, "tiny-llama")
+    sizes = []
+    for is_kept in (True, False):
+        config = config_in(tmp_path / str(is_kept), compare__ways=["last-block"], compare__save_weights=is_kept)
+        comparison = ptuning.compare(config, rows=ROWS, backbone=half, verbose=False)
+        sizes.append(comparison.results["last-block"].costs)
+    assert [each.bytes_to_ship for each in sizes] == [2 * each.num_trained for each in sizes]
+
+
 def test_another_base_is_refused(compared: tuple[Path, Any]) -> None:
     for name in ("few-shot", "retrieved-hidden", "last-block"):
         with pytest.raises(PromptError, match=r"the base tiny-llama; expected .*tiny-llama, with which"):
             ptuning.load_way(part_of(compared, name), tiny_backbone(seed=1))
     with pytest.raises(PromptError, match="expected a base that is loaded with the adapter"):
         ptuning.load_way(part_of(compared, "lora"), tiny_backbone())
+
+
+def test_an_adapter_is_refused_beside_another_base_than_its_own(compared: tuple[Path, Any], tmp_path: Path) -> None:
+    other, way = tiny_backbone(seed=1), tmp_path / "way"
+    other.model.save_pretrained(tmp_path / "tiny-llama")
+    other.tokenizer.save_pretrained(tmp_path / "tiny-llama")
+    shutil.copytree(part_of(compared, "lora") / "way", way)
+    file = way / "adapter" / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "base_model_name_or_path": str(tmp_path / "tiny-llama")}))
+    with pytest.raises(PromptError, match=r"the base .*tiny-llama; expected .*tiny-llama, with which"):
+        ptuning.load_way(way, device="cpu")
 
 
 def test_what_holds_no_way_is_refused(tmp_path: Path, backbone: Backbone) -> None:

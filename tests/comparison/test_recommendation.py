@@ -17,14 +17,15 @@ def way(name: str, accuracy: float, num_rows: int = 400, seeds: int = 1, millise
     """A way that is right on that share of the rows, the same rows first for all ways, with each seed."""
     own = BY_NAME[name]
     right = [int(i < round(accuracy * num_rows)) for i in range(num_rows)]
-    return WayResult(name, own.title, own.facts, [right] * seeds, replace(CHEAP, milliseconds=milliseconds))
+    costs = replace(CHEAP, milliseconds=milliseconds)
+    return WayResult(name, own.title, own.facts, [right] * seeds, costs, reads_rows=own.reads_rows)
 
 
 def noisy(name: str, accuracy: float, num_rows: int, seed: int) -> WayResult:
     """A way that is right on that share of the rows, whichever these are."""
     own, chance = BY_NAME[name], random.Random(seed)
     right = [int(chance.random() < accuracy) for _ in range(num_rows)]
-    return WayResult(name, own.title, own.facts, [right], CHEAP)
+    return WayResult(name, own.title, own.facts, [right], CHEAP, reads_rows=own.reads_rows)
 
 
 def test_a_task_that_an_instruction_solves_needs_no_training() -> None:
@@ -94,8 +95,8 @@ def test_so_many_rows_tell_in_about_four_of_five_samples() -> None:
         return Results([noisy("few-shot", 0.7, num_rows, 2 * seed), noisy("lora", 0.8, num_rows, 2 * seed + 1)])
 
     large = pair(4000, 0)
-    assert large.num_rows_to_tell("lora", "few-shot") == 4000  # these tell already
-    few = Results([replace(each, scores=[each.scores[0][:100]]) for each in large.ways])
+    assert large.num_rows_to_tell("lora", "few-shot") is None  # these tell already
+    few = Results([replace(each, scores=[each.scores[0][500:600]]) for each in large.ways])
     exact = 2.8**2 * (0.7 * 0.3 + 0.8 * 0.2) / 0.1**2
     assert few.num_rows_to_tell("lora", "few-shot") == pytest.approx(exact, rel=1.5)
     told = [pair(round(exact), seed).is_better("lora", "few-shot") for seed in range(1, 41)]
@@ -120,3 +121,25 @@ def test_an_accuracy_that_no_way_reaches_is_told() -> None:
 def test_what_must_be_readable_is_text_or_words() -> None:
     results = Results([way("zero-shot", 0.5), way("tf-idf", 0.8), way("features", 0.95)])
     assert recommend(results, Needs(readable=True)).way == "tf-idf"
+
+
+def test_it_does_not_say_that_nothing_can_be_told_apart_where_two_others_can() -> None:
+    results = Results([way("zero-shot", 0.50), way("features", 0.55), noisy("lora", 0.58, 400, 0)])
+    assert results.best(results.names) == "lora"
+    assert results.is_better("features", "zero-shot")
+    assert not any(results.is_better("lora", name) for name in ("zero-shot", "features"))
+    told = recommend(results, Needs())
+    assert told.sentence.startswith("Take zero-shot: accuracy 0.500")
+    assert "cannot tell the two apart" in told.sentence
+
+
+def test_where_seeds_differ_more_than_rows_more_seeds_are_asked_for() -> None:
+    own, plain = way("lora", 0.8), way("zero-shot", 0.5)
+    uneven = Results([plain, replace(own, scores=[way("lora", share).scores[0] for share in (0.99, 0.3)])])
+    assert not uneven.is_better("lora", "zero-shot")
+    assert uneven.num_rows_to_tell("lora", "zero-shot") is None
+    told = recommend(uneven, Needs())
+    assert (told.way, told.num_rows_to_tell) == ("zero-shot", None)
+    assert "more seeds are needed. zero-shot is the simpler one" in told.sentence
+    equal = Results([plain, replace(own, scores=plain.scores)])
+    assert "no number of rows is known to tell" in recommend(equal, Needs()).sentence

@@ -76,3 +76,9 @@ def test_the_main_score_is_told_whatever_it_is() -> None:
     assert [told[place].outcome for place in (LITTLE, CHANGING, CONTEXT, FIRST)] == [HELD] * 4
     assert told[FIRST].why.startswith("documents 0.900, lora 0.700: 0.200 (0.1")
     assert not any("accura" in each.why for each in told)
+
+
+def test_ways_that_were_not_measured_on_few_rows_do_not_stand_in_with_all_rows() -> None:
+    failed, tuned = way("few-shot", 0.9), replace(way("lora", 0.95), fewer={64: way("lora", 0.7).scores})
+    told = rule(LITTLE, way("zero-shot", 0.6), failed, tuned)
+    assert told.why.startswith("zero-shot 0.600, lora 0.700: ")

@@ -11,6 +11,7 @@ from small import ROWS, config_in
 import ptuning
 from ptuning.comparison import bench, run
 from ptuning.comparison.parts import Part
+from ptuning.comparison.prompting import FewShot
 from ptuning.comparison.protocol import Fitted, Job, Way
 from ptuning.comparison.report import Comparison
 from ptuning.comparison.ways import NAMES, WAYS
@@ -196,7 +197,7 @@ def test_quick_does_less(backbone: Backbone, tmp_path: Path) -> None:
     comparison = compared(config, backbone, test=many)
     assert comparison.results.num_rows == 200
     inputs = run.Inputs.load(config.run, "cpu", run.Given({**ROWS, "test": many}, backbone))
-    assert bench.Bench.of(config, inputs).config.train.max_steps == 60
+    assert bench.Bench.of(config, inputs, "A text.").config.train.max_steps == 60
 
 
 @pytest.mark.parametrize(
@@ -244,3 +245,30 @@ def test_rows_are_needed(backbone: Backbone, tmp_path: Path) -> None:
         ptuning.compare(config, backbone=backbone)
     with pytest.raises(DataError, match="a comparison without test rows"):
         ptuning.compare(config, rows={"train": ROWS["train"]}, backbone=backbone)
+
+
+@pytest.mark.parametrize(
+    ("num_train", "told"), [(None, "seed 1 {}; measured on all rows with 1 of 2 seeds"), (16, "16 rows, seed 0 {}; ")]
+)
+def test_a_way_of_which_a_part_failed_is_told_as_incomplete_and_not_as_left_out(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_train: int | None, told: str
+) -> None:
+    whole, broken = FewShot.fit, Part("few-shot", 1 if num_train is None else 0, num_train)
+
+    def fit(self: FewShot, job: Job) -> Fitted:
+        if str(broken.path(Path())) in str(job.directory):
+            raise ValueError("no memory left")
+        return whole(self, job)
+
+    monkeypatch.setattr(FewShot, "fit", fit)
+    config = config_in(tmp_path, compare__ways=["zero-shot", "few-shot"], compare__curve=num_train is not None)
+    comparison = compared(config, backbone)
+    assert comparison.left_out == {}
+    why = told.format("failed: ValueError: no memory left")
+    assert comparison.incomplete["few-shot"].startswith(why)
+    assert len(comparison.results["few-shot"].scores) == (1 if num_train is None else 2)
+    assert any(line.startswith(f"few-shot is incomplete: {why}") for line in comparison.lines())
+    assert comparison.as_dict()["incomplete"] == comparison.incomplete
+    page = (comparison.directory / "comparison.html").read_text()
+    assert "<h2>Incomplete</h2>" in page
+    assert "<h2>Left out</h2>" not in page

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import review_rows
 from families import tiny_backbone
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -17,14 +18,16 @@ from ptuning.comparison import reading, ways
 from ptuning.comparison.features import PENALTIES, Features, TfIdf
 from ptuning.comparison.heads import OutputLayers
 from ptuning.comparison.prompting import FewShot, Instruction, ZeroShot
-from ptuning.comparison.protocol import Fitted, Job, SkippedError, labels_of
+from ptuning.comparison.protocol import Effort, Fitted, Job, SkippedError, labels_of
 from ptuning.comparison.retrieval import RetrievedByHiddenStates, RetrievedByWords
 from ptuning.comparison.tuning import ConditionedPrompt, PromptTuning, Tuned
 from ptuning.comparison.weights import AllWeights, LastBlock, LoRA, Weights, last_parts
+from ptuning.data import Row
 from ptuning.errors import ConfigError, DataError
 from ptuning.evaluation import WITH, evaluate_rows
 from ptuning.model import Backbone
 from ptuning.training import Loop, train
+from ptuning.training.validator import Validator
 
 WORDS = TEMPLATE.partition("}")[2]
 
@@ -265,3 +268,26 @@ def test_ways_are_chosen_by_name_in_the_tables_order() -> None:
     assert len(ways.ways_named(None)) == len(set(ways.NAMES)) == 14
     with pytest.raises(ConfigError, match=r"compare.ways: telepathy; expected some of zero-shot"):
         ways.ways_named(["telepathy"])
+
+
+@pytest.mark.parametrize("num_rows", [20, 70])
+def test_the_rows_that_choose_are_of_all_labels_and_the_same_for_a_prompts_run(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_rows: int
+) -> None:
+    many = sorted(review_rows(200, 1000), key=lambda row: row["label"])
+    effort = Effort(num_draws=1, num_choosing_rows=num_rows)
+    given = replace(job(backbone, tmp_path), validation=[Row(each, "") for each in many], effort=effort)
+    chosen = [row.values for row in given.choosing]
+    assert len(chosen) == num_rows
+    assert chosen == [row for row in many if row in chosen]
+    assert {row["label"] for row in chosen} == set(VERBALIZER)
+    read, whole = list[Any](), Validator.measure_baseline
+
+    def noted(self: Any, prompt: Any) -> Any:
+        read.append([row.values for row in self._sample(self._inputs.rows["validation"])])
+        return whole(self, prompt)
+
+    monkeypatch.setattr(Validator, "measure_baseline", noted)
+    for seed in (0, 1):
+        PromptTuning().fit(replace(given, seed=seed))
+    assert [sorted(each, key=many.index) for each in read] == [chosen] * 2

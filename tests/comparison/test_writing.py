@@ -22,7 +22,7 @@ from ptuning.comparison.steps import kept_best
 from ptuning.comparison.tuning import ConditionedPrompt, PromptTuning
 from ptuning.comparison.ways import NAMES
 from ptuning.comparison.weights import AllWeights, LastBlock, LoRA, Trained, Weights
-from ptuning.errors import ModelError, PromptError
+from ptuning.errors import ModelError, PromptError, TrainingError
 from ptuning.inference import PromptedLM
 from ptuning.model import Backbone
 
@@ -145,23 +145,39 @@ def test_a_way_that_learns_writes_the_answers_of_its_rows(
     assert backbone.weights_sha256() == before
 
 
+class Steps:
+    """Some steps, each of which adds 1 to a weight."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.module = torch.nn.Linear(1, 1).requires_grad_(False)
+        self.module.weight.zero_()
+        self.settings = type("Settings", (), {"max_steps": num_steps})
+
+    def steps(self) -> Any:
+        for step in range(1, self.settings.max_steps + 1):
+            self.module.weight += 1
+            yield type("Record", (), {"step": step})
+
+
 def test_the_step_with_the_lowest_loss_is_kept() -> None:
-    class Steps:
-        """Five steps, each of which adds 1 to a weight."""
-
-        def __init__(self) -> None:
-            self.module = torch.nn.Linear(1, 1).requires_grad_(False)
-            self.module.weight.zero_()
-            self.settings = type("Settings", (), {"max_steps": 5})
-
-        def steps(self) -> Any:
-            for step in range(1, 6):
-                self.module.weight += 1
-                yield type("Record", (), {"step": step})
-
-    loop: Any = Steps()
+    loop: Any = Steps(5)
     assert kept_best(loop, 5, lambda: -5.0 - abs(float(loop.module.weight) - 3)) == (-5.0, 3)
     assert float(loop.module.weight) == 3
+
+
+@pytest.mark.parametrize("num_steps", [1, 9, 10, 11, 19, 20, 21, 99])
+def test_a_training_is_never_evaluated_more_often_than_is_asked(num_steps: int) -> None:
+    loop: Any = Steps(num_steps)
+    asked = list[float]()
+    kept_best(loop, 10, lambda: asked.append(float(loop.module.weight)) or 0.0)
+    assert len(asked) <= 10
+    assert asked[-1] == num_steps
+
+
+def test_scores_that_are_no_numbers_are_told() -> None:
+    loop: Any = Steps(5)
+    with pytest.raises(TrainingError, match="no finite validation score; expected a number at some step"):
+        kept_best(loop, 5, lambda: float("nan"))
 
 
 @pytest.fixture(scope="module")
