@@ -14,7 +14,7 @@ _VALUES = {
 }
 _SWITCHES = {"--quick": "compare.quick", "--curve": "compare.curve"}
 _FLAGS = {
-    "--quick": "do less: 1 seed, 60 steps, fewer rows (compare.quick)",
+    "--quick": "do less: 1 seed, 60 steps, fewer rows and examples, no verdict (compare.quick)",
     "--curve": "also compare on 16, 64 and 256 training rows (compare.curve)",
     "--json": "print one JSON object, and nothing else, on stdout",
     "--print-config": "print the whole config, defaults included, and stop",

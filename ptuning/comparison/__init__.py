@@ -1,10 +1,11 @@
 """Other ways to do the same task, on the same rows: prompting, retrieval, features, prompt tuning, weights.
 
 `protocol` says what a way is, `ways` is the table of all, and each of the modules beside it holds a few. `goals` says
-what they are measured by: labels or written texts (`measures` names the scores). `bench` is what all are measured
-with. `run` makes every way with every seed (`measuring`; `costs` measures time and memory), in directories that can
-be gone on from (`parts`), and adds up (`adding_up`) to `results`; `recommendation` is the rule, `report` and `page`
-tell. `loading` brings a way back from its files (`storage`). Knows nothing of the command line.
+what they are measured by: labels or written texts (`measures` names the scores). `bench` is what all are measured with,
+and `identity` what tells one comparison from another. `run` makes every way with every seed (`measuring`; `costs`
+measures time and memory), in directories that can be gone on from (`parts`), and adds up (`adding_up`) to `results`;
+`recommendation` is the rule, `report` and `page` tell. `loading` brings a way back from its files (`storage`). Knows
+nothing of the command line.
 """
 
 from typing import TYPE_CHECKING

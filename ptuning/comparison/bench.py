@@ -1,11 +1,8 @@
-"""What all ways are measured with: the base, the rows, the effort, the goal; and what identifies it.
+"""What all ways are measured with: the base, the rows, the effort, the goal.
 
 Knows nothing of any single way.
 """
 
-import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +12,6 @@ from ptuning.comparison.goals import Goal, LabelGoal, TextGoal
 from ptuning.comparison.parts import Part, PartDirectory
 from ptuning.comparison.protocol import Effort, Job, some_of, turn_column
 from ptuning.comparison.reading import in_turn, text_ids
-from ptuning.comparison.schema import MadeWith
 from ptuning.config import ComparisonConfig, RunConfig
 from ptuning.data import Row
 from ptuning.errors import DataError, ModelError
@@ -31,14 +27,6 @@ _QUICK_EFFORT: dict[str, Any] = {
     "num_evaluations": 4,
     "num_timings": 1,
     "num_verdict_rows": 0,  # a verdict reads so many rows ten times: on a CPU that takes a minute
-}
-_DECIDE_NOTHING = {  # settings that no part depends on
-    *("output_dir", "report_to", "save_steps", "logging_steps"),
-    *("ways", "seeds", "curve", "least_accuracy", "most_milliseconds"),
-    *("data_changes_often", "many_tasks", "readable"),
-}
-_SOURCES = {  # are known by their content
-    *("name_or_path", "revision", "train", "validation", "test", "documents", "general_text"),
 }
 
 
@@ -132,23 +120,3 @@ def _goal(backbone: Backbone, config: RunConfig, rows: Mapping[str, Sequence[Row
         received = f"texts to write with {backbone.name}, which can start from ids only"
         raise ModelError(received, "a model that can start from embeddings", "Compare labels: set data.verbalizer")
     return TextGoal.of(backbone, task, [*rows["train"], *rows["validation"]])
-
-
-def made_with(config: ComparisonConfig, bench: Bench, weights: str) -> MadeWith:
-    """What all parts follow from."""
-    settings = {
-        f"{section}.{key}": value
-        for section, values in dataclasses.asdict(config).items()
-        for key, value in values.items()
-        if key not in _DECIDE_NOTHING and not (section in ("model", "data", "compare") and key in _SOURCES)
-    }
-    settings |= dataclasses.asdict(bench.effort)
-    settings["compare.documents"] = _digest_of(bench.passages) if bench.passages else None
-    settings["compare.general_text"] = _digest_of(bench.general_ids)
-    rows = {split: _digest_of([dict(row.values) for row in own]) for split, own in bench.rows.items()}
-    return MadeWith(json.loads(json.dumps(settings)), rows, weights)
-
-
-def _digest_of(content: Sequence[Any]) -> str:
-    text = json.dumps(list(content), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -23,7 +23,7 @@ _CARD = """---
 {front_matter}---
 # {name}
 
-{title}, for the frozen model {base}: fitted with seed {seed} on {num_train:,} rows, by ptuning {version} on {date}
+{title}: fitted with seed {seed} on {num_train:,} rows, in a comparison on {base}, by ptuning {version} on {date}
 (transformers {transformers}, torch {torch}).
 
 {sections}"""

@@ -11,10 +11,10 @@ from ptuning.comparison.budget import tries_within
 from ptuning.comparison.indexes import Index, StateIndex, WordIndex
 from ptuning.comparison.passages import COLUMN
 from ptuning.comparison.prompting import READS_TEXT, demonstration, num_tokens_of, numbers_that_fit
-from ptuning.comparison.protocol import Fact, Facts, Job, SkippedError, Way, require_package
-from ptuning.comparison.retrieval import Lookup, Retrieved, saved_lookup, saved_rows
+from ptuning.comparison.protocol import Facts, Job, SkippedError, Way, require_package
+from ptuning.comparison.retrieval import AT_ONCE, Lookup, Retrieved, saved_lookup, saved_rows
 from ptuning.comparison.storage import Saved
-from ptuning.data import Row
+from ptuning.data import Row, Task
 from ptuning.model import CausalBackbone
 
 
@@ -28,7 +28,7 @@ class Documented(Retrieved):
         """Brings it back."""
         rows = saved_rows(saved, [COLUMN])
         passages = [row.values[COLUMN] for row in rows]
-        lookup = saved_lookup(saved, [shown(passage) for passage in passages], passages, None)
+        lookup = saved_lookup(saved, [shown(each) for each in passages], passages, Task(f"{{{COLUMN}}}"), rows)
         return cls.of(saved.base, saved.task, lookup, rows)
 
 
@@ -37,9 +37,7 @@ class Documents(Way):
 
     name, title = "documents", "for each row the nearest passages of your documents, in the text"
     reads_rows, depends_on_chance = False, False
-    facts: ClassVar[Facts] = Facts(
-        learns=False, rows_count_at_once=Fact(True, "a new document counts once it is in the index"), **READS_TEXT
-    )
+    facts: ClassVar[Facts] = Facts(learns=False, rows_count_at_once=AT_ONCE, **READS_TEXT)
 
     def require(self, job: Job) -> None:
         """As in `Way`."""

@@ -19,7 +19,9 @@ from ptuning.data import Row, Task
 from ptuning.errors import DataError
 from ptuning.model import Backbone
 
-_FILE = "vectors.safetensors"
+VECTORS = "vectors.safetensors"
+"""The file of a `StateIndex`; without it the vectors are made anew."""
+_CENTER = "center.safetensors"
 
 
 class Index(ABC):
@@ -113,8 +115,7 @@ class StateIndex(Index):
         """The index of rows that are of the same kind as those that are asked."""
         started = time.perf_counter()
         _, mean_NH = hidden_states(backbone, task, rows)
-        center_H = mean_NH.mean(dim=0)
-        return cls(backbone, task, _unit(mean_NH - center_H), center_H, time.perf_counter() - started)
+        return cls(backbone, task, _centered(mean_NH), mean_NH.mean(dim=0), time.perf_counter() - started)
 
     @classmethod
     def of_texts(cls, backbone: Backbone, task: Task, texts: Sequence[str], asked: Sequence[Row]) -> "StateIndex":
@@ -128,19 +129,30 @@ class StateIndex(Index):
         """
         started, rows = time.perf_counter(), [Row({"text": text}, f"text {i}") for i, text in enumerate(texts)]
         _, mean_NH = hidden_states(backbone, Task("{text}"), rows)
-        vectors_NH, center_H = _unit(mean_NH - mean_NH.mean(dim=0)), hidden_states(backbone, task, asked)[1].mean(dim=0)
+        vectors_NH, center_H = _centered(mean_NH), hidden_states(backbone, task, asked)[1].mean(dim=0)
         return cls(backbone, task, vectors_NH, center_H, time.perf_counter() - started)
 
     @classmethod
-    def load(cls, saved: Saved, num_texts: int) -> "StateIndex":
-        """Brings back what `save` wrote."""
-        width = saved.base.width
-        found = saved.tensors(_FILE, {"vectors_NH": [num_texts, width], "center_H": [width]})
-        return cls(saved.base, saved.task, found["vectors_NH"], found["center_H"])
+    def load(cls, saved: Saved, task: Task, texts: Sequence[Row]) -> "StateIndex":
+        """Brings back what `save` wrote; vectors whose file is gone are made anew, since texts have changed.
+
+        Args:
+            saved: The way's files.
+            task: The words that the texts are read with.
+            texts: The texts.
+        """
+        base, width = saved.base, saved.base.width
+        center_H = saved.tensors(_CENTER, {"center_H": [width]})["center_H"]
+        if (saved.directory / VECTORS).exists():
+            vectors_NH = saved.tensors(VECTORS, {"vectors_NH": [len(texts), width]})["vectors_NH"]
+        else:
+            vectors_NH = _centered(hidden_states(base, task, texts)[1])
+        return cls(base, saved.task, vectors_NH, center_H)
 
     def save(self, directory: Path) -> None:
         """As in `Index`."""
-        write_tensors(directory / _FILE, {"vectors_NH": self.vectors_NH, "center_H": self.center_H})
+        write_tensors(directory / VECTORS, {"vectors_NH": self.vectors_NH})
+        write_tensors(directory / _CENTER, {"center_H": self.center_H})
 
     @property
     def num_bytes(self) -> int:
@@ -151,6 +163,11 @@ class StateIndex(Index):
         """As in `Index`."""
         _, mean_QH = hidden_states(self._backbone, self._task, rows)
         return _unit(mean_QH - self.center_H) @ self.vectors_NH.T
+
+
+def _centered(mean_NH: Tensor) -> Tensor:
+    """The texts' vectors, from which their own mean is taken."""
+    return _unit(mean_NH - mean_NH.mean(dim=0))
 
 
 def _unit(state_NH: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 from ptuning.comparison.measures import ACCURACY
 from ptuning.comparison.report import ZERO_SHOT, Comparison
 from ptuning.comparison.results import WayResult
-from ptuning.comparison.rules_of_thumb import rules_table
+from ptuning.comparison.rules_of_thumb import NO_CORRECTION, rules_table
 from ptuning.evaluation import STYLE, Bar, Bars, Curves, Point, Points, Table, pairs_html, table_html
 from ptuning.files import whole_file
 
@@ -125,7 +125,8 @@ def _curves(comparison: Comparison, table: Table) -> str:
 
 def _rules(comparison: Comparison) -> str:
     """How rules of thumb fared."""
-    return _section(_RULES, table_html(rules_table(comparison.rules))) if comparison.rules else ""
+    note = f'<p class="note">{escape(NO_CORRECTION[:1].upper() + NO_CORRECTION[1:])}.</p>'
+    return _section(_RULES, table_html(rules_table(comparison.rules)) + note) if comparison.rules else ""
 
 
 def _left_out(comparison: Comparison) -> str:

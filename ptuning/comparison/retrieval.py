@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 import torch
 
 from ptuning.comparison.budget import tries_within
-from ptuning.comparison.indexes import Index, StateIndex, WordIndex, balanced, nearest
+from ptuning.comparison.indexes import VECTORS, Index, StateIndex, WordIndex, balanced, nearest
 from ptuning.comparison.prompting import (
     READS_TEXT,
     Prompted,
@@ -30,10 +30,11 @@ from ptuning.data import Row, Task, as_row
 from ptuning.errors import DataError
 from ptuning.model import Backbone
 
-_AT_ONCE = Fact(True, "put it into the index")
 _FILE = "rows.json"
+AT_ONCE = Fact(True, f"add it to {_FILE} without {VECTORS}, and load the way")
+"""Why a new row counts without fitting again, for what is looked up."""
 _NOTHING: Mapping[str, str] = {}
-_ROWS_AT_ONCE = 64  # that are looked up together: with a million texts their nearness takes 256 MB
+_ROWSAT_ONCE = 64  # that are looked up together: with a million texts their nearness takes 256 MB
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Lookup:
 
     def __call__(self, rows: Sequence[Row]) -> list[str]:
         """The text in front of each row."""
-        parts = (rows[i : i + _ROWS_AT_ONCE] for i in range(0, len(rows), _ROWS_AT_ONCE))
+        parts = (rows[i : i + _ROWSAT_ONCE] for i in range(0, len(rows), _ROWSAT_ONCE))
         return ["".join(self.texts[i] for i in reversed(own)) for part in parts for own in self.places(part)]
 
     def places(self, rows: Sequence[Row]) -> list[list[int]]:
@@ -117,7 +118,7 @@ class Retrieved(Prompted):
             raise saved.broken("it is balanced, and has no labels")
         labels = labels_of(task, rows) if saved.own.get("is_balanced") else None
         texts, searched = [demonstration(task, row) for row in rows], [plain_text(task, row) for row in rows]
-        return cls.of(saved.base, task, saved_lookup(saved, texts, searched, labels), rows)
+        return cls.of(saved.base, task, saved_lookup(saved, texts, searched, task, rows, labels), rows)
 
 
 def saved_rows(saved: Saved, columns: Sequence[str]) -> list[Row]:
@@ -131,20 +132,29 @@ def saved_rows(saved: Saved, columns: Sequence[str]) -> list[Row]:
     return rows
 
 
-def saved_lookup(saved: Saved, texts: Sequence[str], searched: Sequence[str], labels: Sequence[int] | None) -> Lookup:
+def saved_lookup(
+    saved: Saved,
+    texts: Sequence[str],
+    searched: Sequence[str],
+    task: Task,
+    rows: Sequence[Row],
+    labels: Sequence[int] | None = None,
+) -> Lookup:
     """The look-up of a saved way.
 
     Args:
         saved: Its files.
         texts: What stands in front of a row.
         searched: The same as words are searched in.
+        task: The words that the base reads them with.
+        rows: The same as it reads them.
         labels: As in `Lookup`.
     """
     number = saved.told("number")
     if number < 1:
         raise saved.broken(f"number: {number}")
     if saved.told("by") == StateIndex.name:
-        return Lookup(StateIndex.load(saved, len(texts)), texts, number, labels)
+        return Lookup(StateIndex.load(saved, task, rows), texts, number, labels)
     require_package("bm25s", "bm25s")
     return Lookup(WordIndex(saved.task, searched), texts, number, labels)
 
@@ -156,7 +166,7 @@ class RetrievedExamples(Way):
     """
 
     depends_on_chance = False
-    facts: ClassVar[Facts] = Facts(learns=False, rows_count_at_once=_AT_ONCE, **READS_TEXT)
+    facts: ClassVar[Facts] = Facts(learns=False, rows_count_at_once=AT_ONCE, **READS_TEXT)
 
     @abstractmethod
     def index_of(self, job: Job) -> Index:

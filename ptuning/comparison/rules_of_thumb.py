@@ -3,7 +3,8 @@
 They are those that articles give: with little data, data that changes often or dynamic context do not fine-tune; try
 prompting first; from features over output layers to all layers both costs and performance increase. Of each group of
 ways the best one speaks, so a group of many ways has a little more luck. A rule held or failed only where the
-95 % interval of a paired difference says so.
+95 % interval of a paired difference says so; costs have none. Rows that do not change cannot show what articles say of
+data that does: each rule says what was checked.
 
 Knows nothing of how anything was measured.
 """
@@ -24,10 +25,12 @@ WITH_CONTEXT = ("documents", "retrieved-bm25", "retrieved-hidden")
 LEFT_TO_RIGHT = ("features", "output-layers", "all-weights")
 """The ways whose costs and performance are said to increase in this order."""
 _CLOSE = 0.1  # two times whose ratio is nearer to 1 are not told apart
+NO_CORRECTION = "both sides are the best of a group, chosen on the same test rows, without correction"
+"""What the intervals leave out."""
 _COLUMNS = {
-    "rule": "what is commonly said",
-    "here": "held or failed, as a paired 95 % interval shows it; not told, where it does not",
-    "numbers": "what was measured",
+    "rule": "what is commonly said, and what was checked",
+    "here": "held or failed, as a paired 95 % interval shows it (of costs: a ratio); not told, where it does not",
+    "numbers": f"what was measured; {NO_CORRECTION}",
 }
 
 
@@ -49,7 +52,7 @@ def rules_of_thumb(results: Results, num_train: int, has_budget: bool = False) -
     Args:
         results: What was measured.
         num_train: Training rows.
-        has_budget: Whether every way had the same time, whatever it costs otherwise.
+        has_budget: Whether ways had the same time, whatever they cost otherwise.
     """
     return [
         _little_data(results, num_train),
@@ -68,7 +71,7 @@ def rules_table(rules: Sequence[Rule]) -> Table:
 
 def _little_data(results: Results, num_train: int) -> Rule:
     """On the most training rows that are few."""
-    says = f"With little data (fewer than {FEW_ROWS} rows) do not fine-tune"
+    says = f"With little data (fewer than {FEW_ROWS} rows) do not fine-tune; checked: prompting is better"
     sizes = {size for way in results.ways for size in way.fewer} | {num_train}
     few = max((size for size in sizes if size < FEW_ROWS), default=None)
     if few is None:
@@ -79,7 +82,8 @@ def _little_data(results: Results, num_train: int) -> Rule:
 
 def _changing_data(results: Results) -> Rule:
     """Ways for which a new row counts at once, against those that train again."""
-    says = "With data that changes often do not fine-tune"
+    says = "With data that changes often do not fine-tune; checked: what takes new rows at once is better on these rows"
+    says += ", which do not change"
     again, tuned = "", _named(results, _fine_tunes)
     if tuned:
         best = results[results.best(tuned)]
@@ -90,14 +94,16 @@ def _changing_data(results: Results) -> Rule:
 
 def _dynamic_context(results: Results) -> Rule:
     """Ways that look something up, against those that train."""
-    says = "Where what is needed differs by request, look it up and do not fine-tune"
+    says = (
+        "Where what is needed differs by request, look it up and do not fine-tune; checked: looking up is better here"
+    )
     looking = _named(results, lambda way: way.name in WITH_CONTEXT)
     return _between(says, results, looking, _named(results, _fine_tunes))
 
 
 def _prompting_first(results: Results) -> Rule:
     """Ways that learn nothing, against all that learn."""
-    says = "Try prompting first: it may be enough"
+    says = "Try prompting first; checked: prompting, with rows and documents looked up or not, is better than learning"
     return _between(says, results, _named(results, _prompts), _named(results, lambda way: way.facts.learns))
 
 
@@ -115,11 +121,12 @@ def _performance_rises(results: Results) -> Rule:
 
 
 def _costs_rise(results: Results, has_budget: bool) -> Rule:
-    """Each step to the right must take longer to fit."""
-    says = f"Costs increase from left to right ({', '.join(LEFT_TO_RIGHT)})"
+    """Each step to the right must take longer to fit, by more than times scatter."""
+    says = f"Costs increase from left to right ({', '.join(LEFT_TO_RIGHT)}); "
+    says += f"checked: each takes over {_CLOSE:.0%} longer to fit, by times without an interval"
     names = _in_order(results)
     if has_budget:
-        return Rule(says, NOT_TOLD, "All had the same time, by --budget.")
+        return Rule(says, NOT_TOLD, "With --budget what is trained in steps has the same time.")
     if len(names) < 2:
         return Rule(says, NOT_TOLD, _missing(names))
     costs = [results[name].costs for name in names]
@@ -141,9 +148,8 @@ def _between(says: str, results: Results, names: Sequence[str], others: Sequence
         return Rule(says, HELD, f"{told}{more}")
     if results.is_better(other, one):
         return Rule(says, FAILED, f"{told}{more}")
-    enough = results.num_rows_to_tell(one, other)
-    tell = "" if enough is None else f" About {enough:,} test rows would tell."
-    return Rule(says, NOT_TOLD, f"{told}{tell}{more}")
+    tell = results.what_would_tell(one, other)
+    return Rule(says, NOT_TOLD, f"{told} {tell[:1].upper()}{tell[1:]}.{more}")
 
 
 def _named(results: Results, is_one: Callable[[WayResult], bool]) -> list[str]:

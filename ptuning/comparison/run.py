@@ -12,8 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from tqdm.auto import tqdm
 
 from ptuning.comparison.adding_up import results_of
-from ptuning.comparison.bench import Bench, made_with
+from ptuning.comparison.bench import Bench
 from ptuning.comparison.general_text import read_general_text
+from ptuning.comparison.identity import made_with
 from ptuning.comparison.measuring import made
 from ptuning.comparison.page import write_page
 from ptuning.comparison.parts import ComparisonDirectory, Part

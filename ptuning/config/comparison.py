@@ -34,7 +34,8 @@ class CompareConfig:
     """How often a way that depends on chance is repeated."""
     budget: str | None = None
     """Time to fit each way with one seed, such as 90s, 10m or 1h: as many steps and alternatives as fit into it, and at
-    most 30 passes over the training rows. null: the steps of the train section."""
+    most 30 passes over the training rows; zero-shot, instruction, tf-idf and features take what they take. null: the
+    steps of the train section."""
     rates: int = 1
     """Learning rates that each trained way tries, the same number for all; the validation rows choose."""
     curve: bool = False
@@ -45,7 +46,8 @@ class CompareConfig:
     general_text: str | None = None
     """A file of plain text on which it is measured what ways that change weights forget; null: a text of ptuning's."""
     quick: bool = False
-    """Whether less is done: 1 seed, 60 steps, and at most 500 training, 50 validation and 200 test rows."""
+    """Whether less is done: 1 seed, at most 60 steps (unless there is a budget), 2 draws, 2 or 4 examples, 1 or 2
+    passages, 4 evaluations, no verdict on soft prompts, and at most 500 training, 50 validation and 200 test rows."""
     least_accuracy: float | None = None
     """The accuracy that is needed, or the character F1 where texts are written; null: the best there is."""
     most_milliseconds: float | None = None

@@ -56,7 +56,7 @@ def exact_match(written: str, answer: str) -> bool:
 
 
 def character_f1(written: str, answer: str) -> float:
-    """The F1 of the characters that two texts share, from 0 to 1.
+    """The F1 of the characters that two texts share in any order, from 0 to 1.
 
     Both texts are taken as multisets of characters, with white space normalised as in `exact_match`; the order of the
     characters does not count. With `n` shared characters it is `2 n / (len(written) + len(answer))`, and 1 for two

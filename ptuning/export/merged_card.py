@@ -13,8 +13,8 @@ LOGIT_BIAS = -100  # the least that servers take
 
 _CARD = """# A base model with soft prompts in its vocabulary
 
-{base} with {num_tokens} virtual tokens in its vocabulary, made by ptuning: those of {names}. Text without them is
-answered as by the base.
+{base} with {num_tokens} virtual tokens in its vocabulary, made by ptuning: those of {names}. Once these tokens
+are ruled out (below), text without them is answered as by the base.
 
 {prompts}
 ## Tokens that must not be generated

@@ -1,7 +1,7 @@
 """Writes a copy of a base model in which the virtual tokens of soft prompts are tokens of its vocabulary.
 
-Any program that serves the base serves the copy: a row is plain text, or plain ids. Knows nothing of what a prompt
-means.
+It should load in other engines that serve the base; tried with transformers. A row is plain text, or plain ids. Knows
+nothing of what a prompt means.
 """
 
 import copy
@@ -47,7 +47,7 @@ def merge(
     allow_other_base: bool = False,
     trust_remote_code: bool = False,
 ) -> MergedPrompts:
-    """Writes a model directory that transformers and other engines load by themselves.
+    """Writes a model directory that transformers loads by itself, as other engines that serve the base should.
 
     Args:
         base: The base's directory, or a hub model's name.

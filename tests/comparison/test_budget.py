@@ -164,10 +164,10 @@ def test_a_prompt_that_is_trained_on_a_budget_is_gone_on_with(
     whole = scores("whole")
 
     def killed(self: Trainer, record: Any, bar: Any) -> None:
-        is_trial = self.directory.path.name == "pace"
-        made.extend([] if is_trial else [record.step])
-        if made == [1, 2, 3, 4, 5]:
-            raise KeyboardInterrupt
+        if self.directory.path.name != "pace":
+            made.append(record.step)
+            if made == [1, 2, 3, 4, 5]:
+                raise KeyboardInterrupt
         after(self, record, bar)
 
     monkeypatch.setattr(Trainer, "_after_step", killed)

@@ -36,6 +36,8 @@ def test_a_card_says_what_was_measured_and_how_to_use_it(compared: Path, name: s
     assert f"{sum(correct) / len(correct):.3f} (" in body
     assert "on 12 test rows" in body
     assert f"to ship beside the base: {result['bytes_to_ship']:,} bytes" in body
+    assert re.search(rf"fitted with seed 0 on 20 rows, in a comparison on `?{re.escape(backbone.name)}", body)
+    assert "frozen" not in body
     assert ("- forgets: nothing" in body) == (name not in ("lora", "all-weights"))
     assert "labels: `{'negative': ' negative', 'positive': ' positive'}`" in body
     assert re.search(rf"by ptuning {re.escape(ptuning.__version__)} on 20\d\d-\d\d-\d\d", body)

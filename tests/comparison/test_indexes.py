@@ -1,6 +1,7 @@
 """Indexes beside independent code that finds the same, and what is taken of what they find."""
 
 from collections import Counter
+from pathlib import Path
 
 import bm25s
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import ROWS, TEMPLATE, rows
 
-from ptuning.comparison.indexes import StateIndex, WordIndex, balanced, nearest
+from ptuning.comparison.indexes import VECTORS, StateIndex, WordIndex, balanced, nearest
 from ptuning.comparison.reading import hidden_states
+from ptuning.comparison.storage import Saved
 from ptuning.data import Row, Task
 from ptuning.errors import DataError
 from ptuning.model import Backbone
@@ -56,6 +58,17 @@ def test_texts_and_rows_have_a_mean_of_their_own(backbone: Backbone) -> None:
     expected = torch.nn.functional.cosine_similarity(asked[:, None], (text_NH - text_NH.mean(0))[None], dim=2)
     index = StateIndex.of_texts(backbone, TASK, TEXTS, rows("validation"))
     torch.testing.assert_close(index.nearness(rows("test")), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_vectors_are_made_anew_where_their_file_is_gone(backbone: Backbone, tmp_path: Path) -> None:
+    text_rows = [Row({"text": text}, "text") for text in TEXTS]
+    index = StateIndex.of_texts(backbone, TASK, TEXTS, rows("validation"))
+    index.save(tmp_path)
+    for is_there in (True, False):
+        assert (tmp_path / VECTORS).exists() == is_there
+        found = StateIndex.load(Saved(tmp_path, {}, TASK, backbone), Task("{text}"), text_rows)
+        torch.testing.assert_close(found.nearness(rows("test")), index.nearness(rows("test")), atol=1e-6, rtol=1e-5)
+        (tmp_path / VECTORS).unlink(missing_ok=True)
 
 
 def test_the_nearest_come_first() -> None:

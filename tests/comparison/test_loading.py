@@ -101,17 +101,25 @@ def test_few_shot_that_is_brought_back_shows_its_examples(compared: tuple[Path, 
 def test_a_row_that_is_added_to_those_that_were_saved_counts_at_once(
     compared: tuple[Path, Any], base: Backbone, tmp_path: Path
 ) -> None:
-    for name, column in (("retrieved-bm25", "label"), ("documents", "title")):
+    for name, column in (("retrieved-bm25", "label"), ("retrieved-hidden", "label"), ("documents", "title")):
         shutil.copytree(part_of(compared, name) / "way", tmp_path / name)
         file, own = tmp_path / name / "rows.json", tmp_path / name / "way.json"
-        kept = json.loads(own.read_text())
-        own.write_text(json.dumps({**kept, "by": "shared words"}))
+        if name == "documents":
+            own.write_text(json.dumps({**json.loads(own.read_text()), "by": "shared words"}))
         (tmp_path / name / "vectors.safetensors").unlink(missing_ok=True)
         added = {"text": "zanzibar plot", column: "positive"}
         file.write_text(json.dumps({"rows": [*json.loads(file.read_text())["rows"], added]}))
         way = ptuning.load_way(tmp_path / name, base).fitted
-        (filled,) = way.filled([ptuning.data.as_row("a zanzibar", "row", ["text"])])  # type: ignore[attr-defined]
+        (filled,) = way.filled([ptuning.data.as_row("zanzibar plot", "row", ["text"])])  # type: ignore[attr-defined]
         assert "zanzibar plot" in filled.values["demonstrations"].split("\n\n")[-2], name
+
+
+def test_vectors_whose_file_is_gone_are_made_anew(compared: tuple[Path, Any], base: Backbone, tmp_path: Path) -> None:
+    way = tmp_path / "retrieved-hidden"
+    shutil.copytree(part_of(compared, way.name) / "way", way)
+    (way / "vectors.safetensors").unlink()
+    found = ptuning.load_way(way, base).fitted.label_scores(rows("test"))
+    torch.testing.assert_close(found, compared[1][way.name], atol=1e-5, rtol=1e-5)
 
 
 def test_only_changed_weights_are_saved_and_only_where_that_is_asked(

@@ -11,6 +11,7 @@ from ptuning.comparison.page import page, write_page
 from ptuning.comparison.recommendation import Needs, recommend
 from ptuning.comparison.report import Comparison
 from ptuning.comparison.results import Results
+from ptuning.comparison.rules_of_thumb import Rule
 
 HOSTILE = '<script>alert("x")</script>&\'"'
 
@@ -30,6 +31,12 @@ def test_the_recommendation_stands_first_and_every_table_below() -> None:
         assert f"<h2>{heading}</h2>" in text
     assert text.count("<svg") == 5  # bars, three plots of costs, curves
     assert not re.search(r"https?:|url\((?!#)|@import|<script", text)
+
+
+def test_the_rules_are_told_with_what_they_leave_out() -> None:
+    rules = [Rule("Fine-tune", "held", "numbers")]
+    text = page(replace(comparison(), rules=rules))
+    assert "Both sides are the best of a group, chosen on the same test rows, without correction." in text
 
 
 def test_everything_is_escaped() -> None:

@@ -88,8 +88,8 @@ def test_facts_that_only_the_documents_hold_are_looked_up(planted: Any) -> None:
     comparison = planted(shares, 400)
     told = comparison.recommendation
     assert (told.way, told.is_told_apart) == ("retrieved-bm25", True)
-    by_rule = {rule.says: rule.outcome for rule in comparison.rules}
-    assert by_rule["Where what is needed differs by request, look it up and do not fine-tune"] == "held"
+    by_rule = {rule.says.partition(",")[0]: rule.outcome for rule in comparison.rules}
+    assert by_rule["Where what is needed differs by request"] == "held"
     often = planted({**shares, "all-weights": (0.95, 0.96, 0.95)}, 401, data_changes_often=True)
     assert often.recommendation.way == "retrieved-bm25"
 

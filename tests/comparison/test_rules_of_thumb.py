@@ -6,7 +6,7 @@ import pytest
 from test_recommendation import noisy, way
 
 from ptuning.comparison.results import Results, WayResult
-from ptuning.comparison.rules_of_thumb import FAILED, HELD, NOT_TOLD, Rule, rules_of_thumb
+from ptuning.comparison.rules_of_thumb import FAILED, HELD, NO_CORRECTION, NOT_TOLD, Rule, rules_of_thumb, rules_table
 
 LITTLE, CHANGING, CONTEXT, FIRST, PERFORMANCE, COSTS = range(6)
 
@@ -67,7 +67,7 @@ def test_performance_and_costs_rise_where_each_step_does() -> None:
     assert both((0.6, 1)) == [NOT_TOLD, NOT_TOLD]
     ways = Results([timed("features", 0.6, 1), timed("all-weights", 0.8, 30)])
     told = rules_of_thumb(ways, 5000, has_budget=True)[COSTS]
-    assert (told.outcome, told.why) == (NOT_TOLD, "All had the same time, by --budget.")
+    assert (told.outcome, told.why) == (NOT_TOLD, "With --budget what is trained in steps has the same time.")
 
 
 def test_the_main_score_is_told_whatever_it_is() -> None:
@@ -82,3 +82,12 @@ def test_ways_that_were_not_measured_on_few_rows_do_not_stand_in_with_all_rows()
     failed, tuned = way("few-shot", 0.9), replace(way("lora", 0.95), fewer={64: way("lora", 0.7).scores})
     told = rule(LITTLE, way("zero-shot", 0.6), failed, tuned)
     assert told.why.startswith("zero-shot 0.600, lora 0.700: ")
+
+
+def test_each_rule_says_what_was_checked_and_what_its_interval_leaves_out() -> None:
+    rules = rules_of_thumb(Results([way("zero-shot", 0.6), way("lora", 0.7)]), 5000)
+    said = [each.says for each in rules]
+    assert "on these rows, which do not change" in said[CHANGING]
+    assert "rows and documents looked up or not" in said[FIRST]
+    assert "over 10% longer to fit, by times without an interval" in said[COSTS]
+    assert rules_table(rules).columns["numbers"].endswith(NO_CORRECTION)
