@@ -21,7 +21,6 @@ from ptuning.data import Row, Rows, Task, Template, as_row, records
 from ptuning.errors import PromptError
 from ptuning.inference import Classification
 from ptuning.model import Backbone
-from ptuning.model.adapters import base_of_adapter, merged
 
 LOADERS: Mapping[str, Callable[[Saved], Fitted]] = {
     "prompting": Prompted.load,
@@ -125,11 +124,10 @@ def load_way(directory: str | Path, backbone: Backbone | None = None, *, device:
 
 def _base(path: Path, own: Mapping[str, Any], backbone: Backbone | None, device: str) -> Backbone:
     """The base of a way, with its adapter where it has one; raises `PromptError` for another base."""
-    adapter = str(path / "adapter") if own["kind"] == "lora" else None
-    if adapter and backbone is not None:
+    has_adapter = own["kind"] == "lora"
+    if has_adapter and backbone is not None:
         raise PromptError(f"{path} with a loaded base", "a base that is loaded with the adapter", "Leave it out")
-    name = (base_of_adapter(adapter) if adapter else None) or own["base"]
-    backbone = backbone or Backbone.from_pretrained(name, own["dtype"], device)
+    backbone = backbone or Backbone.from_pretrained(own["base"], own["dtype"], device)
     if backbone.fingerprint.weights != tuple(own["fingerprint"]["weights"]):
         raise PromptError(f"the base {backbone.name}", f"{own['base']}, with which {path} was fitted", "Give that one")
-    return Backbone.of(merged(backbone.model, adapter), backbone.tokenizer, adapter) if adapter else backbone
+    return backbone.with_adapter(path / "adapter") if has_adapter else backbone

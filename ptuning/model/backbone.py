@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ptuning.data import FEWEST_BATCHES, Batch, Coder, Example, Task
 from ptuning.errors import DataError
-from ptuning.model.adapters import unwrapped
+from ptuning.model.adapters import merged, unwrapped
 from ptuning.model.checkpointing import checkpointing_model, is_checkpointed
 from ptuning.model.fingerprint import Fingerprint, sha256_of
 from ptuning.model.loading import device_named, fitting, load, load_embeddings
@@ -111,6 +111,17 @@ class Backbone(ABC):
             with fitting(name, target):
                 quantize(model, quantization, target)
         return backbone
+
+    def with_adapter(self, directory: str | Path) -> "Backbone":
+        """The model with a LoRA adapter that PEFT saved merged into its weights, which are changed.
+
+        Args:
+            directory: The adapter's; which base it names does not count.
+
+        Raises:
+            ModelError: Where it does not fit, or PEFT is missing.
+        """
+        return Backbone.of(merged(self.model, str(directory)), self.tokenizer, str(directory))
 
     @classmethod
     def embeddings_of(

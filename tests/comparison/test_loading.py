@@ -164,9 +164,7 @@ def test_an_adapter_is_refused_beside_another_base_than_its_own(compared: tuple[
     other.model.save_pretrained(tmp_path / "tiny-llama")
     other.tokenizer.save_pretrained(tmp_path / "tiny-llama")
     shutil.copytree(part_of(compared, "lora") / "way", way)
-    file = way / "adapter" / "adapter_config.json"
-    config = json.loads(file.read_text())
-    file.write_text(json.dumps({**config, "base_model_name_or_path": str(tmp_path / "tiny-llama")}))
+    own_changed(base=str(tmp_path / "tiny-llama"))(way)
     with pytest.raises(PromptError, match=r"the base .*tiny-llama; expected .*tiny-llama, with which"):
         ptuning.load_way(way, device="cpu")
 
