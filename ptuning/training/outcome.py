@@ -99,17 +99,21 @@ def warning(comparison: Comparison, fit: Metrics, without: Metrics, rate: Rate) 
 def _remedy(comparison: Comparison, fit: Metrics, without: Metrics, rate: Rate) -> str:
     rows = f"{int(comparison.num_rows):,} rows are too few to show it: give more in data.test"
     if comparison.is_classification:
-        is_fitted, score = fit.interval[0] > without.accuracy, f"accuracy {fit.accuracy:.3f}"
+        is_shown = fit.interval[0] > without.accuracy
+        score = f"accuracy {fit.accuracy:.3f} against {without.accuracy:.3f} of the words"
     else:
-        is_fitted, score = fit.loss < without.loss, f"loss {fit.loss:.3f} against {without.loss:.3f}"
-    if not is_fitted:
+        is_shown, score = fit.loss < without.loss, f"loss {fit.loss:.3f} against {without.loss:.3f} of the words"
+    if not is_shown:
         words = "other label words (data.verbalizer)" if comparison.is_classification else "another answer"
         settings = f"{rate.other}, more train.max_steps, {words}"
         few = f"It is above them here, but {rows}. " if comparison.gain > 0 and comparison.num_rows < _FEW else ""
-        return f"{few}It does not fit its training rows ({score}): try {settings}, more rows or another template"
+        return f"{few}Its training rows do not show it either ({score}): try {settings}, more rows or another template"
     if comparison.gain > 0:
-        return f"It fits its training rows ({score}) and may be better here too, but {rows}"
+        return (
+            f"Its training rows show it ({score}), so it may be better here too, but {rows}, or try more "
+            "train.max_steps: its loss may still fall"
+        )
     return (
-        f"It fits its training rows ({score}) but not others: give more training rows, or try fewer train.max_steps, "
-        f"a train.learning_rate below {rate.peak:.2g} or another template"
+        f"Its training rows show it ({score}) but others do not: give more training rows, or try fewer "
+        f"train.max_steps, a train.learning_rate below {rate.peak:.2g} or another template"
     )

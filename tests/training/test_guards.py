@@ -156,7 +156,7 @@ def test_prompt_that_is_not_shown_to_be_better_is_told_with_a_remedy(
     compared = json.loads((tmp_path / "run" / "metrics.json").read_text())["compared"]
     told = "the tuned prompt is not shown to be better than the same words without it: accuracy "
     assert compared["warning"].startswith(told)
-    assert "It does not fit its training rows (accuracy " in compared["warning"]
+    assert "Its training rows do not show it either (accuracy " in compared["warning"]
     assert "and 1e-06 is far from it" in compared["warning"]
     assert capsys.readouterr().out.startswith("results on the test rows:\n")
     assert _warnings(caplog) == [compared["warning"]]
@@ -184,16 +184,27 @@ def test_prompt_that_is_better_is_not_warned_of(run_config: Path, caplog: pytest
             20,
             13,
             50,
-            "It is above them here, but 20 rows are too few to show it: give more in data.test. It does not fit",
+            "It is above them here, but 20 rows are too few to show it: give more in data.test. Its training rows do not",
         ),
         (
             60,
             11,
             50,
-            "It does not fit its training rows (accuracy 0.500): try a train.learning_rate above or below 0.097",
+            "Its training rows do not show it either (accuracy 0.500 against 0.500 of the words): try a "
+            "train.learning_rate above or below 0.097",
         ),
-        (60, 13, 95, "may be better here too, but 60 rows are too few to show it: give more in data.test"),
-        (20, 9, 95, "It fits its training rows (accuracy 0.950) but not others: give more training rows"),
+        (
+            60,
+            13,
+            95,
+            "may be better here too, but 60 rows are too few to show it: give more in data.test, or try more",
+        ),
+        (
+            20,
+            9,
+            95,
+            "Its training rows show it (accuracy 0.950 against 0.500 of the words) but others do not: give more",
+        ),
     ],
 )
 def test_remedy_fits(num_rows: int, num_right: int, num_fitted: int, remedy: str) -> None:
