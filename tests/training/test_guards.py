@@ -184,7 +184,7 @@ def test_prompt_that_is_better_is_not_warned_of(run_config: Path, caplog: pytest
             20,
             13,
             50,
-            "It is above them here, but 20 rows are too few to show it: give more in data.test. Its training rows do not",
+            "It is above them here, but 20 rows are too few to show it: give more in data.test. Its training rows do",
         ),
         (
             60,
