@@ -14,10 +14,9 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptuning.comparison.budget import TRIAL_STEPS, pace, steps_within
 from ptuning.comparison.protocol import Fact, Facts, Fitted, Job, Way, labels_of
 from ptuning.comparison.reading import hidden_states
-from ptuning.comparison.steps import kept_best
+from ptuning.comparison.steps import kept_best, steps_of
 from ptuning.comparison.storage import Saved, write_own, write_tensors
 from ptuning.data import BatchStream, Row, Task
 from ptuning.model import Backbone
@@ -123,10 +122,7 @@ class OutputLayers(Way):
         def accuracy() -> float:
             return float((head(choosing_NH).argmax(dim=1) == own_N).float().mean())
 
-        num_steps = steps.num_steps
-        if job.effort.seconds is not None:  # a rate of 0 changes nothing
-            seconds_a_step = pace(loop(0.0, TRIAL_STEPS).steps())
-            num_steps = steps_within(job, place, steps.num_per_epoch, seconds_a_step, accuracy)
+        num_steps = steps_of(job, place, steps, loop, accuracy)
         best, best_step = kept_best(loop(rate, num_steps), job.effort.num_evaluations, accuracy)
         num_trained = sum(each.numel() for each in head.parameters())
         chosen = {"rate": f"{rate:.2g}", "step": str(best_step)}

@@ -31,10 +31,10 @@ from ptuning.errors import DataError
 from ptuning.model import Backbone
 
 _FILE = "rows.json"
-AT_ONCE = Fact(True, f"add it to {_FILE} without {VECTORS}, and load the way")
+AT_ONCE = Fact(True, f"write it into {_FILE}, delete {VECTORS} if there is one, load the way again")
 """Why a new row counts without fitting again, for what is looked up."""
 _NOTHING: Mapping[str, str] = {}
-_ROWSAT_ONCE = 64  # that are looked up together: with a million texts their nearness takes 256 MB
+_ROWS_AT_ONCE = 64  # that are looked up together: with a million texts their nearness takes 256 MB
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Lookup:
 
     def __call__(self, rows: Sequence[Row]) -> list[str]:
         """The text in front of each row."""
-        parts = (rows[i : i + _ROWSAT_ONCE] for i in range(0, len(rows), _ROWSAT_ONCE))
+        parts = (rows[i : i + _ROWS_AT_ONCE] for i in range(0, len(rows), _ROWS_AT_ONCE))
         return ["".join(self.texts[i] for i in reversed(own)) for part in parts for own in self.places(part)]
 
     def places(self, rows: Sequence[Row]) -> list[list[int]]:

@@ -8,8 +8,28 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ptuning.comparison.budget import TRIAL_STEPS, pace, steps_within
+from ptuning.comparison.protocol import Job
 from ptuning.errors import TrainingError
-from ptuning.training import Loop
+from ptuning.training import Loop, PromptSteps
+
+
+def steps_of(
+    job: Job, place: int, steps: PromptSteps, loop: Callable[[float, int], Loop], score: Callable[[], float]
+) -> int:
+    """How many steps a training makes: the config's, or what fits into the budget.
+
+    Args:
+        job: With or without a budget.
+        place: Which of the way's trainings it is, counted from 0.
+        steps: The rows of its steps.
+        loop: Gives what makes steps, of a peak learning rate and a number of steps.
+        score: As in `kept_best`.
+    """
+    if job.effort.seconds is None:
+        return steps.num_steps
+    still = loop(0.0, TRIAL_STEPS)  # a rate of 0 changes nothing
+    return steps_within(job, place, steps.num_per_epoch, pace(still.steps()), score)
 
 
 def kept_best(loop: Loop, num_evaluations: int, score: Callable[[], float]) -> tuple[float, int]:

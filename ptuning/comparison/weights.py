@@ -18,10 +18,9 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptuning.comparison.budget import TRIAL_STEPS, pace, steps_within
 from ptuning.comparison.protocol import Fact, Facts, Job, SkippedError, Way, Writer, Writing, require_package
 from ptuning.comparison.reading import answer_examples, text_loss, token_losses
-from ptuning.comparison.steps import kept_best
+from ptuning.comparison.steps import kept_best, steps_of
 from ptuning.comparison.storage import Saved, write_own, write_tensors
 from ptuning.data import Coder, Example, Row, with_answer
 from ptuning.errors import PromptError
@@ -280,10 +279,7 @@ class TrainedWeights(Way):
         def validate() -> float:
             return job.score(trained)
 
-        num_steps = steps.num_steps
-        if job.effort.seconds is not None:  # a rate of 0 changes nothing
-            seconds_a_step = pace(loop(0.0, TRIAL_STEPS).steps())
-            num_steps = steps_within(job, place, steps.num_per_epoch, seconds_a_step, validate)
+        num_steps = steps_of(job, place, steps, loop, validate)
         best, best_step = kept_best(loop(rate, num_steps), job.effort.num_evaluations, validate)
         trained.chosen = {"rate": f"{rate:.2g}", "step": str(best_step)}
         return best, trained

@@ -1,6 +1,5 @@
 """A budget of time: how many steps and alternatives fit into it."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,7 +11,7 @@ import torch
 from small import ROWS, config_in, job, little, rows
 
 import ptuning
-from ptuning.comparison import budget, tuning
+from ptuning.comparison import budget, steps, tuning
 from ptuning.comparison.heads import OutputLayers
 from ptuning.comparison.protocol import Effort, Job, Way
 from ptuning.comparison.tuning import PromptTuning
@@ -67,12 +66,12 @@ def test_steps_fit_into_a_budget(
 
 
 def test_a_pace_leaves_out_the_first_steps(clock: list[float]) -> None:
-    def steps() -> Iterator[None]:
+    def timed() -> Iterator[None]:
         for seconds in (50, 20, 1, 2, 3, 2, 2, 9):
             clock[0] += seconds
             yield
 
-    assert budget.pace(steps()) == 2  # the first two are warm-up
+    assert budget.pace(timed()) == 2  # the first two are warm-up
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(None, 5), (14.0, 3), (1.0, 1)])
@@ -106,7 +105,8 @@ def test_the_steps_that_fit_are_made_and_those_of_the_trial_are_not_kept(
         asked.append(steps_per_epoch)
         return 5
 
-    monkeypatch.setattr(sys.modules[type(way).fit.__module__], "steps_within", fits)
+    for module in (steps, tuning):
+        monkeypatch.setattr(module, "steps_within", fits)
     given = job(backbone, tmp_path / "timed", train__max_steps=100)
     timed = way.fit(replace(given, effort=replace(little(given).effort, seconds=60.0)))
     plain = way.fit(little(job(backbone, tmp_path / "counted", train__max_steps=5, train__eval_steps=3)))
