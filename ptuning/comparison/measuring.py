@@ -54,7 +54,6 @@ def _measured(part: Part, fitted: Fitted, job: Job, bench: Bench, directory: Par
         num_train=len(job.train),
         answers=answers,
         scores=goal.scores(fitted, test, answers),
-        validation_score=job.score(fitted),
         chosen=dict(fitted.chosen),
         num_trained=fitted.num_trained,
         seconds=0.0,

@@ -16,7 +16,6 @@ class PartFile:
     num_train: int
     answers: list[str]
     scores: dict[str, list[float]]
-    validation_score: float
     chosen: dict[str, str]
     num_trained: int
     seconds: float

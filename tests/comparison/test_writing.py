@@ -205,7 +205,6 @@ def test_the_ways_that_write_are_compared_and_the_others_skipped(compared: Compa
         result = json.loads((part / "result.json").read_text())
         assert len(result["answers"]) == len(ROWS["test"])
         assert way.score == pytest.approx(sum(result["scores"]["character F1"]) / len(ROWS["test"]))
-        assert result["validation_score"] < 0  # minus a loss
         assert way.other_scores.keys() == result["scores"].keys() - {"character F1"}
         assert list(way.curve) == ([] if way.name in ("zero-shot", "instruction", "documents") else [20, 16])
         assert (way.index is not None) == (way.name in ("documents", "retrieved-bm25", "retrieved-hidden"))
