@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from ptuning import export as export
     from ptuning.comparison import compare as compare
     from ptuning.comparison import load_way as load_way
+    from ptuning.config import DistillationConfig as DistillationConfig
     from ptuning.config import RunConfig as RunConfig
     from ptuning.data import Task as Task
+    from ptuning.distillation import distill as distill
     from ptuning.errors import PTuningError as PTuningError
     from ptuning.estimators import PromptClassifier as PromptClassifier
     from ptuning.estimators import PromptGenerator as PromptGenerator
@@ -38,8 +40,9 @@ __getattr__, __dir__, __all__ = lazily(
     {
         "": ("data", "export"),
         "comparison": ("compare", "load_way"),
-        "config": ("RunConfig",),
+        "config": ("DistillationConfig", "RunConfig"),
         "data": ("Task",),
+        "distillation": ("distill",),
         "errors": ("PTuningError",),
         "estimators": ("PromptClassifier", "PromptGenerator"),
         "forward": ("objective",),

@@ -21,8 +21,9 @@ FLOORS = {
     **dict.fromkeys(("training", "export"), 6),
     "inspection": 7,
     **dict.fromkeys(("comparison", "estimators"), 8),
-    "cli": 9,
-    "__main__": 10,
+    "distillation": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 FILES_ON_THE_GROUND = {"errors", "files", "lazy", "sealed", "typed"}
 

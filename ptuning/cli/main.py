@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 
 import ptuning
-from ptuning.cli import compare, evaluate, export, harden, init, inspect, predict, train
+from ptuning.cli import compare, distill, evaluate, export, harden, init, inspect, predict, train
 from ptuning.cli.arguments import Parser, require_paths, with_dashes
 from ptuning.cli.streams import OutputError, drop_output, plain_streams
 from ptuning.errors import PTuningError
 
 _DESCRIPTION = "Soft-prompt tuning for frozen language models."
+_OF_CONFIGS = {"train": train, "compare": compare, "distill": distill}  # commands whose options are settings
 _SECONDS_IN_A_LOG = "10"  # between two states of a progress bar
 _EXAMPLES = """\
 examples:
@@ -27,6 +28,7 @@ examples:
   ptuning harden runs/movie-reviews --data assets/movie_reviews/test.csv
   ptuning export runs/movie-reviews --to merged --output models/film    a model for other engines
   ptuning compare --config configs/compare_trec.yaml     when to fine-tune: other ways on the same rows
+  ptuning distill --config configs/distill_trec.yaml     a long text becomes a few virtual tokens
 
 'ptuning COMMAND --help' explains a command.
 """
@@ -44,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _status(given: list[str]) -> int:
     """Runs a command; its exit status."""
     try:
-        if given[:1] in (["train"], ["compare"]):
-            (train if given[0] == "train" else compare).run(given[1:])
+        if given and given[0] in _OF_CONFIGS:
+            _OF_CONFIGS[given[0]].run(given[1:])
         elif given in ([], ["help"]):
             _parser().print_help()
         else:
@@ -85,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     commands.add_parser("train", help="train a soft prompt (ptuning train --help shows every setting)")
     commands.add_parser("compare", help="compare ways to do a task (ptuning compare --help shows every setting)")
+    commands.add_parser("distill", help="make a long text virtual tokens (ptuning distill --help shows every setting)")
     for command in (init, evaluate, predict, inspect, harden, export):
         command.add(commands)
     return parser

@@ -13,20 +13,26 @@ from typing import TYPE_CHECKING
 from ptuning.lazy import lazily
 
 if TYPE_CHECKING:
+    from ptuning.comparison.costs import speed_of as speed_of
     from ptuning.comparison.loading import LoadedWay as LoadedWay
     from ptuning.comparison.loading import load_way as load_way
     from ptuning.comparison.prompting import demonstration as demonstration
+    from ptuning.comparison.reading import in_turn as in_turn
     from ptuning.comparison.report import Comparison as Comparison
     from ptuning.comparison.run import compare as compare
+    from ptuning.comparison.tuning import quiet_training as quiet_training
     from ptuning.comparison.weights import Weights as Weights
 
 __getattr__, __dir__, __all__ = lazily(
     __name__,
     {
+        "costs": ("speed_of",),
         "loading": ("LoadedWay", "load_way"),
         "prompting": ("demonstration",),
+        "reading": ("in_turn",),
         "report": ("Comparison",),
         "run": ("compare",),
+        "tuning": ("quiet_training",),
         "weights": ("Weights",),
     },
 )

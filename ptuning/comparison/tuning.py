@@ -128,7 +128,7 @@ def _trained(
 ) -> SoftPrompt:
     """Makes a run, or goes on with it."""
     rows = {"train": [row.values for row in job.train], "validation": [row.values for row in job.choosing]}
-    with _quiet():
+    with quiet_training():
         return train(config, is_begun, rows=rows, backbone=job.backbone, on_step=on_step, verbose=False).prompt
 
 
@@ -180,7 +180,7 @@ class ConditionedPrompt(PromptTuning):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_training() -> Iterator[None]:
     """A run's warnings are not shown: they are about its validation rows, and the comparison tells what it is worth."""
     log = logging.getLogger("ptuning.training")
     before = log.level

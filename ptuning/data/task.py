@@ -118,7 +118,12 @@ class Task:
     @property
     def label_column(self) -> str:
         """The column that holds the label; only with a verbalizer."""
-        return Template.parse(self.answer).field_names[0]
+        return self.answer_columns[0]
+
+    @property
+    def answer_columns(self) -> tuple[str, ...]:
+        """The columns that make up the answer."""
+        return Template.parse(self.answer).field_names
 
     def answer_text(self, values: Mapping[str, str]) -> str:
         """A row's own answer as text; with a verbalizer, its label."""

@@ -1,8 +1,9 @@
 """Training: a loop for any module, and the run that trains, validates and saves a prompt with it.
 
 `loop` makes steps. `recipe` turns settings into steps and rates; `prompt_steps` is the work of a step for a prompt,
-`backward` its gradient, `memory` how much is read at once. `inputs` loads model and rows. `validator` measures the
-prompt as it trains (`evaluator`, `baseline`, `validation`), `outcome` judges it at the end, and `curves` draws the run.
+`backward` its gradient, `soft_targets` what a teacher says, `memory` how much is read at once. `inputs` loads model and
+rows. `validator` measures the prompt as it trains (`evaluator`, `baseline`, `validation`), `outcome` judges it at the
+end, and `curves` draws the run.
 `run` puts these together; `run_directory`, `checkpoint` and `lock` keep its files.
 Knows nothing of what a prompt means.
 """
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from ptuning.training.recipe import loop_settings as loop_settings
     from ptuning.training.results import TrainResult as TrainResult
     from ptuning.training.run import train as train
+    from ptuning.training.run import train_with as train_with
     from ptuning.training.run_directory import RunDirectory as RunDirectory
+    from ptuning.training.soft_targets import SoftTargets as SoftTargets
 
 __getattr__, __dir__, __all__ = lazily(
     __name__,
@@ -41,7 +44,8 @@ __getattr__, __dir__, __all__ = lazily(
         "prompt_steps": ("PromptSteps",),
         "recipe": ("learning_rate", "loop_settings"),
         "results": ("TrainResult",),
-        "run": ("train",),
+        "run": ("train", "train_with"),
         "run_directory": ("RunDirectory",),
+        "soft_targets": ("SoftTargets",),
     },
 )

@@ -26,6 +26,8 @@ from ptuning.model import Backbone, CausalBackbone
 
 Pass: TypeAlias = Callable[[CausalBackbone, Tensor, Lines], tuple[Tensor, Tensor]]
 """Computes what `forward.loss_and_gradient` does."""
+RowLoss: TypeAlias = Callable[[BatchPrompt, Batch, Sequence[int]], Tensor]
+"""Computes the summed loss of some rows from their prompt, their batch and their places among all rows of the step."""
 
 
 def backward_in_parts(
@@ -38,6 +40,7 @@ def backward_in_parts(
     max_batch_tokens: int | None = None,
     prefix: Sequence[int] | None = None,
     run: Pass = loss_and_gradient,
+    loss_of: RowLoss | None = None,
 ) -> Tensor:
     """Adds the gradient of `scale` times the summed loss of all rows.
 
@@ -54,6 +57,7 @@ def backward_in_parts(
         max_batch_tokens: The most tokens read at once, padding and virtual tokens included; None: no limit.
         prefix: The ids that all rows are known to begin with; None: as many as these rows share.
         run: Computes the loss of lines and its gradient.
+        loss_of: Computes another loss than the cross-entropy of the answers; `run` is left out then.
 
     Returns:
         The summed loss in nats, on the model's device; reading it waits for the device.
@@ -78,16 +82,19 @@ def backward_in_parts(
     )
     if len(parts) == 1:
         with memory_explained(examples):
-            return _whole(backbone, made, backbone.collate(examples).beginning_with(prefix), scale, path, run)
+            batch = backbone.collate(examples).beginning_with(prefix)
+            if loss_of is not None:
+                return _passed_on(loss_of(made, batch, range(len(examples))), scale)
+            return _whole(backbone, made, batch, scale, path, run)
     with memory_explained(examples[:1]):  # a prefix is no longer than any row
         shared = PromptApart(made.with_prefix_run(backbone, ids, len(examples)))
     losses = []
     for rows in parts:
         own = [examples[i] for i in rows]
         with memory_explained(own):
-            loss = loss_sum(backbone, shared.of_rows(rows), backbone.collate(own), path)
-            (loss * scale).backward()
-        losses.append(loss.detach())
+            part, batch = shared.of_rows(rows), backbone.collate(own)
+            loss = loss_of(part, batch, rows) if loss_of else loss_sum(backbone, part, batch, path)
+            losses.append(_passed_on(loss, scale))
     shared.backward()
     return torch.stack(losses).sum()
 
@@ -96,15 +103,19 @@ def _whole(backbone: Backbone, made: TensorPrompt, batch: Batch, scale: float, p
     """Adds the gradient of all rows at once, and returns their loss."""
     lines = lines_for(backbone, made, batch, path)
     if lines is None:
-        loss = loss_sum(backbone, made, batch, path)
-        (loss * scale).backward()
-        return loss.detach()
+        return _passed_on(loss_sum(backbone, made, batch, path), scale)
     assert isinstance(backbone, CausalBackbone)
     embeddings = made.embeddings(backbone, batch)
     loss, gradient = run(backbone, embeddings, lines.to(backbone.device))
     if embeddings.requires_grad:
         torch.autograd.backward(embeddings, torch.mul(gradient, scale))
     return loss
+
+
+def _passed_on(loss: Tensor, scale: float) -> Tensor:
+    """Adds the gradient of a loss, and returns it."""
+    (loss * scale).backward()
+    return loss.detach()
 
 
 class PromptApart:

@@ -71,6 +71,8 @@ def made_with(config: RunConfig, inputs: Inputs, num_processes: int) -> dict[str
     }
     if "validation" in inputs.examples:  # they choose the best checkpoint
         found["validation rows"] = _digest(inputs.examples["validation"])
+    if inputs.soft_targets is not None:
+        found["teacher"] = inputs.soft_targets.sha256
     if config.prompt.init == "prompt":
         found["initial prompt"] = hashlib.sha256(inputs.start_PH.float().cpu().numpy().tobytes()).hexdigest()
     return found

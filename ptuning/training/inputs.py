@@ -28,6 +28,7 @@ from ptuning.errors import DataError
 from ptuning.forward import require_path
 from ptuning.model import Backbone
 from ptuning.training.memory import TokenLimit
+from ptuning.training.soft_targets import SoftTargets
 from ptuning.training.start import start_embeddings
 
 SPLITS = ("train", "validation", "test")
@@ -45,6 +46,8 @@ class Given:
     """A loaded model, used as it is; None: the one that the config names."""
     verbose: bool = True
     """Whether the plan, the progress and the evaluations are shown."""
+    soft_targets: SoftTargets | None = None
+    """What a teacher says at the answers of the training rows; the loss is then the divergence from it."""
 
     def __post_init__(self) -> None:
         remedy = f"Name the splits {', '.join(SPLITS)}"
@@ -79,6 +82,8 @@ class Inputs:
     """Whether validation rows were named or given, rather than set aside from the training rows."""
     sources: Mapping[str, str]
     """Split -> what the config names for it; empty where a program gave the rows."""
+    soft_targets: SoftTargets | None = None
+    """As in `Given`."""
 
     @classmethod
     def load(cls, config: RunConfig, device: str, given: Given = _NOTHING) -> Self:
@@ -94,7 +99,8 @@ class Inputs:
         """
         data, settings = config.data, config.train
         rows, backbone = _read(config, given), given.backbone
-        require_sound(data.task, rows)
+        if given.soft_targets is None:  # a teacher may well give all rows one label
+            require_sound(data.task, rows)
         has_own_validation = "validation" in rows
         if not has_own_validation:
             rows = _with_some_set_aside(config, rows)
@@ -110,7 +116,8 @@ class Inputs:
         start_PH = start_embeddings(config, backbone, coder, examples["train"])
         sources = _sources(config) if given.rows is None else {}
         sha256 = backbone.weights_sha256()
-        return cls(backbone, sha256, coder, rows, examples, start_PH, has_own_validation, sources)
+        soft = given.soft_targets
+        return cls(backbone, sha256, coder, rows, examples, start_PH, has_own_validation, sources, soft)
 
 
 def told_of_split(config: RunConfig, inputs: Inputs) -> str | None:

@@ -72,16 +72,27 @@ def train(
             being finite, or memory or disk are full: the last good checkpoint is kept.
         Interrupted: After Ctrl-C, once a checkpoint is written.
     """
+    return train_with(config, resume, Given(rows, backbone, verbose), on_step, on_evaluate)
+
+
+def train_with(
+    config: RunConfig,
+    resume: bool,
+    given: Given,
+    on_step: Callable[[StepRecord], None] | None = None,
+    on_evaluate: Callable[[dict[str, Any]], None] | None = None,
+) -> TrainResult:
+    """As `train`, with all that a program can give beside a config, a teacher's answers too."""
     directory = RunDirectory(config.train.output_dir)
     config = directory.with_its_defaults(config) if resume else config
     directory.require_usable(config, resume)
     if directory.is_finished:
-        if rows is not None:
+        if given.rows is not None:
             _log.warning(f"{directory.path} is finished and is only read, whatever rows are given")
         directory.lock.sweep()
         return _finished(config, directory)
     with _full_disk_explained():
-        trainer = Trainer(config, directory, resume, Given(rows, backbone, verbose))
+        trainer = Trainer(config, directory, resume, given)
         trainer.on_step, trainer.on_evaluate = on_step, on_evaluate
         return trainer.train()
 
@@ -147,7 +158,8 @@ class Trainer:
         encoder = encoders.build(config.prompt.encoder, self.inputs.start_PH, config.prompt.hidden_size)
         self.encoder = encoder.to(self.inputs.backbone.device)
         self._untrained = copy.deepcopy(self.encoder.state_dict())
-        self.steps = PromptSteps(self.inputs.backbone, self.inputs.examples["train"], self.settings, self.accelerator)
+        train, soft_targets = self.inputs.examples["train"], self.inputs.soft_targets
+        self.steps = PromptSteps(self.inputs.backbone, train, self.settings, self.accelerator, soft_targets)
         peak = learning_rate(self.settings, self.encoder, self.inputs.backbone)
         how = loop_settings(self.settings, peak, self.steps.num_steps)
         self.loop = Loop(self.encoder, self.steps, how, self.accelerator)

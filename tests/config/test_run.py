@@ -12,6 +12,7 @@ from conftest import REPOSITORY
 from ptuning.cli.main import main
 from ptuning.comparison.run import compare
 from ptuning.config.comparison import ComparisonConfig
+from ptuning.config.distillation import DistillationConfig
 from ptuning.config.run import RunConfig
 from ptuning.config.sections import DataConfig, ModelConfig, PromptConfig, TrainConfig
 from ptuning.errors import ConfigError
@@ -130,14 +131,21 @@ def test_a_config_written_out_reads_back_the_same(tmp_path: Path) -> None:
 
 RECIPES = sorted((REPOSITORY / "configs").glob("*.yaml"))
 COMPARISONS = [path for path in RECIPES if path.name.startswith("compare_")]
-RUNS = [path for path in RECIPES if path not in COMPARISONS]
+DISTILLATIONS = [path for path in RECIPES if path.name.startswith("distill_")]
+RUNS = [path for path in RECIPES if path not in COMPARISONS + DISTILLATIONS]
+COMMANDS = {
+    **dict.fromkeys(RUNS, ("train", RunConfig)),
+    **dict.fromkeys(COMPARISONS, ("compare", ComparisonConfig)),
+    **dict.fromkeys(DISTILLATIONS, ("distill", DistillationConfig)),
+}
 
 
 def test_the_recipes_can_be_read_and_begin_with_their_launch_command() -> None:
     assert RUNS
     assert COMPARISONS
+    assert DISTILLATIONS
     for path in RECIPES:
-        command, kind = ("compare", ComparisonConfig) if path in COMPARISONS else ("train", RunConfig)
+        command, kind = COMMANDS[path]
         assert path.read_text().splitlines()[0] == f"# ptuning {command} --config configs/{path.name}"
         assert isinstance(kind.from_yaml(path), kind)
 
