@@ -72,7 +72,7 @@ class Bench:
                 raise DataError(f"a comparison without {split} rows", "some", f"Give data.{split}")
         asked = config.compare
         rows, run = dict(inputs.rows), config.run
-        effort = replace(Effort(asked.rates), seconds=asked.budget_seconds)
+        effort = replace(_effort(config), seconds=asked.budget_seconds)
         if asked.quick:
             rows = {split: some_of(own, _QUICK_ROWS[split]) for split, own in rows.items()}
             effort = replace(effort, **_QUICK_EFFORT)
@@ -109,6 +109,14 @@ class Bench:
             self.passages,
             self.save_weights,
         )
+
+
+def _effort(config: ComparisonConfig) -> Effort:
+    """How much each way may try; train.eval_steps says for all ways how often validation rows are read."""
+    effort, settings = Effort(config.compare.rates), config.train
+    if settings.max_steps is None or settings.eval_steps is None:
+        return effort
+    return replace(effort, num_evaluations=math.ceil(settings.max_steps / settings.eval_steps))
 
 
 def _goal(backbone: Backbone, config: RunConfig, rows: Mapping[str, Sequence[Row]]) -> Goal:

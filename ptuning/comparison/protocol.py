@@ -87,7 +87,7 @@ class Effort:
     num_choosing_rows: int = 200
     """Validation rows that choose."""
     num_evaluations: int = 10
-    """How often in a training these are read; the best step is kept, as in prompt tuning."""
+    """How often these are read in a training, to keep the best step."""
     num_timings: int = 5
     """How often a measurement of time is repeated."""
     seconds: float | None = None

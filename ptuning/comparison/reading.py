@@ -22,11 +22,10 @@ from ptuning.inference import write_rows
 from ptuning.model import Backbone, CausalBackbone
 
 _PIECE, _MOST_TOKENS = 256, 1 << 13  # of a general text: a piece of it, and all that is read
+_MOST_ROWS, _CPU_TOKENS = 32, 1 << 11  # of a batch
 
 
-def label_scores(
-    backbone: Backbone, task: Task, rows: Sequence[Row], prompt: Prompt | None = None, batch_size: int = 32
-) -> Tensor:
+def label_scores(backbone: Backbone, task: Task, rows: Sequence[Row], prompt: Prompt | None = None) -> Tensor:
     """Log-probability of each label's text behind each row, `[N, C]`; the rows need no answers.
 
     Args:
@@ -34,13 +33,20 @@ def label_scores(
         task: The words, with slots where there is a prompt.
         rows: The rows.
         prompt: The soft prompt; None: none.
-        batch_size: Rows read at once.
     """
     coder = backbone.coder(task)
     examples = [replace(each, label=0) for each in coder.encode_questions(rows)]  # any label: its score is not read
-    scores = score_rows(backbone, _given(backbone, prompt), examples, coder.label_ids, ReadOptions(batch_size))
+    options = ReadOptions(_rows_at_once(backbone, examples))
+    scores = score_rows(backbone, _given(backbone, prompt), examples, coder.label_ids, options)
     assert scores.labels_NC is not None
     return scores.labels_NC.float()
+
+
+def _rows_at_once(backbone: Backbone, examples: Sequence[Example]) -> int:
+    """Rows of a batch: on a CPU fewer where they are long, since what its caches cannot hold is slower to read."""
+    if backbone.device.type != "cpu":
+        return _MOST_ROWS
+    return min(_MOST_ROWS, max(1, _CPU_TOKENS // max(map(len, examples), default=1)))
 
 
 def written_answers(

@@ -22,7 +22,7 @@ from ptuning.comparison.protocol import Fact, Facts, Job, SkippedError, Way, Wri
 from ptuning.comparison.reading import answer_examples, text_loss, token_losses
 from ptuning.comparison.steps import kept_best, steps_of
 from ptuning.comparison.storage import Saved, write_own, write_tensors
-from ptuning.data import Coder, Example, Row, with_answer
+from ptuning.data import Coder, Example, Row, by_length, with_answer
 from ptuning.errors import PromptError
 from ptuning.evaluation import RowScores
 from ptuning.forward import ReadOptions
@@ -89,11 +89,13 @@ class Weights:
         self, examples: Sequence[Example], label_ids: Sequence[Sequence[int]], batch_size: int = 50
     ) -> RowScores:
         """As `ptuning.evaluation.score_rows`."""
-        parts = [examples[i : i + batch_size] for i in range(0, len(examples), batch_size)]
+        batches = by_length(examples, batch_size)
+        parts = [[examples[i] for i in places] for places in batches]
+        order_N = torch.tensor([i for places in batches for i in places]).argsort()
         if not label_ids:
             log_probs, correct = zip(*map(self._answers, parts), strict=True)
-            return RowScores(torch.cat(log_probs).cpu(), torch.cat(correct).cpu(), None)
-        labels_NC = torch.cat([self._labels(part, label_ids) for part in parts]).cpu()
+            return RowScores(torch.cat(log_probs).cpu()[order_N], torch.cat(correct).cpu()[order_N], None)
+        labels_NC = torch.cat([self._labels(part, label_ids) for part in parts]).cpu()[order_N]
         own_N = torch.tensor([example.label for example in examples])
         return RowScores(labels_NC.gather(1, own_N[:, None])[:, 0], labels_NC.argmax(1) == own_N, labels_NC)
 
