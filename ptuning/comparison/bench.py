@@ -72,7 +72,7 @@ class Bench:
                 raise DataError(f"a comparison without {split} rows", "some", f"Give data.{split}")
         asked = config.compare
         rows, run = dict(inputs.rows), config.run
-        effort = replace(_effort(config), seconds=asked.budget_seconds)
+        effort = replace(effort_of(config), seconds=asked.budget_seconds)
         if asked.quick:
             rows = {split: some_of(own, _QUICK_ROWS[split]) for split, own in rows.items()}
             effort = replace(effort, **_QUICK_EFFORT)
@@ -111,9 +111,11 @@ class Bench:
         )
 
 
-def _effort(config: ComparisonConfig) -> Effort:
-    """How much each way may try; train.eval_steps says for all ways how often validation rows are read."""
-    effort, settings = Effort(config.compare.rates), config.train
+def effort_of(config: ComparisonConfig) -> Effort:
+    """How much each way may try; train.eval_steps says for all ways when validation rows are read."""
+    effort, most, settings = Effort(config.compare.rates), config.compare.demonstrations, config.train
+    if most is not None:
+        effort = replace(effort, demonstrations=tuple(dict.fromkeys(max(1, most // part) for part in (4, 2, 1))))
     if settings.max_steps is None or settings.eval_steps is None:
         return effort
     return replace(effort, num_evaluations=math.ceil(settings.max_steps / settings.eval_steps))

@@ -1,7 +1,7 @@
 """The output layers: the final norm's scale and shift and a new linear head over the labels, by training steps.
 
-All below stays frozen, so the hidden states are computed once. Behind a norm, training its scale and shift is the same
-as training a scale and a shift of its output. Knows nothing of prompts.
+All below stays frozen, so a row's hidden state is computed once. Behind a norm, training its scale and shift is the
+same as training a scale and a shift of its output. Knows nothing of prompts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -90,26 +90,26 @@ class OutputLayers(Way):
 
     def fit(self, job: Job) -> Headed:
         """As in `Way`."""
-        state_NH, _ = hidden_states(job.backbone, job.words, job.train)
+        states = States(job)
         choosing_NH, _ = hidden_states(job.backbone, job.words, job.choosing)
         rates = enumerate(job.effort.rates(self.rate))
-        tried = [self._fit(job, i, rate, state_NH, choosing_NH) for i, rate in rates]
+        tried = [self._fit(job, i, rate, states, choosing_NH) for i, rate in rates]
         return max(tried, key=lambda each: each[0])[1]
 
-    def _fit(self, job: Job, place: int, rate: float, state_NH: Tensor, choosing_NH: Tensor) -> tuple[float, Headed]:
+    def _fit(self, job: Job, place: int, rate: float, states: "States", choosing_NH: Tensor) -> tuple[float, Headed]:
         """One training: the accuracy on the validation rows, and the head as it was best."""
         set_seed(job.seed)
         settings, accelerator = replace(job.config.train, seed=job.seed), accelerator_on(torch.device("cpu"))
         examples = job.backbone.coder(job.words).encode(job.train)
         steps = PromptSteps(job.backbone, examples, settings, accelerator)
         labels_N, own_N = torch.tensor(labels_of(job.task, job.train)), torch.tensor(labels_of(job.task, job.choosing))
-        head, stream = Head(state_NH.shape[1], len(job.task.verbalizer or ())), steps.stream
+        head, stream = Head(job.backbone.width, len(job.task.verbalizer or ())), steps.stream
 
         def work(step: int) -> StepWork:
             places = _places(stream, step, steps.batches_per_step)
 
             def add_gradients(module: nn.Module, scale: float) -> Tensor:
-                loss = functional.cross_entropy(module(state_NH[places]), labels_N[places], reduction="sum")
+                loss = functional.cross_entropy(module(states.of(places)), labels_N[places], reduction="sum")
                 (loss * scale).backward()
                 return loss.detach()
 
@@ -127,6 +127,21 @@ class OutputLayers(Way):
         num_trained = sum(each.numel() for each in head.parameters())
         chosen = {"rate": f"{rate:.2g}", "step": str(best_step)}
         return best, Headed(job.backbone, job.words, head.requires_grad_(False), num_trained, chosen)
+
+
+class States:
+    """The base's last hidden states of training rows, each read when it is first asked for."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._known = job, dict[int, Tensor]()
+
+    def of(self, places: Sequence[int]) -> Tensor:
+        """Those of some rows, `[N, H]` fp32."""
+        new = sorted(set(places) - self._known.keys())
+        if new:
+            state_NH, _ = hidden_states(self._job.backbone, self._job.words, [self._job.train[i] for i in new])
+            self._known.update(zip(new, state_NH, strict=True))
+        return torch.stack([self._known[i] for i in places])
 
 
 def _places(stream: BatchStream, step: int, batches_per_step: int) -> list[int]:

@@ -14,7 +14,7 @@ from ptuning.config.run import RunConfig
 from ptuning.config.sections import DataConfig, ModelConfig, PromptConfig, TrainConfig
 from ptuning.errors import ConfigError
 
-_MOST = {"seeds": 20, "rates": 5}
+_MOST = {"seeds": 20, "rates": 5, "demonstrations": 256}
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _DURATION = re.compile(r"\d{1,6}(\.\d{1,3})?[smh]", re.ASCII)
 
@@ -30,6 +30,8 @@ class CompareConfig:
     documents: str | None = None
     """A folder of .txt and .md files, or a table of passages with a column `text`; null: the way `documents` is left
     out."""
+    demonstrations: int | None = None
+    """The most labelled rows that stand in a text, of which a half and a quarter are tried too; null: 16."""
     seeds: int = 3
     """How often a way that depends on chance is repeated."""
     budget: str | None = None
@@ -46,7 +48,7 @@ class CompareConfig:
     general_text: str | None = None
     """A file of plain text on which it is measured what ways that change weights forget; null: a text of ptuning's."""
     quick: bool = False
-    """Whether less is done: 1 seed, at most 60 steps (unless there is a budget), 2 draws, 2 or 4 examples, 1 or 2
+    """Whether less is done: 1 seed, at most 60 steps (unless there is a budget), 2 draws, 2 or 4 demonstrations, 1 or 2
     passages, 4 evaluations, no verdict on soft prompts, and at most 500 training, 50 validation and 200 test rows."""
     least_accuracy: float | None = None
     """The accuracy that is needed, or the character F1 where texts are written; null: the best there is."""
@@ -71,7 +73,7 @@ class CompareConfig:
             problems.append(ConfigError(received, "a time such as 90s, 10m or 1h", "Correct it", keys=(key,)))
         for name, most in _MOST.items():
             value, key = getattr(self, name), f"compare.{name}"
-            if not 1 <= value <= most:
+            if value is not None and not 1 <= value <= most:
                 problems.append(ConfigError(f"{key}: {value}", f"from 1 to {most}", "Correct it", keys=(key,)))
         if self.least_accuracy is not None and not 0 <= self.least_accuracy <= 1:
             received, key = f"compare.least_accuracy: {self.least_accuracy}", "compare.least_accuracy"

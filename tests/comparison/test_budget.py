@@ -1,7 +1,7 @@
 """A budget of time: how many steps and alternatives fit into it."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ import torch
 from small import ROWS, config_in, job, little, rows
 
 import ptuning
-from ptuning.comparison import budget, steps, tuning
+from ptuning.comparison import bench, budget, heads, steps, tuning
 from ptuning.comparison.heads import OutputLayers
 from ptuning.comparison.protocol import Effort, Job, Way
 from ptuning.comparison.tuning import PromptTuning
 from ptuning.comparison.weights import AllWeights, LoRA
+from ptuning.data import Row, Task
+from ptuning.errors import ConfigError
 from ptuning.model import Backbone
 from ptuning.training import Interrupted
 from ptuning.training.run import Trainer
@@ -176,3 +178,31 @@ def test_a_prompt_that_is_trained_on_a_budget_is_gone_on_with(
     assert scores("killed") == whole
     assert made == [1, 2, 3, 4, 5, 5, 6]
     assert fits == [6, 6]  # the steps that were found to fit are kept, and no trial is made again
+
+
+def test_settings_say_how_many_evaluations_and_demonstrations_all_ways_have(tmp_path: Path) -> None:
+    own = bench.effort_of(config_in(tmp_path, train__max_steps=50, train__eval_steps=20, compare__demonstrations=6))
+    assert (own.num_evaluations, own.demonstrations) == (3, (1, 3, 6))
+    whole = bench.effort_of(config_in(tmp_path, train__max_steps=50))
+    assert (whole.num_evaluations, whole.demonstrations) == (Effort().num_evaluations, Effort().demonstrations)
+    with pytest.raises(ConfigError, match=r"compare\.demonstrations: 0; expected from 1 to 256"):
+        config_in(tmp_path, compare__demonstrations=0)
+
+
+def test_the_output_layers_read_only_rows_that_a_step_reads(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, whole = list[str](), heads.hidden_states
+
+    def noted(backbone: Backbone, task: Task, rows: Sequence[Row]) -> Any:
+        read.extend(row.where for row in rows if row.where.startswith("train"))
+        return whole(backbone, task, rows)
+
+    monkeypatch.setattr(heads, "hidden_states", noted)
+    given = job(backbone, tmp_path, train__max_steps=5, train__per_device_train_batch_size=5)
+    fitted = heads.OutputLayers().fit(given)
+    assert len(read) == len(set(read)) == len(given.train)  # the fifth step begins again
+    read.clear()
+    heads.OutputLayers().fit(job(backbone, tmp_path, train__max_steps=2, train__per_device_train_batch_size=5))
+    assert len(read) == 10
+    assert fitted.num_trained
