@@ -29,7 +29,7 @@ def config_in(directory: Path, **settings: Any) -> DistillationConfig:
     small = {
         "model.name_or_path": "tiny-llama",
         "model.dtype": "float32",
-        "data.template": "{prompt:16}review: {text}\nsentiment:",
+        "data.template": "{prompt:40}review: {text}\nsentiment:",
         "data.verbalizer": {"negative": " negative", "positive": " positive"},
         "train.output_dir": str(directory / "distilled"),
         "train.max_steps": 8,
