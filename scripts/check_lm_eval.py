@@ -77,7 +77,9 @@ def comparable(prompt: SoftPrompt) -> Task:
         raise ConfigError(f"a prompt that PEFT cannot load ({prompt.not_peft})", "one that it can", "Choose another")
     task = prompt.task
     if task is None or task.verbalizer is None or task.chat_template:
-        raise ConfigError("a prompt without labels, or with a chat template", "labels and plain words", "Choose another")
+        raise ConfigError(
+            "a prompt without labels, or with a chat template", "labels and plain words", "Choose another"
+        )
     ending = Template.parse(task.template).ending
     if ending is not None and ending != ending.rstrip():
         told = f"a template that ends with {ending[-1]!r}, which the harness moves into the answer"
@@ -136,7 +138,9 @@ def by_ptuning(place: Path, peft: Path, base: str, device: str) -> list[Answer]:
     results = json.loads(run(command, "ptuning evaluate"))["results"]
     num_cut = results["soft prompt"].get("num_cut")
     if num_cut:
-        raise DataError(f"{num_cut} rows that are cut", "rows that fit", "Leave long rows out: the harness cuts elsewhere")
+        raise DataError(
+            f"{num_cut} rows that are cut", "rows that fit", "Leave long rows out: the harness cuts elsewhere"
+        )
     return [Answer(each["prediction"], each["log_prob"], each["correct"]) for each in records(written)]
 
 
@@ -161,7 +165,9 @@ def harness(program: str | None) -> str:
     """The harness' program."""
     found = shutil.which(program or "lm_eval")
     if found is None:
-        remedy = "Install it beside ptuning or in an environment of its own (ptuning/export/README.md), and give --lm_eval"
+        remedy = (
+            "Install it beside ptuning or in an environment of its own (ptuning/export/README.md), and give --lm_eval"
+        )
         raise ConfigError(f"no program {program or 'lm_eval'}", "lm-evaluation-harness", remedy)
     return found
 

@@ -5,12 +5,10 @@ Knows nothing of how ways are fitted.
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from ptuning.comparison.protocol import CARD, Job, Way
 from ptuning.comparison.results import Results, WayResult

@@ -1,8 +1,8 @@
 """The trainable prompt encoders, their initial values, and the saved prompt.
 
 `encoders` compute the virtual tokens' embeddings, `initializers` choose their initial values, `soft_prompt` is the
-tuned prompt, `storage` reads and writes its directory, and `hub` fetches and uploads it. Knows nothing of how a model is
-run.
+tuned prompt, `storage` reads and writes its directory, and `hub` fetches and uploads it. Knows nothing of how a
+model is run.
 """
 
 from typing import TYPE_CHECKING

@@ -44,7 +44,8 @@ def located(name: str | Path, revision: str | None = None, token: str | bool | N
     repository, _, own = name.partition("@")
     if own and revision:
         raise PromptError(f"{name} with revision {revision}", "one revision", "Leave one of them out")
-    with _told(f"{name}: no directory here, and", "shows", "a saved prompt's directory, or its name on the hub"):
+    expected = "a saved prompt's directory, or its name on the hub"
+    with _told(f"{name}: no directory here, and", "the hub shows no such repository", expected):
         return _fetched(repository, own or revision, token)
 
 
@@ -100,7 +101,7 @@ def upload(
         PromptError: If the hub cannot be asked or does not allow it.
     """
     names = [*_TEXTS, *_TENSORS]
-    with _told(f"{repository} cannot be written:", "opens", "a repository that the token may write to"):
+    with _told(f"{repository} cannot be written:", "the hub refuses", "a repository that the token may write to"):
         if not hub_answers():
             raise errors.OfflineModeIsEnabled("no network")
         api = HfApi(token=token)
@@ -125,12 +126,12 @@ def require_repository(name: str) -> None:
 
 
 @contextmanager
-def _told(lead: str, does: str, expected: str) -> Iterator[None]:
+def _told(lead: str, refusal: str, expected: str) -> Iterator[None]:
     """Tells in one line what goes wrong with the hub.
 
     Args:
         lead: How the line begins.
-        does: What the hub does with a repository where all is well.
+        refusal: What the hub does where it does not allow something.
         expected: What was expected.
     """
     try:
@@ -143,7 +144,7 @@ def _told(lead: str, does: str, expected: str) -> Iterator[None]:
         raise PromptError(f"{lead} it is gated", expected, "Ask for access on its page, and log in") from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
-        received = f"{lead} the hub {does} no such repository (HTTP status {status})"
+        received = f"{lead} {refusal} (HTTP status {status})"
         remedy = _LOG_IN if status in (401, 403, 404) else "Try again later"
         raise PromptError(received, expected, remedy) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:

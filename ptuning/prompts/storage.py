@@ -139,7 +139,7 @@ def read(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         PromptError: If it is missing, truncated or of another kind.
     """
     directory = prompt_directory(directory)
-    is_encoder = (directory / ENCODER_FILE).exists()
+    is_encoder = os.path.lexists(directory / ENCODER_FILE)
     tensors = _read_tensors(directory / ENCODER_FILE) if is_encoder else {EMBEDDINGS: _read_embeddings(directory)}
     known = _read_fields(directory)
     if known.pop("embeddings_sha256", None) not in (None, _digest(tensors)):
@@ -184,7 +184,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
-    if not file.exists():
+    if not os.path.lexists(file):
         raise PromptError(
             f"{file.parent} has no {file.name}", "a saved prompt's directory", "Check the path, or save it again"
         )
@@ -248,7 +248,7 @@ def _read_json(file: Path, kind: type) -> dict[str, Any]:
 
 def _read_fields(path: Path) -> dict[str, Any]:
     """A saved prompt's JSON: fields of `SoftPrompt`, num_virtual_tokens and, if ptuning saved it, embeddings_sha256."""
-    return _read_own(path) if (path / OWN_FILE).exists() else _read_peft(path)
+    return _read_own(path) if os.path.lexists(path / OWN_FILE) else _read_peft(path)
 
 
 def _read_peft(path: Path) -> dict[str, Any]:

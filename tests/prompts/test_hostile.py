@@ -1,6 +1,5 @@
 """A prompt's directory from a stranger is refused with its reason; nothing outside it is read, and nothing runs."""
 
-import json
 import os
 import pickle
 import struct
@@ -14,10 +13,11 @@ import local_hub
 import pytest
 import torch
 from safetensors.torch import save_file
-from sealing import change_json, rewrite
+from sealing import change_json
 
 from ptuning.data.task import Task
 from ptuning.errors import PromptError, PTuningError
+from ptuning.prompts import storage
 from ptuning.prompts.soft_prompt import SoftPrompt
 from ptuning.training.run_directory import LAST, RunDirectory
 
@@ -135,7 +135,7 @@ def encoder(**weights: torch.Tensor) -> Callable[[Path, Path], None]:
     def spoil(own: Path, _: Path) -> None:
         (own / WEIGHTS).unlink()
         save_file(weights, own / "encoder.safetensors")
-        rewrite(own / OWN, json.dumps({**json.loads((own / OWN).read_text()), "encoder": {"name": "conditioned"}}))
+        change_json(own / OWN, encoder={"name": "conditioned"}, embeddings_sha256=storage._digest(weights))
 
     return spoil
 
@@ -191,7 +191,7 @@ ON_DISK: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "a link to another config": (linked(PEFT), rf"{PEFT}, a link to .*elsewhere/{PEFT} outside the prompt's"),
     "a link to a link": (linked_twice, rf"{OWN}, a link to .*elsewhere/{OWN} outside the prompt's directory"),
     "a link to a device": (replaced(WEIGHTS, lambda file: file.symlink_to("/dev/zero")), "a link to /dev/zero outside"),
-    "a link to itself": (replaced(OWN, lambda file: file.symlink_to(file.name)), f"has no {PEFT}|cannot be read"),
+    "a link to itself": (replaced(OWN, lambda file: file.symlink_to(file.name)), f"{OWN} cannot be read"),
     "a pipe as tensors": (replaced(WEIGHTS, os.mkfifo), f"{WEIGHTS} is no regular file"),
     "a pipe as JSON": (replaced(OWN, os.mkfifo), f"{OWN} is no regular file"),
     "a folder as tensors": (replaced(WEIGHTS, Path.mkdir), f"{WEIGHTS} is no regular file"),
@@ -217,7 +217,6 @@ def refused(own: Path, load: Callable[[], Any], told: str) -> None:
     with watched() as seen, pytest.raises(PTuningError, match=told) as raised:
         load()
     assert "\n" not in str(raised.value)
-    assert seen
     assert not [event for event in seen if not event.startswith("open")]
     assert not [event for event in seen if event.startswith((f"open {elsewhere}", "open /dev/zero"))]
     assert not (elsewhere / "executed").exists()
@@ -270,7 +269,7 @@ def test_a_runs_prompt_is_its_own(own: Path) -> None:
     assert SoftPrompt.load(run).num_virtual_tokens == 4
     own.rename(run / "prompt.old")
     own.symlink_to(run.parent / "elsewhere")
-    with pytest.raises(PromptError, match="a link to .*elsewhere outside the prompt's directory"):
+    with pytest.raises(PromptError, match=r"a link to .*elsewhere outside the prompt's directory"):
         SoftPrompt.load(run)
 
 

@@ -28,7 +28,7 @@ LABELS = {"negative": " negative", "positive": " positive"}
 TEMPLATES = (
     "{prompt:4}review: {text}\nsentiment:",
     "{prompt:2}{prompt:2}{text}",
-    '{prompt:4}{{{{"é 😀 \\n" {{% raw %}} {text}}}}} {# {text}{a "b}.',
+    '{prompt:4}{{{{"é 😀 \\n" {{% raw %}} {text}}}}} {{# {text}{{a "b}}.',
 )
 
 
@@ -122,7 +122,7 @@ def test_both_sides_are_run_on_the_same_rows(prompt: SoftPrompt, tmp_path: Path)
 
 
 # Reads the task as the harness does, and scores it with PEFT alone.
-STAND_IN = '''
+STAND_IN = """
 import json, sys
 from pathlib import Path
 import jinja2, torch, yaml
@@ -150,4 +150,4 @@ with (out / "samples_ptuning_now.jsonl").open("w") as file:
                 logits = lm(input_ids=ids).logits[0, -ids.shape[1] - 1 :].log_softmax(-1)
             scores.append(sum(float(logits[i, ids[0, i]]) for i in range(start, ids.shape[1])) + SHIFT)
         file.write(json.dumps({"doc_id": number, "doc": doc, "resps": [[[str(s), "False"]] for s in scores]}) + chr(10))
-'''
+"""
