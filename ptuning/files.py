@@ -71,11 +71,15 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
             known = os.fstat(handle)
             if not stat.S_ISREG(known.st_mode):
                 raise FileError(f"{path} is no regular file", "a file", "Check the path")
-            if known.st_size > most_bytes:
-                received = f"{path} has {known.st_size:,} bytes"
-                raise FileError(received, f"at most {most_bytes:,}", "Check that it is the file that you mean")
             with os.fdopen(handle, "rb", closefd=False) as file:
-                return file.read()
+                content = b"" if known.st_size > most_bytes else file.read(known.st_size + 1)
+                if len(content) > known.st_size:  # it grows, or is one of the system's own, which tell no size
+                    content += file.read(most_bytes)
+            size = max(known.st_size, len(content))
+            if size > most_bytes:
+                received = f"{path} has {size:,} bytes"
+                raise FileError(received, f"at most {most_bytes:,}", "Check that it is the file that you mean")
+            return content
         finally:
             os.close(handle)
     except OSError as error:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from ptuning.data import require_source
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
+from ptuning.model import is_hub_name
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,7 +30,8 @@ class Parser(argparse.ArgumentParser):
 def prompt_command(commands: Any, name: str, help_: str, run: Any) -> argparse.ArgumentParser:
     """Adds a command that takes a saved prompt."""
     parser = commands.add_parser(name, help=help_, description=help_)
-    parser.add_argument("prompt", metavar="PROMPT_DIR", help="a saved prompt's directory, or a run's")
+    names = "a saved prompt's directory, a run's, or a prompt's name on the hub: user/name or user/name@revision"
+    parser.add_argument("prompt", metavar="PROMPT_DIR", help=names)
     parser.add_argument("--model", help="the base model (default: the one that the prompt names)")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     parser.add_argument(
@@ -66,7 +68,7 @@ def require_paths(parsed: argparse.Namespace) -> None:
     if getattr(parsed, "model", None) == "":
         raise ConfigError("--model ''", "a model's directory, or its name on the hub", "Name one, or leave it out")
     for prompt in _prompts(parsed):
-        if not Path(prompt).is_dir():
+        if not Path(prompt).is_dir() and not is_hub_name(prompt):
             raise PromptError(f"prompt directory {prompt} does not exist", "a saved prompt", "Check the path")
     if parsed.data is not None:
         require_source(parsed.data)
@@ -91,7 +93,7 @@ def base_of(parsed: argparse.Namespace) -> Iterator[str]:
     from ptuning.prompts import SoftPrompt
 
     prompt = _prompts(parsed)[0]
-    base = parsed.model or SoftPrompt.load(prompt).base_name
+    base = parsed.model or SoftPrompt.from_pretrained(prompt).base_name
     if base is None:
         raise PromptError(f"{prompt} names no base model", "a base model", "Give one with --model")
     try:

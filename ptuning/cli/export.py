@@ -15,7 +15,9 @@ def add(commands: Any) -> None:
     """Adds the command to the parser."""
     about = "write a prompt for other programs: as an array, or in a copy of its base model"
     parser = commands.add_parser("export", help=about, description=about)
-    parser.add_argument("prompt", metavar="PROMPT_DIR", nargs="+", help="saved prompts' directories, or runs'")
+    parser.add_argument(
+        "prompt", metavar="PROMPT_DIR", nargs="+", help="saved prompts' directories, runs', or names on the hub"
+    )
     parser.add_argument("--to", required=True, choices=_KINDS, help="npy, safetensors: an array; merged: a model")
     parser.add_argument("--output", required=True, metavar="PATH", help="the array's file, or the model's directory")
     parser.add_argument(
@@ -50,7 +52,7 @@ def _write_array(parsed: argparse.Namespace) -> None:
 
     if len(parsed.prompt) > 1:
         raise ConfigError(f"{len(parsed.prompt)} prompts with --to {parsed.to}", "one", "Export them one by one")
-    prompt = SoftPrompt.load(parsed.prompt[0])
+    prompt = SoftPrompt.from_pretrained(parsed.prompt[0])
     described = write_array(prompt, parsed.output, parsed.to)
     if parsed.json:
         print(json.dumps({"file": parsed.output, "description": str(described)}))

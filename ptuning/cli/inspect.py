@@ -28,6 +28,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--human", metavar="TEXT", help="a person's prompt to score beside it")
     parser.add_argument("--html", metavar="FILE", help="write the report as one HTML file")
     parser.add_argument(
+        "--card", action="store_true", help="with --data: write the verdict into the saved prompt and its model card"
+    )
+    parser.add_argument(
         "--run",
         dest="run_directory",
         metavar="DIR",
@@ -66,6 +69,7 @@ def run(parsed: argparse.Namespace) -> None:
     """Prints the report."""
     from ptuning.inspection import DECORATIVE, ECHO, inspect, lines, table_lines
 
+    _require_card_possible(parsed)
     if parsed.wayward is not None and parsed.data is None:
         raise DataError("--wayward without --data", "rows to measure on", "Give them with --data")
     if parsed.data is None and not parsed.verbalise:
@@ -101,13 +105,35 @@ def run(parsed: argparse.Namespace) -> None:
     report = report.with_measures(*more)
     if parsed.html and more:
         report.save_html(parsed.html, parsed.prompt)
+    card = _write_card(report, prompt, parsed.prompt) if parsed.card else None
     if parsed.json:
         print(json.dumps(report.as_dict()))
         return
     for measured in more:
         print("\n".join(["", measured.name, *table_lines(measured.table)]))
-    if parsed.html:
-        print(f"saved: {parsed.html}")
+    for written in filter(None, (parsed.html, card)):
+        print(f"saved: {written}")
+
+
+def _require_card_possible(parsed: argparse.Namespace) -> None:
+    """Refuses --card at once where it would fail after minutes."""
+    from ptuning.files import require_writable
+    from ptuning.prompts import prompt_directory
+
+    if parsed.card and parsed.data is None:
+        raise DataError("--card without --data", "rows to judge on", "Give them with --data")
+    if parsed.card and not Path(parsed.prompt).is_dir():
+        told = f"--card for {parsed.prompt}, which is no directory here"
+        raise PromptError(told, "a saved prompt's directory", "Save the prompt, inspect it and push it again")
+    if parsed.card:
+        require_writable(prompt_directory(Path(parsed.prompt)))
+
+
+def _write_card(report: Any, prompt: Any, directory: str) -> Path:
+    """Saves the prompt with the verdict in the place of the older one; the card's path."""
+    from ptuning.prompts import prompt_directory
+
+    return Path(report.recorded_in(prompt).save(prompt_directory(Path(directory)))) / "README.md"
 
 
 def _require_possible(parsed: argparse.Namespace, prompt: Any, backbone: Any) -> list[Any]:
@@ -137,6 +163,8 @@ def _run_of(prompt: str) -> Path | None:
     from ptuning.prompts import prompt_directory
     from ptuning.training import RunDirectory
 
+    if not Path(prompt).is_dir():  # a name on the hub
+        return None
     found = prompt_directory(Path(prompt)).absolute().parent
     return found if RunDirectory(found).has_snapshots else None
 

@@ -3,21 +3,19 @@
 Knows nothing of how ways are fitted.
 """
 
-import hashlib
+import dataclasses
 import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from ptuning.comparison.protocol import CARD, Job, Way
 from ptuning.comparison.results import Results, WayResult
 from ptuning.comparison.storage import OWN_FILE
 from ptuning.data import Template
 from ptuning.files import whole_file
-from ptuning.prompts import code, front_matter, sections_text, task_lines
+from ptuning.prompts import base_lines, code, front_matter, sections_text, task_lines
 
 _CARD = """---
 {front_matter}---
@@ -64,7 +62,7 @@ def card(way: Way, job: Job, results: Results, is_saved: bool) -> str:
         "Results": _results(results, result),
         "Costs": _costs(result),
         "Use": [use],
-        "Base": _base(job.backbone.fingerprint.architecture, job.backbone.fingerprint.weights, job),
+        "Base": base_lines(str(job.backbone.name), dataclasses.asdict(job.backbone.fingerprint), OWN_FILE),
     }
     return _CARD.format(
         front_matter=front_matter(job.backbone.name, ["ptuning-compare", way.name]),
@@ -108,13 +106,3 @@ def _costs(result: WayResult) -> list[str]:
         built = f"{own.num_bytes / 1e6:,.3f} MB in memory, built in {own.seconds:,.3f} s"
         lines.append(f"- its index: {built}; a look-up: {own.milliseconds:,.2f} ms")
     return lines
-
-
-def _base(architecture: Mapping[str, Any], weights: tuple[float, ...], job: Job) -> list[str]:
-    """Which base it belongs to."""
-    digest = hashlib.sha256(json.dumps(weights).encode()).hexdigest()
-    shape = ", ".join(f"{key} {value}" for key, value in architecture.items())
-    return [
-        f"- {code(str(job.backbone.name))} in {str(job.backbone.dtype).removeprefix('torch.')}: {shape}",
-        f"- fingerprint: a sample of its weights, in `{OWN_FILE}`; SHA-256 {code(digest)}",
-    ]

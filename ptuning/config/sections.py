@@ -48,7 +48,7 @@ class PromptConfig:
     init_text: str | None = None
     """With init: text, the text to start from."""
     init_prompt: str | None = None
-    """With init: prompt, the directory of the saved prompt to start from."""
+    """With init: prompt, the directory of the saved prompt to start from, or its name on the hub."""
 
     def __post_init__(self) -> None:
         problems = _not_positive("prompt", self, "hidden_size")

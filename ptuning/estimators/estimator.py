@@ -230,14 +230,14 @@ class PromptEstimator(Parameters):
         """Reads what `save` wrote.
 
         Args:
-            directory: The prompt's directory.
+            directory: The prompt's directory, or its name on the hub.
             base: The base model; None: the one that the prompt names.
             parameters: Others of the estimator, such as dtype and device.
 
         Raises:
             PromptError: For a directory that holds no such prompt, and for another base.
         """
-        prompt = SoftPrompt.load(directory)
+        prompt = SoftPrompt.from_pretrained(directory)
         cls._require_own(prompt, Path(directory))
         found = cls(base or prompt.base_name or "", **{**cls._parameters_of(prompt), **parameters})
         found._keep(found._backbone(), prompt)

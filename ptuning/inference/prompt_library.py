@@ -131,8 +131,8 @@ def prompt_of_rows(ready: Sequence[ReadyPrompt]) -> BatchPrompt:
 class PromptLibrary(MutableMapping[str, SoftPrompt]):
     """A mapping of names to soft prompts for one frozen model.
 
-    Any thread may add, replace and remove prompts as in a dictionary, given as a `SoftPrompt` or a saved prompt's
-    directory. `print(library)` lists them.
+    Any thread may add, replace and remove prompts as in a dictionary, given as a `SoftPrompt`, a saved prompt's
+    directory or its name on the hub. `print(library)` lists them.
 
     Args:
         backbone: The frozen model.
@@ -240,9 +240,9 @@ def _info(name: str, held: SoftPrompt | Path, ready: ReadyPrompt | None) -> Prom
 
 
 def as_prompt(prompt: SoftPrompt | str | Path) -> SoftPrompt:
-    """The prompt itself, or the one saved in that directory."""
+    """The prompt itself, or the one saved in that directory or on the hub."""
     if isinstance(prompt, str | Path):
-        return SoftPrompt.load(prompt)
+        return SoftPrompt.from_pretrained(prompt)
     if not isinstance(prompt, SoftPrompt):
         raise PromptError(f"a prompt {prompt!r}", "a SoftPrompt or a saved prompt's directory", "Give one of the two")
     return prompt

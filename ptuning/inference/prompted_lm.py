@@ -52,7 +52,8 @@ class PromptedLM:
 
     Args:
         backbone: The frozen model.
-        prompts: Name -> prompt, or a directory of saved prompts or runs, each read on first use.
+        prompts: Name -> a prompt, its directory or its name on the hub; or a directory of saved prompts or runs, each
+            read on first use.
         allow_other_base: Whether to accept prompts tuned on another base model of the same width.
         batch_size: The most rows in a batch.
         progress: Whether to show a progress bar on stderr.

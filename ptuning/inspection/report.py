@@ -4,6 +4,7 @@ Knows nothing of single measures except what the verdict rests on.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ptuning.inspection.measures.protocol import Measured, Subject
 from ptuning.inspection.page import page, write_page
 from ptuning.inspection.provenance import provenance
 from ptuning.inspection.terminal import lines
-from ptuning.inspection.verdict import Thresholds, Verdict, judge
+from ptuning.inspection.verdict import NOT_JUDGED, Thresholds, Verdict, judge
 from ptuning.inspection.vocabulary.embeddings import Vocabulary
 from ptuning.inspection.vocabulary.neighbours import Metric
 from ptuning.inspection.vocabulary.origin import initial_ids
@@ -51,6 +52,17 @@ class Report(Contents):
             name: What the prompt is called on the page.
         """
         return write_page(self, path, name)
+
+    def recorded_in(self, prompt: SoftPrompt) -> SoftPrompt:
+        """The prompt with this verdict, which its model card tells once it is saved or pushed.
+
+        Raises:
+            PromptError: If nothing was judged, for want of rows.
+        """
+        if self.verdict.word == NOT_JUDGED:
+            raise PromptError(f"a verdict to record: {self.verdict.sentence}", "a judged prompt", "Give more rows")
+        told = {"word": self.verdict.word, "sentence": self.verdict.sentence, "effect": self.verdict.effect}
+        return replace(prompt, verdict={**told, "judged_on": self.provenance.get("judged on")})
 
     def _repr_html_(self) -> str:
         """The page in a frame of its own, for a notebook."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ptuning.model.families import CausalBackbone as CausalBackbone
     from ptuning.model.families import EncoderDecoderBackbone as EncoderDecoderBackbone
     from ptuning.model.fingerprint import Fingerprint as Fingerprint
+    from ptuning.model.hub import hub_answers as hub_answers
+    from ptuning.model.hub import is_hub_name as is_hub_name
     from ptuning.model.loading import quietly as quietly
     from ptuning.model.memory import is_out_of_memory as is_out_of_memory
     from ptuning.model.memory import release_cached_memory as release_cached_memory
@@ -26,6 +28,7 @@ __getattr__, __dir__, __all__ = lazily(
         "checkpointing": ("is_checkpointed",),
         "families": ("Backbone", "CausalBackbone", "EncoderDecoderBackbone"),
         "fingerprint": ("Fingerprint",),
+        "hub": ("hub_answers", "is_hub_name"),
         "loading": ("quietly",),
         "memory": ("is_out_of_memory", "release_cached_memory"),
     },

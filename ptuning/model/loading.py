@@ -6,17 +6,13 @@ A model that cannot be loaded raises a one-line error. Knows nothing of prompts 
 import itertools
 import json
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import torch
 import transformers  # it loads each class on first access
-from huggingface_hub import constants
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
@@ -25,11 +21,11 @@ from ptuning.errors import ModelError
 from ptuning.files import read_regular
 from ptuning.model.adapters import base_of_adapter, merged
 from ptuning.model.fingerprint import Fingerprint
+from ptuning.model.hub import hub_answers
 from ptuning.model.kernels import prefer_own_attention
 from ptuning.model.memory import is_out_of_memory
 
 _MOST_INDEX_BYTES = 1 << 28
-_MOST_SECONDS = 3.0  # that each address of the hub may take to answer
 
 # What transformers itself implements; for other names it may run code that it finds on the hub.
 _IMPLEMENTATIONS = {
@@ -160,17 +156,8 @@ def _require_own_shards(name: str) -> None:
 
 
 def _of_hub(name: str) -> dict[str, Any]:
-    """How to look a name up: without a network, which takes a minute to give up, only what is there already is read."""
-    if os.path.exists(name) or constants.HF_HUB_OFFLINE or getproxies():
-        return {}
-    hub = urlsplit(constants.ENDPOINT)
-    try:
-        socket.create_connection(
-            (hub.hostname or "", hub.port or (80 if hub.scheme == "http" else 443)), _MOST_SECONDS
-        ).close()
-    except OSError:
-        return {"local_files_only": True}
-    return {}
+    """How to look a name up: where the hub does not answer, only what is there already is read."""
+    return {} if os.path.exists(name) or hub_answers() else {"local_files_only": True}
 
 
 def _config(name: str, options: dict[str, Any]) -> Any:

@@ -1,7 +1,8 @@
 """The trainable prompt encoders, their initial values, and the saved prompt.
 
 `encoders` compute the virtual tokens' embeddings, `initializers` choose their initial values, `soft_prompt` is the
-tuned prompt, and `storage` reads and writes its directory. Knows nothing of how a model is run.
+tuned prompt, `storage` reads and writes its directory, and `hub` fetches and uploads it. Knows nothing of how a
+model is run.
 """
 
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from ptuning.prompts import encoders as encoders
     from ptuning.prompts import initializers as initializers
     from ptuning.prompts.encoders import PromptEncoder as PromptEncoder
+    from ptuning.prompts.model_card import base_lines as base_lines
     from ptuning.prompts.model_card import code as code
     from ptuning.prompts.model_card import front_matter as front_matter
     from ptuning.prompts.model_card import results_table as results_table
@@ -28,7 +30,7 @@ __getattr__, __dir__, __all__ = lazily(
     {
         "": ("encoders", "initializers"),
         "encoders": ("PromptEncoder",),
-        "model_card": ("code", "front_matter", "results_table", "sections_text", "task_lines"),
+        "model_card": ("base_lines", "code", "front_matter", "results_table", "sections_text", "task_lines"),
         "schema": ("Result",),
         "soft_prompt": ("SoftPrompt",),
         "storage": ("Summary", "is_prompt_directory", "prompt_directory"),

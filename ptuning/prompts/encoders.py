@@ -196,9 +196,13 @@ class Conditioned(PromptEncoder):
     def from_weights(cls, weights: Mapping[str, Tensor]) -> Self:
         """Builds the encoder from its `state_dict`; raises `PromptError` if the weights do not fit."""
         try:
-            encoder = cls(weights["prompt_PH"], weights["queries_PW"].shape[1])
-            encoder.load_state_dict(dict(weights))
-        except (KeyError, IndexError, RuntimeError) as error:
+            start_PH = weights["prompt_PH"].to(
+                "meta"
+            )  # layers are made without memory: a few small tensors name any size
+            with torch.device("meta"):
+                encoder = cls(start_PH, weights["queries_PW"].shape[1])
+            encoder.load_state_dict(dict(weights), assign=True)
+        except (KeyError, IndexError, ValueError, RuntimeError) as error:
             raise PromptError(
                 f"weights {', '.join(weights)[:200]} ({error})", "a conditioned encoder's", "Save or copy it again"
             ) from error

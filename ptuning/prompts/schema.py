@@ -22,6 +22,16 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What an inspection said."""
+
+    word: str = ""
+    sentence: str = ""
+    effect: str | None = None
+    judged_on: str | None = None
+
+
+@dataclass(frozen=True)
 class _Base:
     name: str | None
     revision: str | None
@@ -68,6 +78,7 @@ class Own:
     results: dict[str, Result]
     library_version: str
     embeddings_sha256: str
+    verdict: Verdict = field(default_factory=Verdict)
 
 
 @dataclass(frozen=True)

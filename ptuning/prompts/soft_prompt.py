@@ -8,6 +8,8 @@ tensor, so its directory holds the encoder's weights and is not a PEFT adapter.
 """
 
 import dataclasses
+import logging
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -20,8 +22,10 @@ from torch import Tensor
 from ptuning.data import Task, Template
 from ptuning.errors import PromptError
 from ptuning.model import Fingerprint
-from ptuning.prompts import encoders, storage
+from ptuning.prompts import encoders, hub, storage
 from ptuning.prompts.encoders import PromptEncoder
+
+_log = logging.getLogger(__name__)
 
 _LEADS = "All virtual tokens come before the text, so this directory is also a PEFT prompt-tuning adapter."
 _DOES_NOT_LEAD = "Not all virtual tokens come before the text, so this is not a PEFT adapter: load it with ptuning."
@@ -55,14 +59,14 @@ class SoftPrompt:
     """PEFT's name for the base model's family: CAUSAL_LM, or SEQ_2_SEQ_LM for encoder-decoders."""
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     """A conditioned encoder's `state_dict`; empty for a prompt that is the same for every row."""
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    """What an inspection said of it: word, sentence, effect, judged_on; empty for a prompt that was not judged."""
     library_version: str = metadata.version("ptuning")
     """The version of ptuning that created it."""
 
     def __post_init__(self) -> None:
-        for each in (self.embeddings_PH, *self.weights.values()):
-            _require_finite(each)
-        object.__setattr__(self, "embeddings_PH", storage.plain(self.embeddings_PH))
-        object.__setattr__(self, "weights", {name: storage.plain(each) for name, each in self.weights.items()})
+        object.__setattr__(self, "embeddings_PH", _finite(self.embeddings_PH))
+        object.__setattr__(self, "weights", {name: _finite(each) for name, each in self.weights.items()})
         if self.weights and self._own_encoder().base_PH.shape != self.embeddings_PH.shape:
             raise PromptError(
                 f"embeddings_PH of shape {list(self.embeddings_PH.shape)} with an encoder's weights of another shape",
@@ -171,10 +175,66 @@ class SoftPrompt:
         Raises:
             PromptError: If the directory holds anything but a saved prompt.
         """
-        path, tensors = Path(directory), self.weights or {storage.EMBEDDINGS: self.embeddings_PH}
+        return self._write(Path(directory))
+
+    def _write(self, path: Path, repository: str | None = None) -> Path:
+        """As `save`, with a card for a repository of the hub."""
+        tensors = self.weights or {storage.EMBEDDINGS: self.embeddings_PH}
         peft = self._peft_config() if self.not_peft is None else None
-        storage.write(path, tensors, self._own_config(), peft, self.not_peft or _LEADS)
+        storage.write(path, tensors, self._own_config(), peft, self.not_peft or _LEADS, repository)
         return path
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        base_name: str | None = None,
+    ) -> str:
+        """Uploads what `save` writes, in place of the prompt that the repository held.
+
+        Args:
+            repo_id: `user/name`; the repository is made where there is none.
+            commit_message: The commit's; None: "Upload soft prompt".
+            private: Whether a new repository is private; None: as the account has it.
+            token: The hub's token; None or True: the one that was saved by logging in, or HF_TOKEN.
+            revision: The branch, made where there is none; None: main.
+            base_name: The base model's name on the hub, for a prompt that was tuned on a copy in a directory.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            PromptError: If the hub cannot be asked or does not allow it.
+        """
+        hub.require_repository(repo_id)
+        prompt = self if base_name is None else dataclasses.replace(self, base_name=base_name)
+        if prompt.base_name and Path(prompt.base_name).exists():
+            _log.warning(f"{prompt.base_name} is a directory of this machine: name the base on the hub with base_name=")
+        with tempfile.TemporaryDirectory() as folder:
+            directory = prompt._write(Path(folder) / "prompt", repo_id)
+            return hub.upload(
+                directory, repo_id, commit_message=commit_message, private=private, token=token, revision=revision
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, revision: str | None = None, token: str | bool | None = None
+    ) -> "SoftPrompt":
+        """Reads a prompt's directory as `load` does, or a prompt on the hub.
+
+        Args:
+            name_or_path: A directory, which always wins, or `user/name` or `user/name@revision` on the hub.
+            revision: Branch, tag or commit on the hub; not used for a directory.
+            token: The hub's token; None or True: the one that was saved by logging in, or HF_TOKEN; False: none.
+
+        Raises:
+            PromptError: As `load`, and if the hub cannot be asked or does not show it.
+        """
+        return cls.load(hub.located(name_or_path, revision, token))
 
     @classmethod
     def load(cls, directory: str | Path) -> "SoftPrompt":
@@ -207,6 +267,7 @@ class SoftPrompt:
             "init": dict(self.init),
             "training": dict(self.training),
             "results": dict(self.results),
+            **({"verdict": dict(self.verdict)} if self.verdict else {}),
             "library_version": self.library_version,
         }
 
@@ -227,10 +288,12 @@ class SoftPrompt:
         }
 
 
-def _require_finite(tensor: Tensor) -> None:
-    """Raises `PromptError` for a tensor of whole numbers, and for one that holds NaN or infinity."""
+def _finite(tensor: Tensor) -> Tensor:
+    """An fp32 copy; raises `PromptError` for a tensor of other numbers, and for one with NaN or infinity in fp32."""
     kind = f"{tensor.dtype}".removeprefix("torch.")
-    if not tensor.is_floating_point():
+    if tensor.dtype not in storage.PRECISIONS:
         raise PromptError(f"a prompt of {kind} numbers", "floating-point numbers", "Save it again")
-    if not tensor.isfinite().all():
+    plain = storage.plain(tensor)
+    if not plain.isfinite().all():
         raise PromptError("a prompt with NaN or infinity in it", "finite numbers", "Train it again at a lower rate")
+    return plain

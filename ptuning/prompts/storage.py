@@ -5,6 +5,7 @@ Knows nothing of models.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,11 @@ ENCODER_FILE = "encoder.safetensors"
 EMBEDDINGS = "prompt_embeddings"  # PEFT's name for the tensor
 _PEFT_TYPES = ("PROMPT_TUNING", "P_TUNING")
 _TASK_TYPES = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
-_MOST_JSON_BYTES = 1 << 26
-_MOST_TENSOR_BYTES = 1 << 33
+MOST_JSON_BYTES = 1 << 24
+MOST_TENSOR_BYTES = 1 << 30  # 1,000 virtual tokens of width 16,384 are 66 MB
+PRECISIONS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+FILES = (OWN_FILE, PEFT_FILE, CARD_FILE, WEIGHTS_FILE, ENCODER_FILE)
+_BLOBS = "blobs"  # where the hub's cache keeps what the files of its snapshots link to
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ def write(
     own: Mapping[str, Any],
     peft: Mapping[str, Any] | None,
     placement: str,
+    repository: str | None = None,
 ) -> None:
     """Writes a prompt's directory, replacing an older one as a whole.
 
@@ -76,6 +81,7 @@ def write(
         own: The content of `ptuning.json`, without the tensors' checksum and the format version.
         peft: The content of PEFT's configuration file; None for a prompt that PEFT cannot load.
         placement: A sentence for the model card on which other libraries can load the prompt.
+        repository: Its name on the hub, for the model card.
 
     Raises:
         PromptError: If the directory holds anything but a saved prompt.
@@ -92,7 +98,7 @@ def write(
             (beside / PEFT_FILE).write_text(json.dumps(peft, indent=2) + "\n", encoding="utf-8")
         (beside / OWN_FILE).write_text(text, encoding="utf-8", newline="\n")
         seal(beside / OWN_FILE)
-        (beside / CARD_FILE).write_text(model_card(own, placement), encoding="utf-8")
+        (beside / CARD_FILE).write_text(model_card(own, placement, repository), encoding="utf-8")
 
 
 def _own_text(own: Mapping[str, Any]) -> str:
@@ -109,7 +115,7 @@ def prompt_directory(path: Path) -> Path:
     """The directory of a saved prompt: the path itself, or the prompt in it if it is a run's directory.
 
     Raises:
-        PromptError: If there is no such directory.
+        PromptError: If there is no such directory, or the run's is a link to elsewhere.
     """
     if not path.is_dir():
         raise PromptError(f"prompt directory {path} does not exist", "a saved prompt", "Check the path")
@@ -120,7 +126,10 @@ def prompt_directory(path: Path) -> Path:
             "a run with a prompt",
             f"Wait for its end if it is at work, else finish it: ptuning train --config {path}/config.yaml --resume",
         )
-    return own if not is_prompt_directory(path) and is_prompt_directory(own) else path
+    if is_prompt_directory(path) or not is_prompt_directory(own):
+        return path
+    _require_own(own)
+    return own
 
 
 def read(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -130,7 +139,7 @@ def read(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         PromptError: If it is missing, truncated or of another kind.
     """
     directory = prompt_directory(directory)
-    is_encoder = (directory / ENCODER_FILE).exists()
+    is_encoder = os.path.lexists(directory / ENCODER_FILE)
     tensors = _read_tensors(directory / ENCODER_FILE) if is_encoder else {EMBEDDINGS: _read_embeddings(directory)}
     known = _read_fields(directory)
     if known.pop("embeddings_sha256", None) not in (None, _digest(tensors)):
@@ -153,7 +162,7 @@ def is_prompt_directory(path: Path) -> bool:
 def _require_replaceable(path: Path) -> None:
     """Raises `PromptError` if the directory holds anything but a saved prompt."""
     names = {each.name for each in path.iterdir()} if path.is_dir() else {path.name} if path.exists() else set()
-    others = names - {WEIGHTS_FILE, PEFT_FILE, OWN_FILE, CARD_FILE, ENCODER_FILE}
+    others = names - set(FILES)
     if others:
         raise PromptError(
             f"{path} holds {min(others)}, which is not part of a saved prompt",
@@ -175,22 +184,27 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
-    if not file.exists():
+    if not os.path.lexists(file):
         raise PromptError(
             f"{file.parent} has no {file.name}", "a saved prompt's directory", "Check the path, or save it again"
         )
-    content = _read(file, _MOST_TENSOR_BYTES)
+    content = _read(file, MOST_TENSOR_BYTES)
     try:
-        return load(content)
-    except SafetensorError as error:
+        tensors: dict[str, Tensor] = load(content)
+    except (SafetensorError, KeyError) as error:  # KeyError: numbers that torch lacks
         raise _broken(file, str(error)) from error
+    for tensor in tensors.values():
+        if tensor.dtype not in PRECISIONS:
+            kind = f"{tensor.dtype}".removeprefix("torch.")
+            raise PromptError(f"{file} holds {kind} numbers", "floating-point numbers", "Save it again")
+    return tensors
 
 
 def _read_embeddings(path: Path) -> Tensor:
     """The `[P, H]` tensor of a prompt directory."""
     file = path / WEIGHTS_FILE
     tensors = _read_tensors(file)
-    if list(tensors) != [EMBEDDINGS] or tensors[EMBEDDINGS].ndim != 2:
+    if list(tensors) != [EMBEDDINGS] or tensors[EMBEDDINGS].ndim != 2 or not tensors[EMBEDDINGS].shape[1]:
         shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
         raise PromptError(
             f"{file} holds {str(shapes)[:200]}",
@@ -202,6 +216,7 @@ def _read_embeddings(path: Path) -> Tensor:
 
 def _read(file: Path, most_bytes: int) -> bytes:
     """A file's content, as it was when it was saved."""
+    _require_own(file)
     try:
         content = read_regular(file, most_bytes)
     except FileError as error:
@@ -211,9 +226,20 @@ def _read(file: Path, most_bytes: int) -> bytes:
     return content
 
 
+def _require_own(file: Path) -> None:
+    """Raises `PromptError` for a link that leads out of the prompt's directory, but for those of the hub's cache."""
+    own, target = file.parent.resolve(), Path(os.path.realpath(file))
+    repository = own.parent.parent
+    is_snapshot = own.parent.name == "snapshots"  # CACHE/REPOSITORY/snapshots/COMMIT
+    blobs = (repository / _BLOBS, repository.parent / _BLOBS) if is_snapshot else ()
+    if not any(target.is_relative_to(place) for place in (own, *blobs)):
+        received = f"{file}, a link to {target} outside the prompt's directory"
+        raise PromptError(received, "a file of its own", "Put the file itself there")
+
+
 def _read_json(file: Path, kind: type) -> dict[str, Any]:
     """A JSON file whose types are those of a dataclass."""
-    content = _read(file, _MOST_JSON_BYTES)
+    content = _read(file, MOST_JSON_BYTES)
     try:
         return read_json(content, kind)
     except ValueError as error:
@@ -222,7 +248,7 @@ def _read_json(file: Path, kind: type) -> dict[str, Any]:
 
 def _read_fields(path: Path) -> dict[str, Any]:
     """A saved prompt's JSON: fields of `SoftPrompt`, num_virtual_tokens and, if ptuning saved it, embeddings_sha256."""
-    return _read_own(path) if (path / OWN_FILE).exists() else _read_peft(path)
+    return _read_own(path) if os.path.lexists(path / OWN_FILE) else _read_peft(path)
 
 
 def _read_peft(path: Path) -> dict[str, Any]:
@@ -266,6 +292,7 @@ def _read_own(path: Path) -> dict[str, Any]:
             "task_type": own["base"].get("task_type", "CAUSAL_LM"),
             "num_virtual_tokens": own.get("num_virtual_tokens"),
             **{key: own[key] for key in ("encoder", "init", "training", "results", "library_version")},
+            "verdict": own.get("verdict", {}),
             "embeddings_sha256": own["embeddings_sha256"],
         }
     except (KeyError, TypeError, ConfigError) as error:

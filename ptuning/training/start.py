@@ -36,7 +36,7 @@ def start_embeddings(config: RunConfig, backbone: Backbone, coder: Coder, exampl
         case "labels":
             return initializers.from_labels(vocabulary_VH, coder.label_ids, num_virtual_tokens, frequent(), seed)
         case "prompt":
-            saved = SoftPrompt.load(config.prompt.init_prompt or "")
+            saved = SoftPrompt.from_pretrained(config.prompt.init_prompt or "")
             return initializers.from_prompt(vocabulary_VH, saved.embeddings_PH, num_virtual_tokens)
         case _:
             return initializers.at_random(vocabulary_VH, num_virtual_tokens, seed)

@@ -23,7 +23,7 @@ from ptuning.errors import ModelError
 from ptuning.forward import objective
 from ptuning.forward.paths import label_logits
 from ptuning.forward.splice import splice
-from ptuning.model import Backbone, capabilities, loading, quantization
+from ptuning.model import Backbone, capabilities, hub, loading, quantization
 from ptuning.model.checkpointing import is_checkpointed
 from ptuning.model.fingerprint import Fingerprint
 from ptuning.prompts.encoders import Residual
@@ -374,9 +374,9 @@ def test_without_a_network_a_name_is_not_looked_up(monkeypatch):
     def unreachable(*_):
         raise OSError("no network")
 
-    monkeypatch.setattr(loading.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(loading, "getproxies", dict)
-    monkeypatch.setattr(loading.socket, "create_connection", unreachable)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "getproxies", dict)
+    monkeypatch.setattr(hub.socket, "create_connection", unreachable)
     assert loading._of_hub("no/such-model") == {"local_files_only": True}
     started = time.monotonic()
     with pytest.raises(ModelError, match=r"model no/such-model, no directory here, cannot be loaded"):
@@ -386,12 +386,12 @@ def test_without_a_network_a_name_is_not_looked_up(monkeypatch):
         Backbone.embeddings_of("no/such-model")
     assert time.monotonic() - started < 10
     asked = []
-    monkeypatch.setattr(loading.socket, "create_connection", lambda place, _: asked.append(place) or unreachable())
+    monkeypatch.setattr(hub.socket, "create_connection", lambda place, _: asked.append(place) or unreachable())
     for endpoint in ("https://hub.test", "http://hub.test", "http://hub.test:8080"):
-        monkeypatch.setattr(loading.constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(hub.constants, "ENDPOINT", endpoint)
         loading._of_hub("no/such-model")
     assert asked == [("hub.test", 443), ("hub.test", 80), ("hub.test", 8080)]
-    monkeypatch.setattr(loading, "getproxies", lambda: {"https": "proxy"})
+    monkeypatch.setattr(hub, "getproxies", lambda: {"https": "proxy"})
     assert loading._of_hub("no/such-model") == {}
 
 

@@ -70,11 +70,16 @@ def test_nothing_leaves_its_fence(what: str) -> None:
     assert list(yaml.safe_load(row)) == list(dict.fromkeys(HOSTILE[what].columns[:1]))
 
 
-def test_front_matter_is_yaml_whatever_the_base_is_called() -> None:
-    name = 'a: [b\n---\ntags: ["planted"]'
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("org/base-1.5", {"base_model": "org/base-1.5"}),
+        ("base", {"base_model": "base"}),
+        ('a: [b\n---\ntags: ["planted"]', {}),
+        ("/home/me/base", {}),
+        ("../base", {}),
+    ],
+)
+def test_front_matter_is_yaml_and_names_a_base_that_the_hub_takes(name: str, shown: dict[str, str]) -> None:
     _, front, _ = re.split("^---$", card(Task("{prompt:2}{text}"), base={"name": name}), maxsplit=2, flags=re.MULTILINE)
-    assert yaml.safe_load(front) == {
-        "library_name": "ptuning",
-        "base_model": name,
-        "tags": ["prompt-tuning", "p-tuning"],
-    }
+    assert yaml.safe_load(front) == {"library_name": "ptuning", **shown, "tags": ["prompt-tuning", "p-tuning"]}
