@@ -122,7 +122,7 @@ def read_description(directory: Path) -> tuple[dict[str, Any], str]:
     try:
         content = read_regular(directory / VLLM_FILE, _MOST_BYTES)
         described = read_json(content, _Described)
-    except (ValueError, FileError) as error:
+    except (ValueError, FileError, ConfigError) as error:
         raise _broken(directory, str(error)) from error
     if described["format_version"] != FORMAT_VERSION:
         told = f"{directory / VLLM_FILE} has format version {described['format_version']}"
