@@ -1,4 +1,4 @@
-"""`ptuning export --to vllm` and `ptuning predict --server`: answers as without a server, and no row lost or doubled."""
+"""`ptuning export --to vllm` and `ptuning predict --server`: the same answers, and no row is lost or doubled."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What SERVING.md and the directory's own README say is true: examples run, and flags and limits are those of the code."""
+"""What SERVING.md says is true: its examples run, and its limits are those of the code."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def test_examples_run(
     Path("rows.csv").write_text("text\na film\na plot\n")
     with FakeVLLM(backbone.model, backbone.tokenizer) as fake:
         here = SERVING.replace("http://127.0.0.1:8000", fake.url)
-        commands = [line for line in re.findall(r"^ptuning .*$", here, flags=re.MULTILINE)]
+        commands = re.findall(r"^ptuning .*$", here, flags=re.MULTILINE)
         assert [each.split()[1] for each in commands] == ["export", "predict"]
         assert all(main(each.split()[1:]) == 0 for each in commands)
         assert len(Path("answers.csv").read_text().splitlines()) == 3

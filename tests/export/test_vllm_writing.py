@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -121,15 +122,14 @@ def test_broken_directories_are_told(model_directory: Path, tmp_path: Path) -> N
         (out / name).write_bytes(content)
         with pytest.raises(PromptError, match=message):
             ExportedPrompts.load(out)
-        (out / name).unlink()
+        shutil.rmtree(out)
 
     write_vllm(model_directory, {"film": prompt_for(model_directory)}, out)
     described = json.loads((out / VLLM_FILE).read_text())
     spoiled(EMBEDDINGS_FILE, b"half", r"embeddings\.safetensors is missing or broken")
     spoiled("tokenizer.json", b"half", "is a broken export")
-    (out / VLLM_FILE).write_text("{")
-    with pytest.raises(PromptError, match="is a broken export"):
-        ExportedPrompts.load(out)
+    spoiled(VLLM_FILE, b"{", "is a broken export")
+    write_vllm(model_directory, {"film": prompt_for(model_directory)}, out)
     for changes, message in (
         ({"format_version": 9}, "has format version 9; expected 1. Upgrade ptuning"),
         ({"prompts": {"film": {**described["prompts"]["film"], "cut_side": "up"}}}, "cut_side"),

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, overload
 
 from ptuning.data import Coder, Example, Row, Rows, Task, Template, as_row, records, warn_of_cut
-from ptuning.errors import DataError, PromptError, PTuningError, ServerError
+from ptuning.errors import ConfigError, DataError, PromptError, PTuningError, ServerError
 from ptuning.export.vllm.asking import Asked, Asking, Limits
 from ptuning.export.vllm.chat import Part, chat_parts
 from ptuning.export.vllm.exported import ExportedPrompts
@@ -62,7 +62,7 @@ class VLLMClient:
         allow_other_base: Whether to accept a server whose model does not answer as the base does.
 
     Raises:
-        ConfigError: For an address that is none.
+        ConfigError: For an address that is none, and for no concurrency.
     """
 
     def __init__(
@@ -77,6 +77,8 @@ class VLLMClient:
         timeout: float = TIMEOUT,
         allow_other_base: bool = False,
     ) -> None:
+        if concurrency < 1:
+            raise ConfigError(f"concurrency={concurrency}", "1 or more", "Correct it")
         self.prompts, self.server = prompts, Server(url, api_key, concurrency, max_retries, timeout)
         self._model, self._concurrency, self._allow_other_base = model, concurrency, allow_other_base
         self._served: Served | None = None
