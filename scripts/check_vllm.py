@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Checks the client against a real vLLM, in fp32 on this machine, and prints what it found as one JSON object.
 
-    python scripts/check_vllm.py LABELS_PROMPT_DIR TEXTS_PROMPT_DIR [--base DIR] [--data FILE] [--port N]
+    python scripts/check_vllm.py LABELS_PROMPT_DIR [TEXTS_PROMPT_DIR] [--base DIR] [--data FILE] [--port N]
 
-The first prompt classifies, the second writes; both must read the columns of the data. It starts the server with
-scripts/serve_vllm.sh, so the machine should be quiet. A few minutes.
+The first prompt classifies, the second writes; without a second one, the first writes. Both must read the columns of
+the data. It starts the server with scripts/serve_vllm.sh four times, so the machine should be quiet.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def parsed() -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("labels", help="a prompt with labels, or its run")
-    parser.add_argument("texts", help="a prompt that writes, or its run")
+    parser.add_argument("texts", nargs="?", help="a prompt that writes, or its run")
     parser.add_argument("--base", default="assets/smollm2-135m-instruct")
     parser.add_argument("--data", default="assets/movie_reviews/test.csv")
     parser.add_argument("--port", type=int, default=8123)
@@ -165,7 +165,7 @@ def check_resume(arguments: argparse.Namespace, exported: Path, work: Path, rows
     kept = len(journal.read_bytes().splitlines()) - 1
     with server(arguments.base, arguments.port, log), contextlib.redirect_stdout(sys.stderr):
         again = cli([*command, "--resume"])
-    numbers = [json.loads(line)["number"] for line in output.read_text().splitlines()]
+    numbers = [int(json.loads(line)["number"]) for line in output.read_text().splitlines()]
     is_whole = numbers == list(range(NUM_RESUMED))
     return {"status": [status, again], "kept": kept, "rows": len(numbers), "none_lost_or_doubled": is_whole}
 
@@ -199,7 +199,8 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         work = Path(arguments.work or stack.enter_context(tempfile.TemporaryDirectory()))
         work.mkdir(parents=True, exist_ok=True)
-        prompts = prompts_beside(*(ptuning.SoftPrompt.load(each) for each in (arguments.labels, arguments.texts)))
+        labels = ptuning.SoftPrompt.load(arguments.labels)
+        prompts = prompts_beside(labels, ptuning.SoftPrompt.load(arguments.texts) if arguments.texts else None)
         lm = ptuning.PromptedLM.from_pretrained(arguments.base, prompts, dtype="float32", device="cpu")
         columns = tuple(dict.fromkeys([*lm.columns("0"), *lm.columns("words")]))
         rows = [dict(row.values) for row in read_rows(arguments.data, "test", columns)][:NUM_ROWS]
@@ -214,7 +215,7 @@ def main() -> None:
     sys.exit(0 if is_well else 1)
 
 
-def prompts_beside(labels: ptuning.SoftPrompt, texts: ptuning.SoftPrompt) -> dict[str, ptuning.SoftPrompt]:
+def prompts_beside(labels: ptuning.SoftPrompt, texts: ptuning.SoftPrompt | None) -> dict[str, ptuning.SoftPrompt]:
     """The prompts, and others made of the first: shaken, twice as long, with longer labels, in a chat."""
     task = labels.task
     assert task is not None
@@ -232,7 +233,7 @@ def prompts_beside(labels: ptuning.SoftPrompt, texts: ptuning.SoftPrompt) -> dic
         "twice": dataclasses.replace(labels, task=twice, embeddings_PH=twice_PH),
         "long": dataclasses.replace(labels, task=longer),
         "chat": dataclasses.replace(labels, task=chat),
-        "words": texts,
+        "words": texts or dataclasses.replace(labels, task=dataclasses.replace(task, verbalizer=None)),
     }
 
 

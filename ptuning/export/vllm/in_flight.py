@@ -7,7 +7,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -47,7 +47,7 @@ def in_flight(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _result(future: Future[Result]) -> Result | Exception:
+def _result(future: Future[Any]) -> Any:
     error = future.exception()
     if isinstance(error, Exception):
         return error
