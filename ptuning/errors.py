@@ -102,6 +102,10 @@ class OutOfMemoryError(PTuningError):
         super().__init__(received, "rows that fit into the device's memory", fewer)
 
 
+class ServerError(PTuningError):
+    """A server that cannot be reached, serves another model, or refuses what it is asked."""
+
+
 class FileError(PTuningError):
     """A file or directory that cannot be written."""
 

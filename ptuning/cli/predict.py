@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ptuning.cli import predict_server
 from ptuning.cli.arguments import load_model, one_row, positive, prompt_command
 from ptuning.errors import ConfigError, DataError
 from ptuning.files import require_writable, whole_file
@@ -26,40 +27,64 @@ def add(commands: Any) -> None:
     parser.add_argument("--id", metavar="COLUMN", help="with --output: of the rows' own columns, write this one only")
     parser.add_argument("--max-new-tokens", type=positive, default=50, help="length of written answers (default: 50)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends a written answer; repeatable")
+    predict_server.add(parser)
 
 
 def run(parsed: argparse.Namespace) -> None:
     """Prints or writes one answer per row."""
-    output = parsed.output and Path(parsed.output)
+    output = _output(parsed)
+    predict_server.require_together(parsed)
+    if parsed.server is not None:
+        with predict_server.client_of(parsed) as client:
+            task, rows = client.task(parsed.name), _rows(parsed, client.columns(parsed.name))
+            own = _own(parsed, rows) if output else []
+            with predict_server.kept_answers(parsed, client, rows) as answers:
+                _tell(parsed, task, own, answers)
+        return
+    lm = load_model(parsed)
+    task, rows = lm.task("prompt"), _rows(parsed, lm.columns("prompt"))
+    own = _own(parsed, rows) if output else []
+    if task.is_classification:
+        found = lm.classify(rows)
+    else:
+        found = lm.generate(rows, max_new_tokens=parsed.max_new_tokens, stop_strings=parsed.stop)
+    _tell(parsed, task, own, [predict_server.plain(each) for each in found])
+
+
+def _output(parsed: argparse.Namespace) -> Path | None:
+    """The file to write, which can be written; None where answers are printed."""
+    output = Path(parsed.output) if parsed.output else None
     if parsed.id is not None and not output:
         raise ConfigError("--id without --output", "both", "Name a file with --output")
-    if output:
-        if output.suffix not in _WRITERS:
-            raise ConfigError(f"--output {output}", f"a file of {', '.join(_WRITERS)}", "Give it such an ending")
-        require_writable(output)
-        if parsed.data is not None and Path(parsed.data).exists() and output.exists() and output.samefile(parsed.data):
-            raise ConfigError(f"--output {output}, the rows' own file", "another file", "Name a new one")
-    lm = load_model(parsed)
-    rows = _rows(parsed, lm)
-    own = _own(parsed, rows) if output else []
-    if lm.task("prompt").is_classification:
-        answers = [{"label": each.label, "probabilities": each.probabilities} for each in lm.classify(rows)]
+    if output is None:
+        return None
+    if output.suffix not in _WRITERS:
+        raise ConfigError(f"--output {output}", f"a file of {', '.join(_WRITERS)}", "Give it such an ending")
+    require_writable(output)
+    if parsed.data is not None and Path(parsed.data).exists() and output.exists() and output.samefile(parsed.data):
+        raise ConfigError(f"--output {output}, the rows' own file", "another file", "Name a new one")
+    return output
+
+
+def _tell(
+    parsed: argparse.Namespace, task: Any, own: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]
+) -> None:
+    """Prints the answers, or writes them beside what is written of the rows' own columns."""
+    if task.is_classification:
         lines = [f"{each['label']} {each['probabilities'][each['label']]:.3f}" for each in answers]
     else:
-        texts = lm.generate(rows, max_new_tokens=parsed.max_new_tokens, stop_strings=parsed.stop)
-        answers = [{"text": text} for text in texts]
-        lines = texts if len(texts) == 1 else [" ".join(text.split()) for text in texts]  # a row is a line
-    if output:
-        column = _column(lm.task("prompt"))
+        lines = [each["text"] for each in answers]
+        lines = lines if len(lines) == 1 else [" ".join(text.split()) for text in lines]  # a row is a line
+    if parsed.output:
+        output, column = Path(parsed.output), _column(task)
         named = [{column if name in ("label", "text") else name: each[name] for name in each} for each in answers]
         _WRITERS[output.suffix](output, own, named, _delimiter(output, parsed.data), _encoding(output, parsed.data))
-        lines = [f"saved: {output}, {len(rows):,} rows"]
+        lines = [f"saved: {output}, {len(answers):,} rows"]
     print(json.dumps({"answers": answers}) if parsed.json else "\n".join(lines))
 
 
-def _rows(parsed: argparse.Namespace, lm: Any) -> list[Any]:
+def _rows(parsed: argparse.Namespace, columns: Sequence[str]) -> list[Any]:
     """The rows of --data, or those of --input."""
-    columns = lm.columns("prompt")
     if parsed.data is not None:
         from ptuning.data import read_rows
 

@@ -1,7 +1,8 @@
-"""Takes a tuned prompt to other programs: as an array, or merged into a copy of its base model.
+"""Takes a tuned prompt to other programs: as an array, merged into a copy of its base model, or to a vLLM server.
 
 `write_array` writes the virtual tokens' embeddings; `merge` writes a model directory in which they are rows of the
-vocabulary; `MergedPrompts` writes rows for such a model, as text or as ids. Knows nothing of how a prompt was trained.
+vocabulary; `MergedPrompts` writes rows for such a model, as text or as ids; `write_vllm` writes what `VLLMClient` needs
+to answer rows through a vLLM server that serves the base. Knows nothing of how a prompt was trained.
 """
 
 from typing import TYPE_CHECKING
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from ptuning.export.merged_prompts import MergedPrompt as MergedPrompt
     from ptuning.export.merged_prompts import MergedPrompts as MergedPrompts
     from ptuning.export.names import load_prompts as load_prompts
+    from ptuning.export.vllm.client import UnansweredError as UnansweredError
+    from ptuning.export.vllm.client import VLLMClient as VLLMClient
+    from ptuning.export.vllm.exported import ExportedPrompts as ExportedPrompts
+    from ptuning.export.vllm.writing import write_vllm as write_vllm
 
 __getattr__, __dir__, __all__ = lazily(
     __name__,
@@ -25,5 +30,8 @@ __getattr__, __dir__, __all__ = lazily(
         "merged_model": ("merge",),
         "merged_prompts": ("MergedPrompt", "MergedPrompts"),
         "names": ("load_prompts",),
+        "vllm.client": ("UnansweredError", "VLLMClient"),
+        "vllm.exported": ("ExportedPrompts",),
+        "vllm.writing": ("write_vllm",),
     },
 )

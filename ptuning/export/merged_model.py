@@ -16,8 +16,9 @@ import torch
 import transformers
 
 from ptuning.data import Coder, Task
-from ptuning.errors import FileError, ModelError
+from ptuning.errors import ModelError
 from ptuning.export.array import require_fixed
+from ptuning.export.directories import describe_base, require_replaceable, revision_of, write_json
 from ptuning.export.merged_card import LOGIT_BIAS, merged_card
 from ptuning.export.merged_prompts import (
     FORMAT_VERSION,
@@ -32,7 +33,7 @@ from ptuning.export.names import require_names
 from ptuning.export.virtual_tokens import add_virtual_tokens, ids_named_by
 from ptuning.export.vocabulary_rows import write_rows
 from ptuning.files import whole_directory
-from ptuning.model import Backbone, CausalBackbone, Fingerprint, quietly
+from ptuning.model import Backbone, CausalBackbone, quietly
 from ptuning.prompts import SoftPrompt
 
 CARD_FILE = "README.md"
@@ -68,7 +69,7 @@ def merge(
         FileError: If the directory cannot be written, or holds anything but a merged model.
     """
     path = Path(directory)
-    _require_replaceable(path)
+    require_replaceable(path, MERGED_FILE, "a merged model", lambda each: read_description(each)["files"])
     require_names(prompts)
     for each in prompts.values():
         require_fixed(each, "a merged model")
@@ -82,7 +83,7 @@ def merge(
     about = {
         "format_version": FORMAT_VERSION,
         "library_version": metadata.version("ptuning"),
-        "base": _base(str(base), prompts, fingerprint),
+        "base": describe_base(str(base), prompts, fingerprint),
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "largest_difference": difference,
         "num_rows_appended": backbone.model.get_input_embeddings().num_embeddings - num_rows,
@@ -125,10 +126,10 @@ def _describe(directory: Path, about: Mapping[str, Any], prompts: Mapping[str, M
     file = directory / "generation_config.json"
     settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     settings["suppress_tokens"] = sorted({*(settings.get("suppress_tokens") or ()), *ids})
-    _write_json(file, settings)
+    write_json(file, settings)
     files = sorted({each.name for each in directory.iterdir()} | {MERGED_FILE, CARD_FILE})
     bias = {str(i): LOGIT_BIAS for i in ids}
-    _write_json(directory / MERGED_FILE, {**about, "prompts": description(prompts), "logit_bias": bias, "files": files})
+    write_json(directory / MERGED_FILE, {**about, "prompts": description(prompts), "logit_bias": bias, "files": files})
     (directory / CARD_FILE).write_text(merged_card(about["base"]["name"], prompts), encoding="utf-8")
 
 
@@ -136,7 +137,7 @@ def _loaded(base: str, prompts: Mapping[str, SoftPrompt], dtype: str, trust_remo
     """The base on the CPU; raises `ModelError` for one that cannot take virtual tokens as rows."""
     if (Path(base) / MERGED_FILE).exists():
         raise ModelError(f"{base}, a merged model, as a base", "the base itself", "Merge all prompts in one go")
-    backbone = Backbone.from_pretrained(base, dtype, "cpu", _revision(prompts, base), trust_remote_code)
+    backbone = Backbone.from_pretrained(base, dtype, "cpu", revision_of(base, prompts), trust_remote_code)
     if not isinstance(backbone, CausalBackbone):
         raise ModelError(
             f"{base}, an encoder-decoder, for a merged model", "a causal model", "Export the prompt as an array"
@@ -148,34 +149,3 @@ def _loaded(base: str, prompts: Mapping[str, SoftPrompt], dtype: str, trust_remo
             "Merge into the model that was quantized (--allow-other-base), and quantize the result",
         )
     return backbone
-
-
-def _revision(prompts: Mapping[str, SoftPrompt], base: str) -> str | None:
-    """The revision of a hub model that the first prompt tuned on it records."""
-    return next((each.revision for each in prompts.values() if each.base_name == base), None)
-
-
-def _base(name: str, prompts: Mapping[str, SoftPrompt], fingerprint: Fingerprint) -> dict[str, Any]:
-    return {
-        "name": name,
-        "revision": _revision(prompts, name),
-        "fingerprint": dataclasses.asdict(fingerprint),
-    }
-
-
-def _require_replaceable(path: Path) -> None:
-    """Raises `FileError` if the path holds anything but a merged model."""
-    if path.exists() and not path.is_dir():
-        raise FileError(f"{path} is a file", "a new directory", "Choose another")
-    names = {each.name for each in path.iterdir()} if path.is_dir() else set()
-    own = set(read_description(path)["files"]) if MERGED_FILE in names else set()
-    if names - own:
-        raise FileError(
-            f"{path} holds {min(names - own)}, which is not part of a merged model",
-            "a new or empty directory, or one that holds a merged model",
-            "Choose another directory",
-        )
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")

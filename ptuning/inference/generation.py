@@ -22,10 +22,8 @@ from ptuning.forward import (
     prefixes_apart,
     require_numbers,
 )
-from ptuning.inference.row_text import WritingOptions
+from ptuning.inference.row_text import MAX_NEW_TOKENS, WritingOptions, require_limits
 from ptuning.model import Backbone, CausalBackbone
-
-MAX_NEW_TOKENS = 50  # the default
 
 # Options that are refused.
 _SEVERAL_TEXTS = {"num_return_sequences", "return_dict_in_generate"}
@@ -65,8 +63,6 @@ def writing_options(
     ):
         if refused & set(options):
             raise PromptError(f"generate({min(refused & set(options))}=…)", expected, "Leave it out")
-    if isinstance(stop_strings, str) or not all(isinstance(each, str) and each for each in stop_strings or ()):
-        raise PromptError(f"stop_strings={stop_strings!r}", "a list of texts, none of them empty", "Correct it")
     config = options.get("generation_config")
 
     def setting(name: str) -> Any:
@@ -77,8 +73,7 @@ def writing_options(
 
     num_new = getattr(config, "max_new_tokens", None) if max_new_tokens is None else max_new_tokens
     num_new = MAX_NEW_TOKENS if num_new is None else num_new
-    if num_new < 1:
-        raise PromptError(f"max_new_tokens={num_new}", "an integer above 0", "Use 1 or more")
+    require_limits(num_new, stop_strings)
     defaults: dict[str, Any] = {"pad_token_id": backbone.pad_id, "eos_token_id": backbone.end_ids, "do_sample": False}
     given = {name: each for name, each in defaults.items() if getattr(config, name, None) is None} | options
     ends: Any = given.get("eos_token_id", getattr(config, "eos_token_id", None))

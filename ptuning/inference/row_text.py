@@ -3,13 +3,16 @@
 Knows nothing of how models run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from ptuning.errors import PromptError
 from ptuning.model import Backbone
+
+MAX_NEW_TOKENS = 50  # the default
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,13 @@ class RowText:
     """A row's answer while it grows; it ends at the first end-of-text token or stop string.
 
     Args:
-        backbone: The backbone whose tokenizer decodes the ids.
-        settings: The tokens and texts that end the answer.
+        tokenizer: What decodes the ids.
+        ends: The tokens that end the answer.
+        stop_strings: The texts that end the answer and are left out of it.
     """
 
-    def __init__(self, backbone: Backbone, settings: WritingOptions) -> None:
-        self._decode, self._settings = backbone.tokenizer.decode, settings
+    def __init__(self, tokenizer: Any, ends: Collection[int], stop_strings: Sequence[str]) -> None:
+        self._decode, self._ends, self._stop_strings = tokenizer.decode, ends, stop_strings
         self._ids: list[int] = []
         self._num_returned = 0
         self.has_ended = False
@@ -49,7 +53,7 @@ class RowText:
     def add(self, ids: Sequence[int]) -> str:
         """Adds tokens; returns the text that can no longer change and was not returned before."""
         for token in ids:
-            if self.has_ended or token in self._settings.ends:
+            if self.has_ended or token in self._ends:
                 self.has_ended = True
                 break
             self._ids.append(token)
@@ -62,7 +66,7 @@ class RowText:
 
     def _new_text(self, is_last: bool) -> str:
         text = self._decode(self._ids, skip_special_tokens=True)
-        places = [place for place in (text.find(stop) for stop in self._settings.stop_strings) if place >= 0]
+        places = [place for place in (text.find(stop) for stop in self._stop_strings) if place >= 0]
         if places:
             self.has_ended = is_last = True
             text = text[: min(places)]
@@ -74,7 +78,7 @@ class RowText:
     def _num_uncertain(self, text: str) -> int:
         """Characters at the end that may still change: an incomplete character, or the start of a stop string."""
         whole = text.rstrip("\ufffd")
-        starts = (stop[:n] for stop in self._settings.stop_strings for n in range(1, len(stop)))
+        starts = (stop[:n] for stop in self._stop_strings for n in range(1, len(stop)))
         return len(text) - len(whole) + max((len(each) for each in starts if whole.endswith(each)), default=0)
 
 
@@ -82,6 +86,14 @@ def texts_of(backbone: Backbone, ids_BN: Tensor, settings: WritingOptions) -> li
     """Decodes each row's answer."""
     texts = []
     for ids in ids_BN.tolist():
-        row = RowText(backbone, settings)
+        row = RowText(backbone.tokenizer, settings.ends, settings.stop_strings)
         texts.append(row.add(ids) + row.finish())
     return texts
+
+
+def require_limits(max_new_tokens: int, stop_strings: Sequence[str]) -> None:
+    """Raises `PromptError` where an answer may have no token, or ends at something that is not text."""
+    if isinstance(stop_strings, str) or not all(isinstance(each, str) and each for each in stop_strings or ()):
+        raise PromptError(f"stop_strings={stop_strings!r}", "a list of texts, none of them empty", "Correct it")
+    if max_new_tokens < 1:
+        raise PromptError(f"max_new_tokens={max_new_tokens}", "an integer above 0", "Use 1 or more")

@@ -93,7 +93,9 @@ def _streamed(backbone: Backbone, batches: Sequence[PromptedRows], settings: Wri
         finally:
             steps.put(None)
 
-    texts = {row: RowText(backbone, settings) for _, rows, _ in batches for row in rows}
+    texts = {
+        row: RowText(backbone.tokenizer, settings.ends, settings.stop_strings) for _, rows, _ in batches for row in rows
+    }
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
     try:

@@ -119,7 +119,7 @@ def test_stop_string_ends_an_answer_and_is_left_out(lm):
 
 
 def row_text(backbone, stop_strings=()):
-    return RowText(backbone, writing_options(backbone, 5, stop_strings, {}))
+    return RowText(backbone.tokenizer, backbone.end_ids, stop_strings)
 
 
 def test_half_a_character_and_the_beginning_of_a_stop_string_are_held_back(backbone):
@@ -360,12 +360,11 @@ def test_rows_read_end_to_end_are_written_on_as_padded_ones_are(family, options,
 
 
 def test_nothing_of_a_stop_string_is_told_before_half_of_one_of_its_characters(backbone):
-    settings = writing_options(backbone, 20, ["né", "ab"], {})
     tokenizer = backbone.tokenizer
     ids = [i for text in ("x", "n") for i in tokenizer(text, add_special_tokens=False).input_ids]
     e_acute = tokenizer("é", add_special_tokens=False).input_ids
     assert len(e_acute) == 2  # one token per byte
-    row = RowText(backbone, settings)
+    row = RowText(tokenizer, backbone.end_ids, ["né", "ab"])
     pieces = [row.add([i]) for i in [*ids, *e_acute]]
     assert "".join(pieces) + row.finish() == "x"
     assert pieces[:3] == ["x", "", ""]
