@@ -113,7 +113,7 @@ def test_the_same_call_goes_on_and_ends_the_same(
 
     monkeypatch.setattr(run, "train_with", stopped)
     config = config_in(tmp_path / "again")
-    with pytest.raises(Interrupted, match="interrupted; what is done is kept in .*: the same call goes on from there"):
+    with pytest.raises(Interrupted, match=r"interrupted; what is done is kept in .*: the same call goes on from there"):
         distilled(config, backbone)
     monkeypatch.setattr(run, "train_with", train_with)
     again = distilled(config, backbone)
@@ -131,7 +131,7 @@ def test_written_answers_are_the_teachers_where_rows_bring_none(backbone: Backbo
     by_name = {each.side.name: each for each in found.sides}
     assert by_name["the text"].score_N.tolist() == [1.0] * len(ROWS["test"])
     assert found.about["measured on"].endswith("their expected answers are the teacher's own, since they bring none")
-    with pytest.raises(DataError, match="distill.answers: rows with rows without label"):
+    with pytest.raises(DataError, match=r"distill.answers: rows with rows without label"):
         distilled(config_in(tmp_path / "b", **settings, distill__answers="rows"), backbone, rows)
 
 
@@ -160,18 +160,18 @@ def test_a_directory_of_something_else_is_left_alone(backbone: Backbone, tmp_pat
     directory = tmp_path / "distilled"
     directory.mkdir()
     (directory / "thesis.txt").write_text("mine")
-    with pytest.raises(TrainingError, match="distilled holds something else than a distillation"):
+    with pytest.raises(TrainingError, match=r"distilled holds something else than a distillation"):
         distilled(config, backbone)
     assert [each.name for each in directory.iterdir()] == ["thesis.txt"]
 
 
 def test_another_text_is_another_distillation(backbone: Backbone, tmp_path: Path) -> None:
     distilled(config_in(tmp_path, distill__baselines=False), backbone)
-    with pytest.raises(TrainingError, match="was made with another text, base, rows or settings"):
+    with pytest.raises(TrainingError, match=r"was made with another text, base, rows or settings"):
         distilled(config_in(tmp_path, distill__text="Something else\n"), backbone)
     path = tmp_path / "distilled" / "teacher-train.safetensors"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(TrainingError, match="teacher-train.safetensors is broken"):
+    with pytest.raises(TrainingError, match=r"teacher-train.safetensors is broken"):
         distilled(config_in(tmp_path, distill__baselines=False), backbone)
 
 
@@ -192,10 +192,10 @@ def test_contradictions_are_told(settings: dict[str, Any], told: str, tmp_path: 
 
 
 def test_a_text_that_does_not_fit_is_told(backbone: Backbone, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="a text of .* tokens in front of rows of up to .*the model's positions"):
+    with pytest.raises(DataError, match=r"a text of .* tokens in front of rows of up to .*the model's positions"):
         distilled(config_in(tmp_path, distill__text="word " * 5000), backbone)
     missing = config_in(tmp_path, distill__text=None, distill__text_file=str(tmp_path / "none.txt"))
-    with pytest.raises(DataError, match="distill.text_file: .*none.txt"):
+    with pytest.raises(DataError, match=r"distill.text_file: .*none.txt"):
         distilled(missing, backbone)
     assert not (tmp_path / "distilled" / "run").exists()
 

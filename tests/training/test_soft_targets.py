@@ -47,9 +47,7 @@ def test_tokens_that_were_not_kept_count_as_one(
         return torch.cat([kept_NK, 1 - kept_NK.sum(1, keepdim=True)], dim=1)
 
     one, other = events(expected), events(given)
-    torch.testing.assert_close(
-        targets.divergences(others_NV), (one * (one / other).log()).sum(1), rtol=1e-3, atol=1e-4
-    )
+    torch.testing.assert_close(targets.divergences(others_NV), (one * (one / other).log()).sum(1), rtol=1e-3, atol=1e-4)
     whole_N = SoftTargets.of_logits(logits_NV, LENGTHS, VOCABULARY).divergences(others_NV)
     assert (targets.divergences(others_NV) <= whole_N + 1e-5).all()
 
