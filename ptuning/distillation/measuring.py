@@ -72,18 +72,20 @@ class Judge:
     def measure(self, side: Side) -> Measured:
         """Reads all rows with a side."""
         answers, expected, taught = self._answers(side, self.rows), self._told(self.rows), self._told(self.taught)
-        how = (lambda one, other: float(one == other)) if side.task.is_classification else character_f1
-        same = how if side.task.is_classification else exact_match
         tokens = [len(each.ids) for each in self.backbone.coder(side.task).encode_questions(self.rows)]
         return Measured(
             side=side,
             answers=answers,
-            score_N=torch.tensor([how(*pair) for pair in zip(answers, expected, strict=True)]),
-            agrees_N=torch.tensor([float(same(*pair)) for pair in zip(answers, taught, strict=True)]),
+            score_N=torch.tensor([self._score(*pair) for pair in zip(answers, expected, strict=True)]),
+            agrees_N=torch.tensor([float(exact_match(*pair)) for pair in zip(answers, taught, strict=True)]),
             divergence_N=self._divergences(side),
             num_tokens=sum(tokens) / len(tokens),
             milliseconds=speed_of(lambda rows: self._answers(side, rows), self.rows, _REPEATS).milliseconds,
         )
+
+    def _score(self, answer: str, expected: str) -> float:
+        """How right an answer is."""
+        return float(answer == expected) if self.task.is_classification else character_f1(answer, expected)
 
     def _told(self, rows: Sequence[Row]) -> list[str]:
         """The rows' answers."""

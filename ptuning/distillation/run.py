@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ptuning.comparison import in_turn, quiet_training
 from ptuning.config import DistillationConfig, RunConfig
-from ptuning.data import Row, Rows, read_rows, records, text_ids
+from ptuning.data import Row, Rows, read_rows, records, rows_of, text_ids
 from ptuning.distillation.long_text import LongText
 from ptuning.distillation.measuring import Judge, cache_bytes_per_token
 from ptuning.distillation.report import Distillation
@@ -231,7 +231,7 @@ class Work:
             is_begun = (directory / "config.yaml").exists()
             return train_with(config, is_begun, given, on_step=lambda _: bar.update()).prompt
 
-    def _bar(self, name: str, total: int | None) -> "tqdm[None]":
+    def _bar(self, name: str, total: int | None) -> tqdm:
         return tqdm(total=total, desc=name, disable=not self.verbose, file=sys.stderr)
 
     def _shown(self, name: str, sides: Sequence[Side]) -> Iterator[Side]:
@@ -258,9 +258,8 @@ def _given(
     names = [name for name in task.columns if name not in task.answer_columns]
     found: dict[str, Rows] = {}
     for split, source in sources.items():
-        held = read_rows(source, split, names) if isinstance(source, str) else records(source)
-        values = [dict(each.values) if isinstance(each, Row) else dict(each) for each in held]
-        found[split] = [{**each, **dict.fromkeys(task.answer_columns, "")} for each in values]
+        own = read_rows(source, split, names) if isinstance(source, str) else rows_of(source, f"{split} row", names)
+        found[split] = [{**row.values, **dict.fromkeys(task.answer_columns, "")} for row in own]
     return Given(found, backbone), False
 
 
