@@ -60,6 +60,8 @@ def both(options: argparse.Namespace) -> tuple[list[Answer], list[Answer]]:
     prompt = SoftPrompt.from_pretrained(options.prompt)
     task = comparable(prompt)
     base = options.model or prompt.base_name
+    if base is None:
+        raise ConfigError(f"{options.prompt}, which names no base", "a base model", "Give --model")
     rows = rows_of(prompt, options.data, options.rows)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(options.keep or folder)

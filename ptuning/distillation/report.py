@@ -12,11 +12,11 @@ from typing import Any
 
 from ptuning.distillation.measuring import Measured
 from ptuning.distillation.sides import NONE, STUDENT, TEXT
-from ptuning.evaluation import Estimate, Resampled, Table, aligned
+from ptuning.evaluation import Estimate, Measure, Resampled, Table, aligned
 from ptuning.files import whole_file
 from ptuning.prompts import SoftPrompt
 
-_MEASURE = "accuracy"  # what `Resampled` calls a score for which more is better
+_MEASURE: Measure = "accuracy"  # what `Resampled` calls a score for which more is better
 _COLUMNS = {
     "side": "what stands in front of each row",
     "tokens": "tokens of a request, on average",
