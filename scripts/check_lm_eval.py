@@ -59,9 +59,9 @@ def both(options: argparse.Namespace) -> tuple[list[Answer], list[Answer]]:
     """Each row's answer by ptuning and by the harness."""
     prompt = SoftPrompt.from_pretrained(options.prompt)
     task = comparable(prompt)
-    base = options.model or prompt.base_name
+    base: str | None = options.model or prompt.base_name
     if base is None:
-        raise ConfigError(f"{options.prompt}, which names no base", "a base model", "Give --model")
+        raise ConfigError(f"{options.prompt}, which names no base model", "a base model", "Give one with --model")
     rows = rows_of(prompt, options.data, options.rows)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(options.keep or folder)
