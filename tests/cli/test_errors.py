@@ -130,7 +130,7 @@ def test_all_that_these_tests_break_works_unbroken(
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (["tune"], "invalid choice: 'tune' .*'train', 'compare', 'init', 'evaluate'.*See ptuning --help"),
+        (["tune"], "invalid choice: 'tune' .*'train', 'compare', 'distill', 'init', 'evaluate'.*See ptuning --help"),
         (["--fast"], "required: COMMAND"),
         (["train"], "train without --config; expected a config file"),
         (["train", "--config"], "--config: expected one argument.*See ptuning train --help"),
