@@ -19,7 +19,6 @@ from ptuning.errors import PromptError
 from ptuning.export.names import load_prompts
 from ptuning.inference.prompted_lm import PromptedLM
 from ptuning.model import Backbone, hub_answers
-from ptuning.prompts import storage
 from ptuning.prompts.encoders import Conditioned
 from ptuning.prompts.soft_prompt import SoftPrompt
 
@@ -152,10 +151,6 @@ def huge(hub: LocalHub) -> None:
     }
 
 
-def silent(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-
-
 REFUSALS = {
     r"ada/film: no directory here, and the hub shows no such repository \(HTTP status 401\); expected a saved "
     r"prompt's directory, or its name on the hub\. Check the name; for a private repository log in": lambda hub: None,
@@ -274,4 +269,3 @@ def test_commands_take_a_name(hub: LocalHub, backbone: Backbone, model_directory
     assert line.startswith("ptuning: ada/other: no directory here, and the hub shows no such repository")
     exported = ptuning("export", f"{NAME}@main", "--to", "npy", "--output", "film.npy")
     assert exported.returncode == 0, exported.stderr
-    assert storage.FILES  # the names that every fetch is limited to
