@@ -5,14 +5,13 @@ Knows nothing of what a command does.
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ptuning.data import require_source
 from ptuning.errors import ConfigError, DataError, ModelError, PromptError
-from ptuning.model import is_hub_name
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,6 +24,44 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises an error that the command line turns into exit status 2."""
         raise ConfigError(message, "a command line as --help shows it", f"See {self.prog} --help")
+
+
+def config_of(
+    kind: Any,
+    arguments: Sequence[str],
+    description: str,
+    flags: Mapping[str, str],
+    values: Collection[str] = (),
+    overrides_of: Callable[[Mapping[str, Any]], list[str]] = lambda _: [],
+) -> tuple[Any, argparse.Namespace] | None:
+    """The config that a command line names, and the command's own options; None where these only asked to print.
+
+    Args:
+        kind: The config class.
+        arguments: The command line behind the command.
+        description: What the command does.
+        flags: The options without a value, `--print-config` among them -> their explanations.
+        values: The options with a value, beside `--config`.
+        overrides_of: Gives the settings that these options stand for.
+    """
+    from ptuning.config import from_yaml, parser
+
+    own = Parser(prog=kind.command, add_help=False, allow_abbrev=False)
+    for name in ("--config", *values):
+        own.add_argument(name)
+    for flag in flags:
+        own.add_argument(flag, action="store_true")
+    parsed, overrides = own.parse_known_args(arguments)
+    if {"-h", "--help"} & set(overrides):
+        parser(kind, description, flags).print_help()
+        return None
+    if parsed.config is None:
+        raise ConfigError(f"{kind.command} without --config", "a config file", "See configs/ for examples")
+    config = from_yaml(kind, parsed.config, [*overrides, *overrides_of(vars(parsed))])
+    if parsed.print_config:
+        print(config.to_yaml(), end="")
+        return None
+    return config, parsed
 
 
 def prompt_command(commands: Any, name: str, help_: str, run: Any) -> argparse.ArgumentParser:
@@ -68,10 +105,17 @@ def require_paths(parsed: argparse.Namespace) -> None:
     if getattr(parsed, "model", None) == "":
         raise ConfigError("--model ''", "a model's directory, or its name on the hub", "Name one, or leave it out")
     for prompt in _prompts(parsed):
-        if not Path(prompt).is_dir() and not is_hub_name(prompt):
+        if not Path(prompt).is_dir() and not _is_hub_name(prompt):
             raise PromptError(f"prompt directory {prompt} does not exist", "a saved prompt", "Check the path")
     if parsed.data is not None:
         require_source(parsed.data)
+
+
+def _is_hub_name(name: str) -> bool:
+    """As `ptuning.model.is_hub_name`, which is slow to import."""
+    from ptuning.model import is_hub_name
+
+    return is_hub_name(name)
 
 
 def _prompts(parsed: argparse.Namespace) -> list[str]:

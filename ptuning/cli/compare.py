@@ -1,9 +1,10 @@
 """`ptuning compare`."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
-from ptuning.cli.arguments import Parser
-from ptuning.errors import ConfigError
+from ptuning.cli.arguments import config_of
 
 _DESCRIPTION = "Compare ways to do a task on the same rows: prompting, retrieval, features, prompt tuning, weights."
 _VALUES = {
@@ -23,32 +24,23 @@ _FLAGS = {
 
 def run(arguments: list[str]) -> None:
     """Compares, or prints the help or the config."""
-    from ptuning.config import ComparisonConfig, parser
+    from ptuning.config import ComparisonConfig
 
-    flags = Parser(prog="ptuning compare", add_help=False, allow_abbrev=False)
-    flags.add_argument("--config")
-    for flag in _VALUES:
-        flags.add_argument(flag)
-    for flag in (*_SWITCHES, "--json", "--print-config"):
-        flags.add_argument(flag, action="store_true")
-    parsed, overrides = flags.parse_known_args(arguments)
-    if {"-h", "--help"} & set(overrides):
-        parser(ComparisonConfig, _DESCRIPTION, _FLAGS).print_help()
-        return
-    if parsed.config is None:
-        raise ConfigError("ptuning compare without --config", "a config file", "See configs/ for examples")
-    given = vars(parsed)
+    given = config_of(ComparisonConfig, arguments, _DESCRIPTION, _FLAGS, _VALUES, _overrides)
+    if given:
+        config, parsed = given
+        _report(config, parsed.json)
+
+
+def _overrides(given: Mapping[str, Any]) -> list[str]:
+    """The settings that the command's own options stand for."""
+    overrides = []
     for flag, key in _VALUES.items():
         value = given[flag.removeprefix("--")]
         if value is not None:
             listed = f"[{value.strip('[]')}]" if flag == "--ways" else value
             overrides.append(f"--{key}={listed}")
-    overrides += [f"--{key}=true" for flag, key in _SWITCHES.items() if given[flag.removeprefix("--")]]
-    config = ComparisonConfig.from_yaml(parsed.config, overrides)
-    if parsed.print_config:
-        print(config.to_yaml(), end="")
-        return
-    _report(config, parsed.json)
+    return overrides + [f"--{key}=true" for flag, key in _SWITCHES.items() if given[flag.removeprefix("--")]]
 
 
 def _report(config: object, is_json: bool) -> None:

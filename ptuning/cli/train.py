@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from ptuning.cli.arguments import Parser
-from ptuning.errors import ConfigError
+from ptuning.cli.arguments import config_of
 
 _DESCRIPTION = "Train a soft prompt."
 _FLAGS = {
@@ -14,24 +13,12 @@ _FLAGS = {
 
 def run(arguments: list[str]) -> None:
     """Trains, or prints the help or the config."""
-    from ptuning.config import RunConfig, parser
+    from ptuning.config import RunConfig
 
-    flags = Parser(prog="ptuning train", add_help=False, allow_abbrev=False)
-    flags.add_argument("--config")
-    flags.add_argument("--resume", action="store_true")
-    parsed, overrides = flags.parse_known_args(arguments)
-    if {"-h", "--help"} & set(overrides):
-        parser(RunConfig, _DESCRIPTION, _FLAGS).print_help()
-        return
-    print_config = "--print-config" in overrides
-    overrides = [each for each in overrides if each != "--print-config"]
-    if parsed.config is None:
-        raise ConfigError("ptuning train without --config", "a config file", "See configs/ for examples")
-    config = RunConfig.from_yaml(parsed.config, overrides)
-    if print_config:
-        print(config.to_yaml(), end="")
-        return
-    _report(config, parsed.resume)
+    given = config_of(RunConfig, arguments, _DESCRIPTION, _FLAGS)
+    if given:
+        config, parsed = given
+        _report(config, parsed.resume)
 
 
 def _report(config: Any, resume: bool) -> None:

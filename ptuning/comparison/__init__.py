@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from ptuning.comparison.loading import LoadedWay as LoadedWay
     from ptuning.comparison.loading import load_way as load_way
     from ptuning.comparison.prompting import demonstration as demonstration
+    from ptuning.comparison.protocol import Writing as Writing
     from ptuning.comparison.reading import in_turn as in_turn
+    from ptuning.comparison.reading import num_tokens as num_tokens
     from ptuning.comparison.report import Comparison as Comparison
     from ptuning.comparison.run import compare as compare
+    from ptuning.comparison.text_files import text_of as text_of
     from ptuning.comparison.tuning import quiet_training as quiet_training
     from ptuning.comparison.weights import Weights as Weights
 
@@ -29,9 +32,11 @@ __getattr__, __dir__, __all__ = lazily(
         "costs": ("speed_of",),
         "loading": ("LoadedWay", "load_way"),
         "prompting": ("demonstration",),
-        "reading": ("in_turn",),
+        "protocol": ("Writing",),
+        "reading": ("in_turn", "num_tokens"),
         "report": ("Comparison",),
         "run": ("compare",),
+        "text_files": ("text_of",),
         "tuning": ("quiet_training",),
         "weights": ("Weights",),
     },

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ptuning.comparison.protocol import Writing
-from ptuning.data import Coder, Example, Row, Task, Template, by_length, positions, with_answer
+from ptuning.data import Coder, Example, Row, Task, Template, by_length, positions, prefix_ids, with_answer
 from ptuning.errors import DataError, ModelError
 from ptuning.evaluation import RowScores, score_rows
 from ptuning.forward import Prompt, ReadOptions
@@ -36,17 +36,22 @@ def label_scores(backbone: Backbone, task: Task, rows: Sequence[Row], prompt: Pr
     """
     coder = backbone.coder(task)
     examples = [replace(each, label=0) for each in coder.encode_questions(rows)]  # any label: its score is not read
-    options = ReadOptions(_rows_at_once(backbone, examples))
+    options = ReadOptions(rows_at_once(backbone, examples))
     scores = score_rows(backbone, _given(backbone, prompt), examples, coder.label_ids, options)
     assert scores.labels_NC is not None
     return scores.labels_NC.float()
 
 
-def _rows_at_once(backbone: Backbone, examples: Sequence[Example]) -> int:
-    """Rows of a batch: on a CPU fewer where they are long, since what its caches cannot hold is slower to read."""
+def rows_at_once(backbone: Backbone, examples: Sequence[Example]) -> int:
+    """Rows of a batch: on a CPU fewer where they are long, since what its caches cannot hold is slower to read.
+
+    What all rows begin with is run once, where the model can keep it, and does not count.
+    """
     if backbone.device.type != "cpu":
         return _MOST_ROWS
-    return min(_MOST_ROWS, max(1, _CPU_TOKENS // max(map(len, examples), default=1)))
+    num_shared = len(prefix_ids(examples)) if backbone.can_keep_prefix else 0
+    longest = max(map(len, examples), default=1) - num_shared
+    return min(_MOST_ROWS, max(1, _CPU_TOKENS // max(1, longest)))
 
 
 def written_answers(

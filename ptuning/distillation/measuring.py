@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ptuning.comparison import speed_of
+from ptuning.comparison import Writing, num_tokens, speed_of
 from ptuning.data import Row, Task
 from ptuning.distillation.answer_logits import answer_logits
+from ptuning.distillation.answers import answers_of
 from ptuning.distillation.sides import Side
-from ptuning.evaluation import Scores, character_f1, exact_match, score_rows
+from ptuning.evaluation import Scores, character_f1, exact_match
 from ptuning.forward import Prefix, ReadOptions
-from ptuning.inference import write_rows
 from ptuning.model import Backbone, CausalBackbone
 from ptuning.training import SoftTargets
 
@@ -62,24 +62,21 @@ class Judge:
     """The same rows with the teacher's own answers."""
     targets: SoftTargets
     """What the teacher says at its answers."""
-    max_new_tokens: int
-    """The most tokens of a written answer."""
-    stop_strings: Sequence[str]
-    """What ends a written answer, beside the end-of-text token."""
+    writing: Writing
+    """When a written answer ends."""
     options: ReadOptions = ReadOptions()
     """How rows are read."""
 
     def measure(self, side: Side) -> Measured:
         """Reads all rows with a side."""
         answers, expected, taught = self._answers(side, self.rows), self._told(self.rows), self._told(self.taught)
-        tokens = [len(each.ids) for each in self.backbone.coder(side.task).encode_questions(self.rows)]
         return Measured(
             side=side,
             answers=answers,
             score_N=torch.tensor([self._score(*pair) for pair in zip(answers, expected, strict=True)]),
             agrees_N=torch.tensor([float(exact_match(*pair)) for pair in zip(answers, taught, strict=True)]),
             divergence_N=self._divergences(side),
-            num_tokens=sum(tokens) / len(tokens),
+            num_tokens=num_tokens(self.backbone, side.task, self.rows),
             milliseconds=speed_of(lambda rows: self._answers(side, rows), self.rows, _REPEATS).milliseconds,
         )
 
@@ -93,14 +90,7 @@ class Judge:
         return [row.values[column] for row in rows]
 
     def _answers(self, side: Side, rows: Sequence[Row]) -> list[str]:
-        coder, prompt_PH = self.backbone.coder(side.task), self._prompt(side)
-        if side.task.is_classification:
-            scores = score_rows(self.backbone, prompt_PH, coder.encode(rows), coder.label_ids, self.options)
-            assert scores.labels_NC is not None
-            return [coder.labels[i] for i in scores.labels_NC.argmax(dim=1).tolist()]
-        examples = coder.encode_prompts(rows, self.max_new_tokens)
-        most, stops = self.max_new_tokens, self.stop_strings
-        return write_rows(self.backbone, prompt_PH, examples, most, stops, self.options)
+        return answers_of(self.backbone, side.task, self._prompt(side), rows, self.writing, self.options)
 
     def _divergences(self, side: Side) -> Tensor:
         examples, found_N = self.backbone.coder(side.task).encode(self.taught), torch.zeros(len(self.rows))

@@ -9,12 +9,13 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from ptuning.comparison import in_turn, quiet_training
+from ptuning.comparison import Writing, in_turn, quiet_training, text_of
 from ptuning.config import DistillationConfig, RunConfig
 from ptuning.data import Row, Rows, read_rows, records, rows_of, text_ids
 from ptuning.distillation.long_text import LongText
@@ -24,14 +25,13 @@ from ptuning.distillation.sides import STUDENT, TUNED, Side, without_prompts
 from ptuning.distillation.start import STARTS
 from ptuning.distillation.taught import Taught, kept
 from ptuning.distillation.teacher import Teacher
-from ptuning.errors import DataError, FileError, TrainingError
-from ptuning.files import disk_errors, read_regular
+from ptuning.errors import DataError, TrainingError
+from ptuning.files import disk_errors
 from ptuning.forward import ReadOptions
 from ptuning.model import Backbone
 from ptuning.prompts import SoftPrompt
 from ptuning.training import DirectoryLock, Given, Inputs, Interrupted, raised_interrupts, train_with
 
-_MOST_BYTES = 1 << 22  # of a text's file
 _SPLITS = ("train", "validation", "test")
 _LOCK, _START, _RUN, _TUNED, _PROMPT = "distill.lock", "start", "run", "tuned-run", "prompt"
 
@@ -102,7 +102,7 @@ class Work:
     verbose: bool
     """Whether progress is shown."""
 
-    @property
+    @cached_property
     def text(self) -> LongText:
         """The text: the same for all rows but those that it shows."""
         asked, task = self.config.distill, self.config.data.task
@@ -115,12 +115,15 @@ class Work:
         """How rows are read."""
         return ReadOptions(self.config.train.per_device_eval_batch_size)
 
-    @property
+    @cached_property
     def teacher(self) -> Teacher:
         """The base with the text."""
-        asked = self.config.distill
-        most, stops = asked.max_new_tokens, asked.stop_strings
-        return Teacher(self.inputs.backbone, self.text, most, stops, asked.top_k, self.options)
+        return Teacher(self.inputs.backbone, self.text, self.writing, self.config.distill.top_k, self.options)
+
+    @property
+    def writing(self) -> Writing:
+        """When a written answer ends."""
+        return Writing(self.config.distill.max_new_tokens, self.config.distill.stop_strings)
 
     def require_room(self) -> None:
         """Raises `DataError` where the text does not fit into the model's positions, with any row behind it."""
@@ -144,15 +147,13 @@ class Work:
             sides.append(Side(TUNED, self.config.data.task, self._tuned(), note="trained on the rows' own answers"))
         split = "test" if "test" in taught else "validation"
         expected = self.inputs.rows[split] if self.has_answers else taught[split].rows
-        asked = self.config.distill
         judge = Judge(
             self.inputs.backbone,
             self.config.data.task,
             expected,
             taught[split].rows,
             taught[split].targets,
-            asked.max_new_tokens,
-            asked.stop_strings,
+            self.writing,
             self.options,
         )
         measured = [judge.measure(side) for side in self._shown("measuring", sides)]
@@ -190,11 +191,12 @@ class Work:
         return kept(self.directory / f"teacher-{split}.safetensors", self._key(rows), rows, column, ask)
 
     def _key(self, rows: Sequence[Row]) -> str:
-        """What a teacher's answers follow from, as a digest."""
+        """What a teacher's answers and the student's start follow from, as a digest."""
         asked, teacher = self.config.distill, self.teacher
-        settings = [asked.top_k, asked.answers, asked.max_new_tokens, asked.stop_strings, self.inputs.weights_sha256]
+        settings = [asked.top_k, asked.answers, asked.max_new_tokens, asked.stop_strings, asked.start]
         read = [teacher.text.task_with_it().template, self.config.data.task.verbalizer, self.config.data.chat_template]
-        content = json.dumps([settings, read, [dict(row.values) for row in rows]])
+        own = [dict(row.values) for row in rows]
+        content = json.dumps([settings, read, self.inputs.weights_sha256, own])
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _student(self, taught: Mapping[str, Taught]) -> SoftPrompt:
@@ -280,13 +282,7 @@ def _words(text: str | None, file: str | None) -> str:
     """The words that a config gives."""
     if file is None:
         return text or ""
-    try:
-        found = read_regular(Path(file), _MOST_BYTES).decode("utf-8-sig")
-    except FileError as error:
-        raise DataError(f"distill.text_file: {error.received}", error.expected, error.remedy) from error
-    except UnicodeDecodeError as error:
-        received = f"distill.text_file: {file} is not UTF-8 text ({error})"
-        raise DataError(received, "a UTF-8 file", "Convert it") from error
+    found = text_of(Path(file), "distill.text_file")
     if not found.strip():
         raise DataError(f"distill.text_file: {file} holds no words", "a text", "Write one")
     return found

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ptuning.comparison import Writing
 from ptuning.data import Row, Task
 from ptuning.distillation.answer_logits import answer_logits
+from ptuning.distillation.answers import answers_of
 from ptuning.distillation.long_text import LongText
-from ptuning.evaluation import score_rows
 from ptuning.forward import ReadOptions
-from ptuning.inference import write_rows
 from ptuning.model import Backbone
 from ptuning.training import SoftTargets
 
@@ -27,10 +27,8 @@ class Teacher:
     """The base."""
     text: LongText
     """What it reads in front of each row."""
-    max_new_tokens: int
-    """The most tokens of an answer that it writes."""
-    stop_strings: Sequence[str]
-    """What ends such an answer, beside the end-of-text token."""
+    writing: Writing
+    """When an answer that it writes ends."""
     num_kept: int
     """How many of its most likely tokens are kept at a position."""
     options: ReadOptions = ReadOptions()
@@ -47,7 +45,8 @@ class Teacher:
         for places, task in self._parts(rows):
             own = [rows[i] for i in places]
             (column,) = task.answer_columns
-            for i, answer in zip(places, self._answers(task, own), strict=True):
+            answers = answers_of(self.backbone, task, self._no_prompt, own, self.writing, self.options)
+            for i, answer in zip(places, answers, strict=True):
                 found[i] = Row({**rows[i].values, column: answer}, rows[i].where)
             progress(len(places))
         return [found[i] for i in range(len(rows))]
@@ -65,7 +64,7 @@ class Teacher:
         found = SoftTargets.joined(parts).of_rows(torch.tensor(order).argsort().tolist())
         end, is_written = self.backbone.tokenizer.eos_token_id, not self.text.task.is_classification
         # The teacher goes on behind an answer with what stop_strings cut off; the student is to end it.
-        return found.ending_with(end) if is_written and self.stop_strings and end is not None else found
+        return found.ending_with(end) if is_written and self.writing.stop_strings and end is not None else found
 
     def _parts(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], Task]]:
         """The places of rows that are read behind the same text, and the task with it."""
@@ -75,16 +74,6 @@ class Teacher:
             yield others, self.text.task_with_it()
         for i in shown:
             yield [i], self.text.task_with_it(without=rows[i])
-
-    def _answers(self, task: Task, rows: Sequence[Row]) -> list[str]:
-        coder = self.backbone.coder(task)
-        if not task.is_classification:
-            examples = coder.encode_prompts(rows, self.max_new_tokens)
-            most, stops = self.max_new_tokens, self.stop_strings
-            return write_rows(self.backbone, self._no_prompt, examples, most, stops, self.options)
-        scores = score_rows(self.backbone, self._no_prompt, coder.encode(rows), coder.label_ids, self.options)
-        assert scores.labels_NC is not None
-        return [coder.labels[i] for i in scores.labels_NC.argmax(dim=1).tolist()]
 
     @property
     def _no_prompt(self) -> Tensor:

@@ -22,7 +22,7 @@ from ptuning.comparison.protocol import Effort, Fitted, Job, SkippedError, label
 from ptuning.comparison.retrieval import RetrievedByHiddenStates, RetrievedByWords
 from ptuning.comparison.tuning import ConditionedPrompt, PromptTuning, Tuned
 from ptuning.comparison.weights import AllWeights, LastBlock, LoRA, Weights, last_parts
-from ptuning.data import Row
+from ptuning.data import Example, Row
 from ptuning.errors import ConfigError, DataError
 from ptuning.evaluation import WITH, evaluate_rows
 from ptuning.model import Backbone
@@ -291,3 +291,10 @@ def test_the_rows_that_choose_are_of_all_labels_and_the_same_for_a_prompts_run(
     for seed in (0, 1):
         PromptTuning().fit(replace(given, seed=seed))
     assert [sorted(each, key=many.index) for each in read] == [chosen] * 2
+
+
+def test_long_rows_are_read_a_few_at_once_and_what_they_share_does_not_count(backbone: Backbone) -> None:
+    own = [Example([1] * 100 + [i] * 300, []) for i in range(2, 42)]
+    shared = [Example([1] * 500 + [i] * 30, []) for i in range(2, 42)]
+    apart = [Example([i] * 530, []) for i in range(2, 42)]
+    assert [reading.rows_at_once(backbone, each) for each in (own, shared, apart)] == [6, 32, 3]

@@ -10,6 +10,7 @@ import torch
 from conftest import review_rows, write_csv
 
 import ptuning
+from ptuning.comparison import Writing
 from ptuning.config import DistillationConfig
 from ptuning.data import Row
 from ptuning.distillation import run
@@ -82,12 +83,12 @@ def test_a_row_of_the_text_is_read_without_itself(backbone: Backbone, tmp_path: 
     assert rows[0].values["text"] in text.text(without=rows[1])
     assert text.text(without=rows[5]) == text.text()
 
-    teacher = Teacher(backbone, text, 4, (), 300, ReadOptions(batch_size=2))
+    teacher = Teacher(backbone, text, Writing(4), 300, ReadOptions(batch_size=2))
     answered = teacher.answered(rows[:6])
     targets = teacher.targets(answered)
     for i, row in enumerate(answered):  # each by itself, with the text that is meant for it
         alone = LongText(config.data.task, "which?\n", [each for j, each in enumerate(rows[:3]) if j != i])
-        one = Teacher(backbone, alone, 4, (), 300)
+        one = Teacher(backbone, alone, Writing(4), 300)
         assert one.answered([rows[i]])[0].values == row.values
         expected, own = one.targets([row]), targets.of_rows([i])
         dense = [torch.zeros(1, 5000).scatter(1, each.ids_NK, each.log_probs_NK.exp()) for each in (own, expected)]
@@ -149,7 +150,7 @@ def test_what_a_blank_line_ends_the_student_ends(backbone: Backbone, tmp_path: P
     config = config_in(tmp_path, data__verbalizer=None, distill__max_new_tokens=4)
     assert config.distill.stop_strings == ("\n\n",)
     rows = [Row({**each, "label": " good"}, "row") for each in ROWS["train"][:3]]
-    targets = Teacher(backbone, LongText(config.data.task, "x\n"), 4, ("\n\n",), 6).targets(rows)
+    targets = Teacher(backbone, LongText(config.data.task, "x\n"), Writing(4, ("\n\n",)), 6).targets(rows)
     last = torch.tensor(targets.lengths).cumsum(0) - 1
     assert targets.ids_NK[last, 0].tolist() == [backbone.tokenizer.eos_token_id] * 3
     assert targets.log_probs_NK[last, 0].tolist() == [0.0] * 3
@@ -169,6 +170,8 @@ def test_another_text_is_another_distillation(backbone: Backbone, tmp_path: Path
     distilled(config_in(tmp_path, distill__baselines=False), backbone)
     with pytest.raises(TrainingError, match=r"was made with another text, base, rows or settings"):
         distilled(config_in(tmp_path, distill__text="Something else\n"), backbone)
+    with pytest.raises(TrainingError, match=r"was made with another text, base, rows or settings"):
+        distilled(config_in(tmp_path, distill__baselines=False, distill__start="first_tokens"), backbone)
     path = tmp_path / "distilled" / "teacher-train.safetensors"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(TrainingError, match=r"teacher-train.safetensors is broken"):
