@@ -4,12 +4,10 @@ Knows nothing of how a config is read, or of how a way is fitted.
 """
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
-from ptuning.config.reading import from_settings, from_yaml, to_yaml
+from ptuning.config.reading import WholeConfig
 from ptuning.config.run import RunConfig
 from ptuning.config.sections import DataConfig, ModelConfig, PromptConfig, TrainConfig
 from ptuning.errors import ConfigError
@@ -85,7 +83,7 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
-class ComparisonConfig:
+class ComparisonConfig(WholeConfig):
     """A whole comparison, as written in a YAML file; the config of a training run is one too."""
 
     model: ModelConfig
@@ -101,16 +99,6 @@ class ComparisonConfig:
         ConfigError.raise_any(self.contradictions(self))
 
     @classmethod
-    def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "ComparisonConfig":
-        """Reads a config file; arguments and errors as in `RunConfig.from_yaml`."""
-        return from_yaml(cls, path, overrides)
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], source: str = "the settings") -> "ComparisonConfig":
-        """Builds a config from settings; arguments and errors as in `RunConfig.from_settings`."""
-        return from_settings(cls, settings, source)
-
-    @classmethod
     def of_run(cls, config: RunConfig) -> "ComparisonConfig":
         """The comparison that belongs to a training run's config, by the defaults."""
         return cls(config.model, config.prompt, config.data, config.train)
@@ -119,10 +107,6 @@ class ComparisonConfig:
     def run(self) -> RunConfig:
         """The training run's part of it."""
         return RunConfig(self.model, self.prompt, self.data, self.train)
-
-    def to_yaml(self) -> str:
-        """The whole config, defaults included."""
-        return to_yaml(self)
 
     @staticmethod
     def contradictions(sections: Any) -> list[ConfigError]:

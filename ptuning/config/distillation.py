@@ -1,14 +1,12 @@
 """A distillation's config: a training run's sections, and one on the text that virtual tokens take the place of.
 
-Knows nothing of how a config is read, or of how a teacher is.
+Knows nothing of how a config is read, or of how a teacher works.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from ptuning.config.reading import from_settings, from_yaml, to_yaml
+from ptuning.config.reading import WholeConfig
 from ptuning.config.run import RunConfig
 from ptuning.config.sections import DataConfig, ModelConfig, PromptConfig, TrainConfig
 from ptuning.data import Template
@@ -66,7 +64,7 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
-class DistillationConfig:
+class DistillationConfig(WholeConfig):
     """A whole distillation, as written in a YAML file."""
 
     model: ModelConfig
@@ -81,24 +79,10 @@ class DistillationConfig:
     def __post_init__(self) -> None:
         ConfigError.raise_any(self.contradictions(self))
 
-    @classmethod
-    def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "DistillationConfig":
-        """Reads a config file; arguments and errors as in `RunConfig.from_yaml`."""
-        return from_yaml(cls, path, overrides)
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], source: str = "the settings") -> "DistillationConfig":
-        """Builds a config from settings; arguments and errors as in `RunConfig.from_settings`."""
-        return from_settings(cls, settings, source)
-
     @property
     def run(self) -> RunConfig:
         """The training run's part of it."""
         return RunConfig(self.model, self.prompt, self.data, self.train)
-
-    def to_yaml(self) -> str:
-        """The whole config, defaults included."""
-        return to_yaml(self)
 
     @staticmethod
     def contradictions(sections: Any) -> list[ConfigError]:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, SimpleNamespace
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, get_args, get_origin
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, cast, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, get_loader, set_parsing_settings
@@ -40,6 +40,47 @@ class ConfigClass(Protocol):
 
 
 Config = TypeVar("Config", bound=ConfigClass)
+
+
+class WholeConfig:
+    """A config class that can be read and written; its fields are its sections."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    command: ClassVar[str]
+    """The command whose help lists the settings."""
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Reads a config file.
+
+        Args:
+            path: A YAML file with the class's sections.
+            overrides: Dotted settings that win over the file's, as on the command line: `--train.max_steps 50` or
+                `--train.max_steps=50`.
+
+        Raises:
+            ConfigError: With everything that is wrong with the settings, in one line.
+        """
+        return from_yaml(cls, path, overrides)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], source: str = "the settings") -> Self:
+        """Builds a config from settings nested as in YAML, or with dotted keys; raises `ConfigError` like `from_yaml`.
+
+        Args:
+            settings: `{"train": {"max_steps": 50, …}, …}` or `{"train.max_steps": 50, …}`.
+            source: The settings' name, for errors.
+        """
+        return from_settings(cls, settings, source)
+
+    def to_yaml(self) -> str:
+        """The whole config, defaults included."""
+        return to_yaml(self)
+
+    @staticmethod
+    def contradictions(sections: Any) -> list[ConfigError]:
+        """What contradicts across sections, as in `ConfigClass`."""
+        raise NotImplementedError
 
 
 def from_yaml(kind: type[Config], path: str | Path, overrides: Sequence[str] = ()) -> Config:

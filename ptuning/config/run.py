@@ -3,18 +3,17 @@
 Knows nothing of how a config is read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
-from ptuning.config.reading import from_settings, from_yaml, to_yaml
+from ptuning.config.reading import WholeConfig
 from ptuning.config.sections import DataConfig, ModelConfig, PromptConfig, TrainConfig
 from ptuning.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(WholeConfig):
     """A whole run, as written in a YAML file."""
 
     model: ModelConfig
@@ -27,34 +26,6 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         ConfigError.raise_any(self.contradictions(self))
-
-    @classmethod
-    def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "RunConfig":
-        """Reads a config file.
-
-        Args:
-            path: A YAML file with the sections model, prompt, data and train.
-            overrides: Dotted settings that win over the file's, as on the command line: `--train.max_steps 50` or
-                `--train.max_steps=50`.
-
-        Raises:
-            ConfigError: With everything that is wrong with the settings, in one line.
-        """
-        return from_yaml(cls, path, overrides)
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], source: str = "the settings") -> "RunConfig":
-        """Builds a config from settings nested as in YAML, or with dotted keys; raises `ConfigError` like `from_yaml`.
-
-        Args:
-            settings: `{"train": {"max_steps": 50, …}, …}` or `{"train.max_steps": 50, …}`.
-            source: The settings' name, for errors.
-        """
-        return from_settings(cls, settings, source)
-
-    def to_yaml(self) -> str:
-        """The whole config, defaults included."""
-        return to_yaml(self)
 
     @staticmethod
     def contradictions(sections: Any) -> list[ConfigError]:
