@@ -196,9 +196,7 @@ class Conditioned(PromptEncoder):
     def from_weights(cls, weights: Mapping[str, Tensor]) -> Self:
         """Builds the encoder from its `state_dict`; raises `PromptError` if the weights do not fit."""
         try:
-            start_PH = weights["prompt_PH"].to(
-                "meta"
-            )  # layers are made without memory: a few small tensors name any size
+            start_PH = weights["prompt_PH"].to("meta")  # no memory yet: small tensors may name layers of any size
             with torch.device("meta"):
                 encoder = cls(start_PH, weights["queries_PW"].shape[1])
             encoder.load_state_dict(dict(weights), assign=True)
